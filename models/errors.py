@@ -226,10 +226,10 @@ class OverQuota(RequestError):
 
     code = ErrorCode.QUOTA_EXCEEDED
 
-    def __init__(self, message: str = "", *, used: int = 0, allowed: int = 0) -> None:
-        super().__init__(message or f"{used} of {allowed} bytes are in use")
+    def __init__(self, message: str = "", *, used: int = 0, limit: int = 0) -> None:
+        super().__init__(message or f"{used} of {limit} bytes are in use")
         self.used = used
-        self.allowed = allowed
+        self.limit = limit
 
 
 class RateLimited(RequestError):

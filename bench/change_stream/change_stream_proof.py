@@ -37,6 +37,7 @@ from models.messages.tables import Message
 from models.runtime.environment import Environment
 from models.users.roles import Role
 from resolvers.users.creation.create import NewUser
+from resolvers.users.limit_values import Unlimited
 
 USERNAMES = ("ada", "bob")
 INITIAL_MESSAGES = 100  # messages per account
@@ -225,7 +226,9 @@ async def _create_accounts(
     users, secrets = list[int](), list[str]()
     await domain_operations.create_domain(environment, "example.org", {}, creates_dkim_key=False)
     for name in USERNAMES:
-        new = NewUser(name, address=f"{name}@example.org", password_disabled=True, quota=0)
+        new = NewUser(
+            name, address=f"{name}@example.org", password_disabled=True, quota=Unlimited.UNLIMITED
+        )
         users.append(decode("User", (await user_operations.create_user(environment, new))[0]))
         secrets.append(
             (await user_operations.create_api_key(environment, ApiKeyRequest(name, name)))[1]

@@ -94,7 +94,8 @@ class RandomWriter:
             ids = [one["id"] for one in user["deletedMessages"]["nodes"]]
             if not ids:
                 return
-            mutation_input["ids"] = self.random.sample(ids, min(len(ids), 7))
+            chosen_ids = self.random.sample(ids, min(len(ids), 7))
+            mutation_input["deletedMessages"] = [{"id": chosen_id} for chosen_id in chosen_ids]
         if chance < INVALID_SHARE:
             _make_input_invalid(mutation_input, self.random)
         elif chance < INVALID_SHARE + VALIDATE_ONLY_SHARE:
@@ -222,10 +223,10 @@ class RandomWriter:
     def _restore_archive_input(self, _account_index: int) -> MutationInput:
         end = datetime.now(UTC)
         start = end - timedelta(seconds=self.random.uniform(1, 5))
-        return {"start": start.isoformat(), "end": end.isoformat()}
+        return {"since": start.isoformat(), "before": end.isoformat()}
 
     def _restore_messages_input(self, _account_index: int) -> MutationInput:
-        return {"ids": [encode("Message", 1)]}
+        return {"deletedMessages": [{"id": encode("DeletedMessage", 1)}]}
 
     def _undo_input(self, account_index: int) -> MutationInput:
         for tokens in self.undo_tokens:
@@ -252,8 +253,8 @@ def _make_input_invalid(mutation_input: MutationInput, random: Random) -> None:
         mutation_input["set"] = {"addFlags": ["x", "not a word"]}
     if "newPath" in mutation_input:
         mutation_input["newPath"] = "INBOX"
-    if "ids" in mutation_input:
-        mutation_input["ids"] = [encode("Message", 1)]
+    if "deletedMessages" in mutation_input:
+        mutation_input["deletedMessages"] = [{"id": encode("Message", 1)}]
 
 
 def make_message(text: str) -> bytes:

@@ -28,6 +28,7 @@ from resolvers.mailboxes import loaders as mailbox_loaders
 from resolvers.mailboxes.loaders import NewMailboxes
 from resolvers.users.creation import create as creation_create
 from resolvers.users.creation.create import NewUser
+from resolvers.users.limit_values import Unlimited
 
 READER_ADDRESS, RECEIVER_ADDRESS = "ada@bench.example", "post@bench.example"
 CONCURRENT_DELIVERIES = 32  # concurrent deliveries
@@ -94,8 +95,8 @@ async def create_user(environment: Environment, address: str, *targets: str, **m
         username=address,
         address=address,
         password_disabled=True,
-        quota=0,
-        received_max=0,
+        quota=Unlimited.UNLIMITED,
+        received_per_hour=Unlimited.UNLIMITED,
         forward_to=targets,
         **more,
     )

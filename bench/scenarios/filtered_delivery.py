@@ -120,7 +120,7 @@ async def _send_mutation(
 async def _create_filters_and_script(targets: Mapping[str, BenchmarkTarget]) -> None:
     """Create 20 filters for one account, one of which matches, and a script for another."""
     for number in range(20):
-        action = {"labels": [f"l{number}"]} if number % 2 else {"flag": True, "stop": False}
+        action = {"keywords": [f"l{number}"]} if number % 2 else {"flag": True, "stop": False}
         await _send_mutation(
             targets[FILTERS], FILTER_MUTATION, {"query": _filter_query(number), "action": action}
         )

@@ -27,6 +27,7 @@ from merganser.server.environment_factory import open_environment, root_context
 from merganser.settings.settings import Settings
 from resolvers.auth import api_keys
 from resolvers.auth.api_keys import NewApiKey
+from resolvers.users.limit_values import Unlimited
 
 TITLE = "letters handed in"
 TEXT = "All ducks are to be counted before the frost, the geese behind them.\r\n" * 280
@@ -65,7 +66,9 @@ async def _measure_server(
         else Settings(data=server.data_folder)
     )
     async with open_environment(settings, migrate=True) as environment:
-        user = await create_user(environment, READER_ADDRESS, recipients=0)
+        user = await create_user(
+            environment, READER_ADDRESS, recipients_per_day=Unlimited.UNLIMITED
+        )
         _, secret = await api_keys.create_api_key(
             root_context(environment), NewApiKey("bench", user_id=user.id)
         )

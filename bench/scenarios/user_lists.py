@@ -25,7 +25,7 @@ RUN_TIMEOUT = 600.0  # seconds
 USERS_QUERY = """query ($filter: UserFilter, $orderBy: UserOrder! = USERNAME, $after: String) {
   users(filter: $filter, orderBy: $orderBy, first: 50, after: $after) {
     nodes { id username name address { address } domain { name } active lastLoginAt
-      limits { quota { allowed used } } }
+      limits { quota { limit used } } }
     pageInfo { endCursor hasNextPage } } }"""
 COUNT_QUERY = "query ($filter: UserFilter) { users(filter: $filter, first: 0) { totalCount } }"
 LARGEST_DOMAIN = "d0.crowd.example"  # with half of the users
@@ -39,7 +39,7 @@ def bodies_by_name(after: str) -> dict[str, dict[str, Any]]:
         "by creation": {"orderBy": "CREATED"},
         "by storage": {"orderBy": "QUOTA_USED"},
         "by last sign-in": {"orderBy": "LAST_LOGIN"},
-        "of a domain": {"filter": {"domain": LARGEST_DOMAIN}},
+        "of a domain": {"filter": {"domain": {"name": LARGEST_DOMAIN}}},
         "inactive": {"filter": {"active": False}},
         "tagged": {"filter": {"tags": ["vip"]}},
         "pattern": {"filter": {"patterns": ["adalove*7@d?.*"]}},

@@ -10,17 +10,19 @@ from strawberry.scalars import JSON
 from graph.addresses.types import Address
 from graph.autoreply.mutations import AutoreplyInput
 from graph.types import global_ids
-from graph.types.errors import DeletePayload, IdsInput, MutationPayload, Options, attribute_field
+from graph.types.errors import DeletePayload, MutationPayload, Options, attribute_field
 from graph.types.fields import Info
 from graph.types.mutations import mutation
 from graph.types.references import (
     AddressRef,
+    DomainRef,
     UserRef,
     address_selector_from_ref,
-    ids_from_global_ids,
+    domain_selector_from_ref,
     load_named_user_id,
 )
 from graph.types.scalars import Duration
+from graph.users.limits import AddressLimitsInput, patched_limit_columns
 from models.addresses.tables import AddressKind
 from models.users.roles import Role, Scope, UserPermission
 from resolvers.addresses import loaders as address_loaders
@@ -61,8 +63,8 @@ class AddressCreateInput(Options):
         "name@*, which takes an ADMIN.",
         default=False,
     )
-    forwards: int | None = attribute_field(
-        "Forwarded messages per 24 h, 0 = unlimited; null = what the platform says.", default=UNSET
+    limits: AddressLimitsInput | None = attribute_field(
+        "Limits of the address. Default: those of the platform.", default=UNSET
     )
     expires_at: datetime | None = attribute_field("When it ends.", default=UNSET)
     tags: list[str] | None = attribute_field("Labels.", default=UNSET)
@@ -95,8 +97,8 @@ class AddressPatch:
     send_as: strawberry.Maybe[bool] = attribute_field(
         "Offered as sender to the users it delivers to."
     )
-    forwards: strawberry.Maybe[int | None] = attribute_field(
-        "Forwarded messages per 24 h, 0 = unlimited; null = what the platform says."
+    limits: strawberry.Maybe[AddressLimitsInput | None] = attribute_field(
+        "Limits of the address. Null: those of the platform."
     )
     expires_at: strawberry.Maybe[datetime | None] = attribute_field("When it ends.")
     tags: strawberry.Maybe[list[str] | None] = attribute_field(
@@ -117,8 +119,7 @@ class AddressPatch:
         values = {name: change.value for name in UPDATE_FIELDS if (change := getattr(self, name))}
         if self.metadata:
             values["public_metadata"] = self.metadata.value
-        if self.forwards:
-            values["forwards_max"] = self.forwards.value
+        values |= patched_limit_columns(self.limits, ("forwards_per_day",))
         autoreply_input = self.autoreply.value if self.autoreply else None
         return AddressPatchValues(
             values,
@@ -136,11 +137,18 @@ class AddressUpdateInput(Options):
     set: AddressPatch = attribute_field("The same for all.")
 
 
+@strawberry.input(description="Input of addressDelete.")
+class AddressDeleteInput(Options):
+    addresses: list[AddressRef] = attribute_field("The addresses to delete.")
+
+
 @strawberry.input(description="Input of temporaryAddressCreate.")
 class TemporaryAddressCreateInput(Options):
     user: UserRef | None = attribute_field("Whose; nothing = the viewer's.", default=UNSET)
-    domain: str | None = attribute_field(
-        "One in which the user has an address; default: that of the main address.", default=UNSET
+    domain: DomainRef | None = attribute_field(
+        "Domain of the new address, in which the user must have an address. Default: the domain "
+        "of the main address.",
+        default=UNSET,
     )
     validity: Duration | None = attribute_field(
         "Until it ends; null = until it is switched off (a masked address).",
@@ -166,11 +174,10 @@ class AddressesPayload(MutationPayload):
 class AddressMutation:
     @mutation("Any kind. CONFLICT where it is taken, whatever its dots and case.", **WRITE_GUARD)
     async def address_create(self, info: Info, input: AddressCreateInput) -> AddressPayload:
-        values = {name: getattr(input, name) for name in (*CREATE_FIELDS, "forwards")}
+        values = {name: getattr(input, name) for name in CREATE_FIELDS}
         values["public_metadata"] = input.metadata
         values = {name: value for name, value in values.items() if value is not UNSET}
-        if "forwards" in values:
-            values["forwards_max"] = values.pop("forwards")
+        values |= input.limits.to_column_values() if input.limits else {}
         new = NewAddress(
             input.address,
             input.kind or None,
@@ -195,7 +202,7 @@ class AddressMutation:
     ) -> AddressPayload:
         new = NewTemporaryAddress(
             await load_named_user_id(info, input.user or None),
-            input.domain or None,
+            domain_selector_from_ref(input.domain, path="domain") if input.domain else None,
             input.validity,
             input.comment or None,
             input.for_site or None,
@@ -223,7 +230,10 @@ class AddressMutation:
         "by temporaryAddressCreate; a DOMAIN_ADMIN of the domain deletes all others.",
         scope=Scope.SETTINGS,
     )
-    async def address_delete(self, info: Info, input: IdsInput) -> DeletePayload:
-        keys = ids_from_global_ids(info, "Address", input.ids)
-        await address_mutations.delete_addresses(info.context, keys)
+    async def address_delete(self, info: Info, input: AddressDeleteInput) -> DeletePayload:
+        refs = [
+            address_selector_from_ref(ref, path="addresses", index=index)
+            for index, ref in enumerate(input.addresses)
+        ]
+        keys = await address_mutations.delete_addresses(info.context, refs)
         return DeletePayload(deleted_ids=[global_ids.encode("Address", key) for key in keys])

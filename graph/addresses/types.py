@@ -17,8 +17,10 @@ from graph.types.input_conditions import ConditionsInput
 from graph.types.object_views import DerivedField, View, return_unchanged
 from graph.types.references import (
     AddressRef,
+    DomainRef,
     UserRef,
     address_selector_from_ref,
+    domain_selector_from_ref,
     load_user_or_viewer,
     optional_tuple,
     value_or_none,
@@ -50,8 +52,8 @@ DOMAIN_ADMIN_GUARD: dict[str, Any] = {"role": Role.DOMAIN_ADMIN}
 
 @strawberry.type(description="Limits of an address with what is used of them.")
 class AddressLimits(View):
-    @field("Messages forwarded per 24 h.")
-    async def forwards(self, info: Info) -> Usage:
+    @field("Messages forwarded in 24 hours. A message counts once for each target.")
+    async def forwards_per_day(self, info: Info) -> Usage:
         return Usage.from_window(
             quota_limits.forward_usage_of_address(info.context.environment, self.row)
         )
@@ -107,7 +109,7 @@ class Address(NodeView):
         primary_address: str | None = vars(self).get("primary")
         return primary_address
 
-    @field("Limits with what is used of them.", "forwards_max", "forwarded", "forwarded_until")
+    @field("Limits with what is used of them.", "forwards_per_day", "forwarded", "forwarded_until")
     async def limits(self) -> AddressLimits:
         return AddressLimits.from_row(self.row)
 
@@ -151,7 +153,7 @@ class AddressFilter(ConditionsInput):
     tags: list[str] | None = attribute_field("Any of.", default=UNSET)
     required_tags: list[str] | None = attribute_field("All of.", default=UNSET)
     kinds: list[AddressKind] | None = attribute_field("Only these kinds.", default=UNSET)
-    domain: str | None = attribute_field("In this domain, by its own name.", default=UNSET)
+    domain: DomainRef | None = attribute_field("Addresses in this domain.", default=UNSET)
     user: UserRef | None = attribute_field("Delivering to this user.", default=UNSET)
     active: bool | None = attribute_field("On or off.", default=UNSET)
     wildcard: bool | None = attribute_field("Only or no wildcards.", default=UNSET)
@@ -171,7 +173,7 @@ class AddressFilter(ConditionsInput):
             tags=optional_tuple(self.tags),
             required_tags=optional_tuple(self.required_tags),
             kinds=optional_tuple(self.kinds),
-            domain=self.domain or None,
+            domain=domain_selector_from_ref(self.domain, path="filter") if self.domain else None,
             user_id=(user.id if user else 0) if self.user else None,
             active=value_or_none(self.active),
             wildcard=value_or_none(self.wildcard),

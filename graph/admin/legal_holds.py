@@ -66,14 +66,19 @@ class HeldCopy(NodeView):
     attachment_count: int = attribute_field("How many files.")
     envelope_from: str | None = attribute_field("MAIL FROM, where it is known.")
     envelope_to: list[str] = attribute_field("RCPT TO, where it is known.")
-    digest: str = attribute_field("SHA-256 of the whole message.")
+    sha256: str = attribute_field("SHA-256 of the whole message, 64 hexadecimal digits.")
     copied_at: datetime = attribute_field("Copied.")
-    hash: str = attribute_field("SHA-256 of all of this that matters, and of the hash before.")
+    chain_hash: str = attribute_field(
+        "Hash of this copy in the hash chain of the legal hold: SHA-256 of its fields and of the "
+        "chain hash of the copy before it."
+    )
 
     load_batch = staticmethod(legal_holds.load_copies_by_id_and_log_access)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
         **{name: Message.derived_fields[name] for name in MESSAGE_FIELDS},
         "id": global_id_field("HeldCopy"),
+        "sha256": DerivedField(("digest",), lambda digest: digest),
+        "chain_hash": DerivedField(("hash",), lambda value: value),
     }
 
 

@@ -25,6 +25,7 @@ from resolvers.changes.stream_reader import (
     read_event_page,
 )
 from resolvers.changes.visible_streams import SelectStreams
+from resolvers.domains.loaders import DomainIdOrName
 from resolvers.mailboxes.loaders import MailboxSelector, require_own_or_shared_mailbox
 
 DEFAULT_DEBOUNCE = timedelta(milliseconds=50)
@@ -224,7 +225,7 @@ class ChangeSubscription:
             | managed_streams.DOMAIN_RULE_KINDS
         )
         stream_source = managed_streams.selector_of_domain_streams(
-            domain or None, kinds, path=["domain"]
+            DomainIdOrName(name=domain) if domain else None, kinds, path=["domain"]
         )
         async for batch in _follow_batches(
             info, FollowRequest(resume_position_or_now(info, after), select_streams=stream_source)

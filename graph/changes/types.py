@@ -138,10 +138,12 @@ class SubmissionChange(Change):
     "after it was below. What was turned away for it is told once in the period, or in a day."
 )
 class LimitChange(Change):
-    limit: LimitKind = attribute_field("Which.")
+    limit_kind: LimitKind = attribute_field("The kind of the limit.")
     level: UsageLevel = attribute_field("How far it was used up.")
     used: BigInt = attribute_field("In use then; bytes of STORAGE.")
-    allowed: BigInt = attribute_field("The limit then; bytes of STORAGE.")
+    limit: BigInt = attribute_field(
+        "The limit at that time: bytes for STORAGE, else a count of messages or recipients."
+    )
     refused: bool = attribute_field(
         "A message was turned away; false: one went through and used it up."
     )
@@ -153,10 +155,10 @@ class LimitChange(Change):
         facts, until = event.facts, event.facts["resetsAt"]
         return cls(
             **_common_change_fields(event),
-            limit=LimitKind(facts["limit"]),
+            limit_kind=LimitKind(facts["limitKind"]),
             level=UsageLevel(facts["level"]),
             used=BigInt(facts["used"]),
-            allowed=BigInt(facts["allowed"]),
+            limit=BigInt(facts["limit"]),
             refused=facts["refused"],
             resets_at=until and datetime.fromisoformat(until),
         )

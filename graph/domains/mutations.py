@@ -9,12 +9,15 @@ from graph.auth import password_policy
 from graph.auth.password_policy import PasswordPolicyInput
 from graph.domains.types import Domain, DomainAlias
 from graph.queue.rate_limits import RateLimitInput
+from graph.routing.references import RelayHostRef
 from graph.types import global_ids
-from graph.types.errors import DeletePayload, IdsInput, MutationPayload, Options, attribute_field
+from graph.types.errors import DeletePayload, MutationPayload, Options, attribute_field
 from graph.types.fields import Info
 from graph.types.mutations import mutation
-from graph.types.references import DomainRef, domain_selector_from_ref
+from graph.types.object_references import id_from_ref, load_ids_from_refs
+from graph.types.references import DomainAliasRef, DomainRef, domain_selector_from_ref
 from graph.types.scalars import ByteSize
+from graph.users.limits import limit_value
 from models.errors import InvalidInput
 from models.users.roles import AdminPermission, Role, Scope
 from resolvers.domains import aliases, rename
@@ -34,8 +37,21 @@ POLICY_DESCRIPTION = (
 RELAY_HOST_DESCRIPTION = "Relay host by which mail of its senders leaves; null = none."
 RATE_LIMIT_DESCRIPTION = "What its users may send together; null = what the settings say."
 DEFAULT_QUOTA_DESCRIPTION = (
-    "For users without a quota of their own, 0 = unlimited; null = the platform's."
+    "Quota of accounts without their own quota, in bytes, at least 1. Null: unlimited."
 )
+INHERIT_QUOTA_DESCRIPTION = (
+    "True: accounts without their own quota have the default quota of the platform. Excludes "
+    "`defaultUserQuota`."
+)
+MAX_ADDRESSES_DESCRIPTION = (
+    "Highest number of addresses, including those of accounts, at least 1. Null: unlimited."
+)
+MAX_USERS_DESCRIPTION = "Highest number of accounts, at least 1. Null: unlimited."
+MAX_USER_QUOTA_DESCRIPTION = "Highest quota of an account, in bytes, at least 1. Null: unlimited."
+QUOTA_DESCRIPTION = (
+    "Quota of all accounts of the domain together, in bytes, at least 1. Null: unlimited."
+)
+LIMIT_COLUMNS = ("max_addresses", "max_users", "default_user_quota", "max_user_quota", "quota")
 
 
 def _column_values(
@@ -43,34 +59,30 @@ def _column_values(
 ) -> DomainValues:
     """Return the column values that an input sets. Absent fields are left out.
 
-    `error_path` is the path of the input, for errors. Raises Invalid if the relay host has no
-    valid ID.
+    `error_path` is the path of the input, for errors. Raises InvalidInput if the relay host has
+    no valid ID, or if the default quota is both set and inherited.
     """
     given_fields = {name: value for name, value in vars(domain_input).items() if value is not UNSET}
     columns = {name: value for name, value in given_fields.items() if name not in ignored_fields}
+    for name in LIMIT_COLUMNS:
+        if name in columns:
+            columns[name] = limit_value(columns[name])
+    if columns.pop("inherit_default_user_quota", False):
+        if "default_user_quota" in columns:
+            text = "inheritDefaultUserQuota excludes a default quota of the domain"
+            path = [*error_path, "inheritDefaultUserQuota"]
+            raise InvalidInput(text, constraint="exclusive", path=path)
+        columns["default_user_quota"] = None
     if "password_policy" in columns:
         columns |= password_policy.policy_column_values(columns.pop("password_policy"))
     if "relay_host" in columns:
-        columns["relay_host_id"] = _decode_relay_host_id(columns.pop("relay_host"), *error_path)
+        relay_host = columns.pop("relay_host")
+        columns["relay_host_id"] = (
+            None if relay_host is None else id_from_ref(relay_host, *error_path, "relayHost")
+        )
     if rate := columns.get("rate_limit"):
         columns["rate_limit"] = rate.to_rate()
     return DomainValues(columns, error_path)
-
-
-def _decode_relay_host_id(global_id: str | None, *error_path: str) -> int | None:
-    """Return the row id of a relay host; None stays None.
-
-    Raises Invalid, below `error_path`, if it is not the ID of a relay host.
-    """
-    try:
-        return (
-            None
-            if global_id is None
-            else global_ids.decode("RelayHost", global_id, path="relayHost")
-        )
-    except InvalidInput as problem:
-        problem.path = [*error_path, *problem.path]
-        raise
 
 
 @strawberry.input(description="Input of domainCreate.")
@@ -80,27 +92,25 @@ class DomainCreateInput(Options):
     description: str | None = attribute_field("Text for people.", default=UNSET)
     tags: list[str] | None = attribute_field("Labels.", default=UNSET)
     max_addresses: int | None = attribute_field(
-        "Addresses, those of accounts among them; 0 or null: any number. Default: "
-        "MERGANSER_NEW_DOMAIN_MAX_ADDRESSES, any number.",
+        f"{MAX_ADDRESSES_DESCRIPTION} Default: the setting MERGANSER_NEW_DOMAIN_MAX_ADDRESSES.",
         default=UNSET,
     )
     max_users: int | None = attribute_field(
-        "Accounts; 0 or null: any number. Default: MERGANSER_NEW_DOMAIN_MAX_USERS, any number.",
+        f"{MAX_USERS_DESCRIPTION} Default: the setting MERGANSER_NEW_DOMAIN_MAX_USERS.",
         default=UNSET,
     )
     default_user_quota: ByteSize | None = attribute_field(
-        "For users without a quota of their own; 0: unlimited, null: the platform's. Default: "
-        "MERGANSER_NEW_DOMAIN_DEFAULT_USER_QUOTA, the platform's.",
+        f"{DEFAULT_QUOTA_DESCRIPTION} Default: the setting "
+        "MERGANSER_NEW_DOMAIN_DEFAULT_USER_QUOTA, or else inherited from the platform.",
         default=UNSET,
     )
+    inherit_default_user_quota: bool = attribute_field(INHERIT_QUOTA_DESCRIPTION, default=False)
     max_user_quota: ByteSize | None = attribute_field(
-        "Highest per user; 0 or null: unlimited. Default: MERGANSER_NEW_DOMAIN_MAX_USER_QUOTA, "
-        "unlimited.",
+        f"{MAX_USER_QUOTA_DESCRIPTION} Default: the setting MERGANSER_NEW_DOMAIN_MAX_USER_QUOTA.",
         default=UNSET,
     )
     quota: ByteSize | None = attribute_field(
-        "For all users together; 0 or null: unlimited. Default: MERGANSER_NEW_DOMAIN_QUOTA, "
-        "unlimited.",
+        f"{QUOTA_DESCRIPTION} Default: the setting MERGANSER_NEW_DOMAIN_QUOTA.",
         default=UNSET,
     )
     backup_mx: bool = attribute_field("Only relay to the primary server.", default=False)
@@ -110,7 +120,7 @@ class DomainCreateInput(Options):
     relay_unknown_only: bool = attribute_field(
         "Local users here, others relayed; needs relayAllRecipients.", default=False
     )
-    relay_host: strawberry.ID | None = attribute_field(RELAY_HOST_DESCRIPTION, default=UNSET)
+    relay_host: RelayHostRef | None = attribute_field(RELAY_HOST_DESCRIPTION, default=UNSET)
     global_address_list: bool = attribute_field("Users see each other.", default=True)
     password_policy: PasswordPolicyInput | None = attribute_field(POLICY_DESCRIPTION, default=UNSET)
     rate_limit: RateLimitInput | None = attribute_field(RATE_LIMIT_DESCRIPTION, default=UNSET)
@@ -127,15 +137,12 @@ class DomainPatch:
         "Text for people; needs DOMAIN_DESCRIPTION.", default=UNSET
     )
     tags: list[str] | None = attribute_field("Labels, in place of those there are.", default=UNSET)
-    max_addresses: int | None = attribute_field("Addresses, 0 = any number.", default=UNSET)
-    max_users: int | None = attribute_field("Accounts, 0 = any number.", default=UNSET)
+    max_addresses: int | None = attribute_field(MAX_ADDRESSES_DESCRIPTION, default=UNSET)
+    max_users: int | None = attribute_field(MAX_USERS_DESCRIPTION, default=UNSET)
     default_user_quota: ByteSize | None = attribute_field(DEFAULT_QUOTA_DESCRIPTION, default=UNSET)
-    max_user_quota: ByteSize | None = attribute_field(
-        "Highest per user, 0 = unlimited.", default=UNSET
-    )
-    quota: ByteSize | None = attribute_field(
-        "For all users together, 0 = unlimited.", default=UNSET
-    )
+    inherit_default_user_quota: bool = attribute_field(INHERIT_QUOTA_DESCRIPTION, default=False)
+    max_user_quota: ByteSize | None = attribute_field(MAX_USER_QUOTA_DESCRIPTION, default=UNSET)
+    quota: ByteSize | None = attribute_field(QUOTA_DESCRIPTION, default=UNSET)
     backup_mx: bool | None = attribute_field("Only relay to the primary server.", default=UNSET)
     relay_all_recipients: bool | None = attribute_field(
         "Also unknown ones; needs backupMx.", default=UNSET
@@ -143,7 +150,7 @@ class DomainPatch:
     relay_unknown_only: bool | None = attribute_field(
         "Local users here, others relayed; needs relayAllRecipients.", default=UNSET
     )
-    relay_host: strawberry.ID | None = attribute_field(RELAY_HOST_DESCRIPTION, default=UNSET)
+    relay_host: RelayHostRef | None = attribute_field(RELAY_HOST_DESCRIPTION, default=UNSET)
     global_address_list: bool | None = attribute_field("Users see each other.", default=UNSET)
     password_policy: PasswordPolicyInput | None = attribute_field(POLICY_DESCRIPTION, default=UNSET)
     rate_limit: RateLimitInput | None = attribute_field(
@@ -169,15 +176,22 @@ class DomainDeleteInput(Options):
 
 @strawberry.input(description="Input of domainRename.")
 class DomainRenameInput(Options):
-    old_domain: str = attribute_field("Its name.")
-    new_domain: str = attribute_field("Its new name, which nothing has yet.")
+    domain: DomainRef = attribute_field("The domain to rename.")
+    new_name: str = attribute_field(
+        "The new name, in Unicode or ASCII form. No domain and no alias domain can have it."
+    )
 
 
 @strawberry.input(description="Input of domainAliasCreate.")
 class DomainAliasCreateInput(Options):
     alias: str = attribute_field("The second name.")
-    domain: str = attribute_field("What it stands for: the own name of a domain.")
+    domain: DomainRef = attribute_field("The domain that the alias stands for.")
     active: bool = attribute_field("Takes mail.", default=True)
+
+
+@strawberry.input(description="Input of domainAliasDelete.")
+class DomainAliasDeleteInput(Options):
+    domain_aliases: list[DomainAliasRef] = attribute_field("The alias domains to delete.")
 
 
 @strawberry.type(description="Answer of domainCreate.")
@@ -193,12 +207,12 @@ class DomainsPayload(MutationPayload):
 @strawberry.type(description="Answer of domainRename.")
 class DomainRenamePayload(MutationPayload):
     domain: Domain | None = attribute_field("The domain, with its new name.", default=None)
-    addresses_updated: int = attribute_field("Addresses with the new name.", default=0)
-    users_updated: int = attribute_field(
-        "Accounts with another user name or main address.", default=0
+    address_count: int = attribute_field("The number of addresses in the domain.", default=0)
+    user_count: int = attribute_field(
+        "The number of accounts whose user name or main address has changed.", default=0
     )
-    dkim_keys_updated: int = attribute_field("Keys that sign for the new name.", default=0)
-    domain_aliases_updated: int = attribute_field("Aliases that stand for the new name.", default=0)
+    dkim_key_count: int = attribute_field("The number of DKIM keys of the domain.", default=0)
+    domain_alias_count: int = attribute_field("The number of aliases of the domain.", default=0)
 
 
 @strawberry.type(description="Answer of domainAliasCreate.")
@@ -254,28 +268,33 @@ class DomainMutation:
         **ADMIN_GUARD,
     )
     async def domain_rename(self, info: Info, input: DomainRenameInput) -> DomainRenamePayload:
-        result = await rename.rename_domain(info.context, input.old_domain, input.new_domain)
+        ref = domain_selector_from_ref(input.domain, path="domain")
+        result = await rename.rename_domain(info.context, ref, input.new_name)
         return DomainRenamePayload(
             domain=Domain.from_row(result.domain),
-            addresses_updated=result.address_count,
-            users_updated=result.user_count,
-            dkim_keys_updated=result.key_count,
-            domain_aliases_updated=result.alias_count,
+            address_count=result.address_count,
+            user_count=result.user_count,
+            dkim_key_count=result.key_count,
+            domain_alias_count=result.alias_count,
         )
 
     @mutation("A second name of a domain; an alias has none itself.", **ALIAS_GUARD)
     async def domain_alias_create(
         self, info: Info, input: DomainAliasCreateInput
     ) -> DomainAliasPayload:
-        new = NewAliasDomain(input.alias, input.domain, active=input.active)
+        domain = domain_selector_from_ref(input.domain, path="domain")
+        new = NewAliasDomain(input.alias, domain, active=input.active)
         row = await aliases.create_alias(info.context, new)
         return DomainAliasPayload(domain_alias=DomainAlias.from_row(row))
 
     @mutation("All or none.", **ALIAS_GUARD)
-    async def domain_alias_delete(self, info: Info, input: IdsInput) -> DeletePayload:
-        keys = [
-            global_ids.decode("DomainAlias", text, path="ids", index=index)
-            for index, text in enumerate(input.ids)
-        ]
+    async def domain_alias_delete(self, info: Info, input: DomainAliasDeleteInput) -> DeletePayload:
+        keys = await load_ids_from_refs(
+            info,
+            input.domain_aliases,
+            "domainAliases",
+            name_field="alias",
+            load_ids=aliases.load_alias_ids_by_name,
+        )
         await aliases.delete_aliases_with_dkim_keys(info.context, keys)
-        return DeletePayload(deleted_ids=input.ids)
+        return DeletePayload(deleted_ids=[global_ids.encode("DomainAlias", key) for key in keys])

@@ -64,6 +64,11 @@ DNS_COST = 20
 DOMAIN_ADMIN_GUARD: dict[str, Any] = {"role": Role.DOMAIN_ADMIN}
 
 
+def _none_if_unlimited(limit: int) -> int | None:
+    """Return a stored limit; None if it is unlimited (0)."""
+    return limit or None
+
+
 def _remaining_count(limit: int, used: int) -> int | None:
     """Return how many more a limit allows; None if there is no limit (0)."""
     return max(limit - used, 0) if limit else None
@@ -126,15 +131,22 @@ class Domain(NodeView):
     description: str | None = attribute_field("Text for people.")
     active: bool = attribute_field("Takes mail; its users sign in all the same.")
     tags: list[str] = attribute_field("Labels.")
-    max_addresses: int = attribute_field(
-        "Addresses allowed, those of accounts among them, 0 = any number."
+    max_addresses: int | None = attribute_field(
+        "Highest number of addresses, including those of accounts. Null: unlimited."
     )
-    max_users: int = attribute_field("Accounts allowed, 0 = any number.")
-    max_user_quota: ByteSize = attribute_field("Highest per user, 0 = unlimited.")
+    max_users: int | None = attribute_field("Highest number of accounts. Null: unlimited.")
+    max_user_quota: ByteSize | None = attribute_field(
+        "Highest quota of an account, in bytes. Null: unlimited."
+    )
     max_new_user_quota: ByteSize | None = attribute_field(
         "Highest for the next one; null = unlimited, 0 = nothing is left."
     )
-    quota: ByteSize = attribute_field("For all users together, 0 = unlimited.")
+    quota: ByteSize | None = attribute_field(
+        "Quota of all accounts of the domain together, in bytes. Null: unlimited."
+    )
+    default_user_quota_inherited: bool = attribute_field(
+        "True: `defaultUserQuota` is the default of the platform."
+    )
     quota_allocated: ByteSize = attribute_field("Given out.")
     address_count: int = attribute_field("Addresses, those of accounts among them.")
     addresses_left: int | None = attribute_field("How many more; null = any number.")
@@ -156,6 +168,13 @@ class Domain(NodeView):
     load_batch = staticmethod(domain_loaders.load_visible_domains_by_id)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
         "id": global_id_field("Domain"),
+        **{
+            name: DerivedField((name,), _none_if_unlimited)
+            for name in ("max_addresses", "max_users", "max_user_quota", "quota")
+        },
+        "default_user_quota_inherited": DerivedField(
+            ("default_user_quota",), lambda quota: quota is None
+        ),
         "max_new_user_quota": DerivedField(
             ("max_user_quota", "quota", "quota_allocated"), _max_quota_of_new_user
         ),
@@ -163,9 +182,13 @@ class Domain(NodeView):
         "users_left": DerivedField(("max_users", "user_count"), _remaining_count),
     }
 
-    @field("What users without a quota of their own have, 0 = unlimited.", "default_user_quota")
-    async def default_user_quota(self, info: Info) -> ByteSize:
-        return ByteSize(effective_quota(info.context.environment, self.row, None))
+    @field(
+        "Quota of accounts without their own quota, in bytes. Null: unlimited.",
+        "default_user_quota",
+    )
+    async def default_user_quota(self, info: Info) -> ByteSize | None:
+        quota = effective_quota(info.context.environment, self.row, None)
+        return ByteSize(quota) if quota else None
 
     @field(
         "defaultUserQuota, but no more than maxNewUserQuota; null = unlimited, 0 = nothing left.",

@@ -148,16 +148,21 @@ class FilePayload(MutationPayload):
     file: File | None = attribute_field("Its record.", default=None)
 
 
-@strawberry.input(one_of=True, description="A point in time that is to come.")
-class DateBoundFuture:
-    at: strawberry.Maybe[datetime] = attribute_field("Absolute.")
-    in_: strawberry.Maybe[Duration] = attribute_field("From now on, P30D.", name="in")
+@strawberry.input(
+    one_of=True,
+    description="A future time that is given absolutely or relative to the current time.",
+)
+class FutureTimeInput:
+    at: strawberry.Maybe[datetime] = attribute_field("The time itself.")
+    from_now: strawberry.Maybe[Duration] = attribute_field(
+        "Duration after the current time (ISO 8601), such as P30D. At most 100 years."
+    )
 
     def resolve_time(self, info: Info) -> datetime:
         """Return the absolute time. Raises Invalid if it is more than a hundred years ahead."""
         if self.at:
             return self.at.value
-        after = self.in_.value if self.in_ else timedelta(0)  # one of the two is given
+        after = self.from_now.value if self.from_now else timedelta(0)  # one of the two is given
         if after > MAX_LIFETIME:
             raise InvalidInput("at most a hundred years", constraint="range", path=["expiresAt"])
         return info.context.environment.now() + after
@@ -169,7 +174,7 @@ class FileShareCreateInput(Options):
     mode: FileAttachmentMode = attribute_field(
         "What the link gives access to.", default=FileAttachmentMode.LINK
     )
-    expires_at: DateBoundFuture | None = attribute_field(
+    expires_at: FutureTimeInput | None = attribute_field(
         "End of the link. Default: 100 days after the last access.", default=UNSET
     )
     password: str | None = attribute_field(

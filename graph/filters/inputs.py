@@ -8,10 +8,11 @@ from strawberry import UNSET
 from strawberry.scalars import JSON
 
 from graph.messages.filter_inputs import MessageSelection
-from graph.types import global_ids
+from graph.notifications.references import WebhookRef
 from graph.types.errors import Options, attribute_field
 from graph.types.fields import Info
 from graph.types.input_conditions import ConditionsInput, RestrictionsInput
+from graph.types.object_references import ObjectRef, id_from_ref
 from graph.types.references import (
     MailboxRef,
     UserRef,
@@ -19,7 +20,7 @@ from graph.types.references import (
     mailbox_selector_from_ref,
     value_or_none,
 )
-from graph.types.scalars import BigInt, validate_custom_data
+from graph.types.scalars import ByteSize, validate_custom_data
 from mail.filters.filter_compiler import MAX_DEPTH
 from models.errors import InvalidInput
 from resolvers.filters.loaders import FilterListConditions
@@ -27,62 +28,85 @@ from resolvers.filters.validation import MAX_COPIES
 
 UNKNOWN_USER_ID = 0
 FLAG_ACTIONS = {"seen": "seen", "flag": "flag", "delete": "delete", "spam": "spam", "stop": "stop"}
-LIST_ACTIONS = {"targets": "targets", "labels": "labels", "remove_labels": "removeLabels"}
+LIST_ACTIONS = {
+    "forward_to": "forwardTo", "keywords": "keywords", "remove_keywords": "removeKeywords",
+}  # fmt: skip
 SIMPLE_TESTS = {
     "from_": "from", "to": "to", "subject": "subject", "list_id": "listId", "text": "text",
-    "has_attachment": "hasAttachment", "size": "size", "query": "query",
+    "has_attachment": "hasAttachment", "larger": "larger", "smaller": "smaller", "query": "query",
 }  # fmt: skip
 
 
-@strawberry.input(description="Test of one header.")
+@strawberry.input(one_of=True, description="Names one filter.")
+class FilterRef(ObjectRef):
+    pass
+
+
+@strawberry.input(description="Tests one header field.")
 class HeaderTestInput:
-    key: str = attribute_field("Its name.")
-    value: str | None = attribute_field("Part of its value; null = it is there.", default=UNSET)
-
-
-@strawberry.input(description="Test by an expression (POSIX extended), in any case.")
-class RegexTestInput:
-    key: str | None = attribute_field(
-        "Name of a header; null = the texts of the body.", default=UNSET
-    )
-    pattern: str = attribute_field(
-        "1 to 200 characters. One that takes too many steps on a message does not hold."
+    key: str = attribute_field("Name of the header field, without the colon.")
+    value: str | None = attribute_field(
+        "Text that the value contains, ignoring case. Null tests only that the field exists.",
+        default=UNSET,
     )
 
 
 @strawberry.input(
-    description="All given tests must hold; without any all mail fits. Texts are partial matches "
-    "of 1 to 255 characters, in any case, each white space like one blank; null = no such test."
+    description="Tests a text with a POSIX extended regular expression, ignoring case."
+)
+class RegexTestInput:
+    key: str | None = attribute_field(
+        "Name of the header field. Null tests the text parts of the body.", default=UNSET
+    )
+    pattern: str = attribute_field(
+        "Regular expression of 1 to 200 characters. The test fails if it takes too many steps."
+    )
+
+
+@strawberry.input(
+    description="Tests of a filter. A message matches if all given tests hold; without tests every "
+    "message matches. Each text has 1 to 255 characters and matches a part of the value, ignoring "
+    "case. Runs of white space count as one space. In an update, null removes a test."
 )
 class FilterQueryInput(RestrictionsInput):
     restriction_fields = frozenset({"all", "any", "not_"})
-    from_: str | None = attribute_field("In From or Sender.", name="from", default=UNSET)
-    to: str | None = attribute_field("In To or Cc.", default=UNSET)
-    subject: str | None = attribute_field("In Subject.", default=UNSET)
-    list_id: str | None = attribute_field("In List-Id.", default=UNSET)
+    from_: str | None = attribute_field(
+        "Text that From or Sender contains.", name="from", default=UNSET
+    )
+    to: str | None = attribute_field("Text that To or Cc contains.", default=UNSET)
+    subject: str | None = attribute_field("Text that Subject contains.", default=UNSET)
+    list_id: str | None = attribute_field("Text that List-Id (RFC 2919) contains.", default=UNSET)
     text: str | None = attribute_field(
-        "In a text of the body, of HTML without its tags.", default=UNSET
+        "Text that a text part of the body contains. HTML is tested without its tags.",
+        default=UNSET,
     )
-    has_attachment: bool | None = attribute_field("With or without files.", default=UNSET)
-    size: BigInt | None = attribute_field(
-        "Larger than so many bytes; below 0, smaller than its absolute value.", default=UNSET
+    has_attachment: bool | None = attribute_field(
+        "Whether the message has an attachment.", default=UNSET
     )
-    header: HeaderTestInput | None = attribute_field("Another header.", default=UNSET)
-    regex: RegexTestInput | None = attribute_field("A header, or the body.", default=UNSET)
+    larger: ByteSize | None = attribute_field(
+        "The message is larger than this size, at least 1 byte.", default=UNSET
+    )
+    smaller: ByteSize | None = attribute_field(
+        "The message is smaller than this size, at least 1 byte.", default=UNSET
+    )
+    header: HeaderTestInput | None = attribute_field("Tests any other header field.", default=UNSET)
+    regex: RegexTestInput | None = attribute_field(
+        "Tests a header field or the body with a regular expression.", default=UNSET
+    )
     query: str | None = attribute_field(
-        "A text in the language of `messages(query:)`, such as `from:ann (subject:bill OR "
-        "larger:5M)`. Words are partial matches in Subject, From, To, Cc or the body. Terms about "
-        "what is not known at delivery, such as mailbox:, keyword: or is:seen, are an error.",
+        "Search text in the language of `messages(query:)`, such as `from:ann (subject:bill OR "
+        "larger:5M)`. A word matches a part of Subject, From, To, Cc or the body. Terms that are "
+        "not known at delivery, such as `mailbox:`, `keyword:` or `is:seen`, are an error.",
         default=UNSET,
     )
     all: list["FilterQueryInput"] | None = attribute_field(
-        "Each of these holds, too.", default=UNSET
+        "Every one of these queries matches.", default=UNSET
     )
     any: list["FilterQueryInput"] | None = attribute_field(
-        "At least one of these holds.", default=UNSET
+        "At least one of these queries matches.", default=UNSET
     )
     not_: list["FilterQueryInput"] | None = attribute_field(
-        "None of these holds.", name="not", default=UNSET
+        "None of these queries matches.", name="not", default=UNSET
     )
 
     def to_stored_query(self, error_path: Sequence[str], depth: int = 0) -> dict[str, Any]:
@@ -113,37 +137,59 @@ class FilterQueryInput(RestrictionsInput):
         return tests
 
 
-@strawberry.input(description="An answer: text, HTML or both.")
+@strawberry.input(description="Reply to the sender of a message. It needs text, HTML or both.")
 class FilterReplyInput:
-    subject: str = attribute_field('At most 512 bytes; "" = that of the original.', default="")
-    text: str | None = attribute_field("Plain text, at most 16 KiB.", default=UNSET)
-    html: str | None = attribute_field("HTML, at most 16 KiB.", default=UNSET)
-
-
-@strawberry.input(description="What happens to a match; null = nothing is said of it.")
-class FilterActionInput:
-    seen: bool | None = attribute_field("Mark read.", default=UNSET)
-    flag: bool | None = attribute_field("Flag.", default=UNSET)
-    delete: bool | None = attribute_field("Do not store.", default=UNSET)
-    spam: bool | None = attribute_field("To Junk; false = never Junk.", default=UNSET)
-    mailbox: MailboxRef | None = attribute_field("Store there.", default=UNSET)
-    copy_to: list[MailboxRef] | None = attribute_field(
-        "Store there as well, counted against the quota each time; at most 10.", default=UNSET
-    )
-    targets: list[str] | None = attribute_field(
-        "Copies go to: address, smtp:// or smtps:// relay, http:// or https:// URL; at most 4. "
-        "A relay whose password is shown as *** stays as it is.",
+    subject: str | None = attribute_field(
+        "Subject, at most 512 bytes. Null or absent: the subject of the original message.",
         default=UNSET,
     )
-    labels: list[str] | None = attribute_field("Keywords to set, at most 32.", default=UNSET)
-    remove_labels: list[str] | None = attribute_field(
-        "Keywords not to set, whatever another filter says.", default=UNSET
+    text: str | None = attribute_field("Body as plain text, at most 16 KiB.", default=UNSET)
+    html: str | None = attribute_field("Body as HTML, at most 16 KiB.", default=UNSET)
+
+
+@strawberry.input(
+    description="Actions of a filter on a matching message. An absent action leaves the decision "
+    "to other "
+    "filters. In an update, null removes an action."
+)
+class FilterActionInput:
+    seen: bool | None = attribute_field("Sets or clears \\Seen.", default=UNSET)
+    flag: bool | None = attribute_field("Sets or clears \\Flagged.", default=UNSET)
+    delete: bool | None = attribute_field(
+        "True discards the message instead of storing it.", default=UNSET
+    )
+    spam: bool | None = attribute_field(
+        "True stores the message in Junk. False keeps it out of Junk, whatever its spam score.",
+        default=UNSET,
+    )
+    mailbox: MailboxRef | None = attribute_field(
+        "Mailbox that the message is stored in.", default=UNSET
+    )
+    copy_to: list[MailboxRef] | None = attribute_field(
+        "Mailboxes that get an additional copy, at most 10. Each copy counts against the quota.",
+        default=UNSET,
+    )
+    forward_to: list[str] | None = attribute_field(
+        "Addresses, `smtp://` or `smtps://` relays, and `http://` or `https://` URLs that get a "
+        "copy, at most 4. A relay given with the password `***` keeps its stored password.",
+        default=UNSET,
+    )
+    keywords: list[str] | None = attribute_field(
+        "Keywords to add to the message, at most 32.", default=UNSET
+    )
+    remove_keywords: list[str] | None = attribute_field(
+        "Keywords that the message does not get, even if another filter or a script adds them, "
+        "at most 32.",
+        default=UNSET,
     )
     reply: FilterReplyInput | None = attribute_field(
-        "Answer the sender, once in setting autoreply.interval.", default=UNSET
+        "Replies to the sender, at most once in the interval of the setting `autoreply.interval`.",
+        default=UNSET,
     )
-    webhook: strawberry.ID | None = attribute_field("Called: one of the user's own.", default=UNSET)
-    stop: bool | None = attribute_field("No further filters.", default=UNSET)
+    webhook: WebhookRef | None = attribute_field(
+        "Webhook that is called. It must belong to the owner of the filter.", default=UNSET
+    )
+    stop: bool | None = attribute_field("True runs no filter after this one.", default=UNSET)
 
     def to_stored_action(self, *error_path: str) -> dict[str, Any]:
         """Return the actions in their stored form.
@@ -170,32 +216,32 @@ class FilterActionInput:
         if self.reply is not UNSET:
             one = self.reply
             actions["reply"] = one and {
-                "subject": one.subject,
+                "subject": value_or_none(one.subject),
                 "text": value_or_none(one.text),
                 "html": value_or_none(one.html),
             }
         if self.webhook is not UNSET:
-            webhook_id = self.webhook
-            actions["webhook"] = webhook_id and global_ids.decode(
-                "Webhook", webhook_id, path="webhook"
-            )
+            ref = self.webhook
+            actions["webhook"] = ref and id_from_ref(ref, *error_path, "webhook")
         return actions
 
 
 @strawberry.input(description="Input of filterCreate.")
 class FilterCreateInput(Options):
-    user: UserRef | None = attribute_field("Whose; default: the viewer's.", default=UNSET)
-    name: str | None = attribute_field("At most 255 characters.", default=UNSET)
-    query: FilterQueryInput = attribute_field("Which mail.")
-    action: FilterActionInput = attribute_field("What happens to it: at least one thing.")
-    active: bool | None = attribute_field("In force.", default=True)
-    order: int | None = attribute_field(
-        "Place in the sequence; default: behind the last. Gaps are fine, and of equal ones the "
-        "oldest is first.",
+    user: UserRef | None = attribute_field(
+        "Owner of the filter. Default: the signed-in user.", default=UNSET
+    )
+    name: str | None = attribute_field("Name, at most 255 characters.", default=UNSET)
+    query: FilterQueryInput = attribute_field("Tests that a message must pass.")
+    action: FilterActionInput = attribute_field("Actions on a matching message, at least one.")
+    active: bool | None = attribute_field("Whether the filter runs.", default=True)
+    position: int | None = attribute_field(
+        "Position in the run order, a 32-bit integer. The lowest runs first, equal ones by age. "
+        "Default: after the last filter.",
         default=UNSET,
     )
     metadata: JSON | None = attribute_field(
-        "Free data of the application, an object.", default=UNSET
+        "JSON object with data of the application.", default=UNSET
     )
 
     def to_column_values(self) -> dict[str, Any]:
@@ -203,19 +249,23 @@ class FilterCreateInput(Options):
         return _column_values(self, ())
 
 
-@strawberry.input(description="What to change; absent = unchanged.")
+@strawberry.input(description="Changes to filters. An absent field stays unchanged.")
 class FilterPatch:
-    name: str | None = attribute_field("At most 255 characters; null = none.", default=UNSET)
+    name: str | None = attribute_field(
+        "Name, at most 255 characters. Null removes it.", default=UNSET
+    )
     query: FilterQueryInput | None = attribute_field(
-        "Tests to set, or with null to take out; all others stay.", default=UNSET
+        "Tests to set, or to remove with null. Other tests stay unchanged.", default=UNSET
     )
     action: FilterActionInput | None = attribute_field(
-        "What to set, or with null to take out; all else stays.", default=UNSET
+        "Actions to set, or to remove with null. Other actions stay unchanged.", default=UNSET
     )
-    active: bool | None = attribute_field("In force.", default=UNSET)
-    order: int | None = attribute_field("Place in the sequence.", default=UNSET)
+    active: bool | None = attribute_field("Whether the filter runs.", default=UNSET)
+    position: int | None = attribute_field(
+        "Position in the run order, a 32-bit integer. The lowest runs first.", default=UNSET
+    )
     metadata: JSON | None = attribute_field(
-        "Free data of the application, an object.", default=UNSET
+        "JSON object with data of the application.", default=UNSET
     )
 
     def to_column_values(self) -> dict[str, Any]:
@@ -229,7 +279,7 @@ def _column_values(
     """Return the values that an input sets, by column. Absent fields are left out."""
     values: dict[str, Any] = {
         name: value
-        for name in ("name", "active", "order")
+        for name in ("name", "active", "position")
         if (value := getattr(filter_input, name)) is not UNSET
     }
     if filter_input.query:
@@ -243,22 +293,29 @@ def _column_values(
 
 @strawberry.input(description="Input of filterUpdate.")
 class FilterUpdateInput(Options):
-    ids: list[strawberry.ID] = attribute_field("Global ids.")
-    set: FilterPatch = attribute_field("What to change.")
+    filters: list[FilterRef] = attribute_field("Filters to change.")
+    set: FilterPatch = attribute_field("Changes to all of them.")
+
+
+@strawberry.input(description="Input of filterDelete.")
+class FilterDeleteInput(Options):
+    filters: list[FilterRef] = attribute_field("Filters to delete.")
 
 
 @strawberry.input(description="Input of filterApply.")
 class FilterApplyInput(Options):
-    ids: list[strawberry.ID] = attribute_field(
-        "The viewer's own, at most 100; also such as are not active."
+    filters: list[FilterRef] = attribute_field(
+        "Filters of the signed-in user, at most 100. Inactive ones run too."
     )
-    select: MessageSelection = attribute_field("Which of the viewer's messages.")
+    select: MessageSelection = attribute_field("Messages of the signed-in user.")
 
 
-@strawberry.input(description="Which filters.")
-class FilterListFilter(ConditionsInput):
-    forward: str | None = attribute_field("Partial match of a forwarding target.", default=UNSET)
-    user: UserRef | None = attribute_field("Of this user.", default=UNSET)
+@strawberry.input(description="Conditions for a list of filters. All given conditions must hold.")
+class FilterFilter(ConditionsInput):
+    forward: str | None = attribute_field(
+        "Text that a target of `forwardTo` contains.", default=UNSET
+    )
+    user: UserRef | None = attribute_field("Owner of the filters.", default=UNSET)
 
     async def resolve_conditions(self, info: Info) -> FilterListConditions:
         """Convert the filter to conditions of the resolvers.

@@ -12,7 +12,9 @@ from graph.admin.tasks import Task
 from graph.filters.inputs import (
     FilterApplyInput,
     FilterCreateInput,
-    FilterListFilter,
+    FilterDeleteInput,
+    FilterFilter,
+    FilterRef,
     FilterUpdateInput,
 )
 from graph.mailboxes.types import Mailbox
@@ -20,15 +22,16 @@ from graph.messages.deleted_messages import TaskPayload
 from graph.messages.mime_parts import HeaderField
 from graph.types import global_ids
 from graph.types.connections import Connection, connection_of_page, page_request
-from graph.types.errors import DeletePayload, IdsInput, MutationPayload, attribute_field
+from graph.types.error_paths import error_paths_below
+from graph.types.errors import DeletePayload, MutationPayload, attribute_field
 from graph.types.fields import Auth, Info, field, query
 from graph.types.mutations import mutation
+from graph.types.object_references import id_from_ref, ids_from_refs
 from graph.types.object_views import DerivedField, NestedViewField, View, return_unchanged
 from graph.types.references import (
     MessageRef,
     UserRef,
     find_unchecked_message_id,
-    ids_from_global_ids,
     load_named_user_id,
     load_user_or_viewer_id,
     value_or_none,
@@ -40,7 +43,7 @@ from graph.types.row_mapping import (
     link,
     selected_columns,
 )
-from graph.types.scalars import BigInt
+from graph.types.scalars import BigInt, ByteSize
 from mail.mime import DecodedField
 from models.errors import NotFound, require_found
 from models.store.keyset_pages import Cursor, ordering_name
@@ -64,15 +67,28 @@ if TYPE_CHECKING:
     from graph.users.types import User
 
 QUERY_COLUMNS = ("query",)
-ACTION_COLUMNS = ("action", "targets")
-MESSAGE_ARGUMENT = strawberry.argument(description="One that is there.")
-RAW_ARGUMENT = strawberry.argument(description="Or one as it would come, with its header.")
-USER_ARGUMENT = strawberry.argument(description="Whose filters; default: the viewer's.")
+ACTION_COLUMNS = ("action", "forward_to")
+BY_ARGUMENT = strawberry.argument(description="Filter to return.")
+MESSAGE_ARGUMENT = strawberry.argument(
+    description="Stored message to test. Exactly one of `message` and `raw` must be given."
+)
+RAW_ARGUMENT = strawberry.argument(
+    description="Message in the format of RFC 5322, with its header. Exactly one of `message` and "
+    "`raw` must be given."
+)
+USER_ARGUMENT = strawberry.argument(
+    description="Owner of the filters. Default: the signed-in user."
+)
 
 
 def _json_field(key: str, default: Any = None) -> DerivedField:
     """Return a field that shows a member of the stored JSON."""
     return DerivedField((), lambda query: query.get(key, default))
+
+
+def _text_field(key: str) -> DerivedField:
+    """Return a field that shows a text of the stored JSON, or None if it is empty."""
+    return DerivedField((), lambda values: values.get(key) or None)
 
 
 def _header_field_of_filter_query(query: Mapping[str, Any]) -> HeaderField | None:
@@ -86,10 +102,14 @@ def _header_field_of_filter_query(query: Mapping[str, Any]) -> HeaderField | Non
     )
 
 
-@strawberry.type(description="Test by an expression (POSIX extended), in any case.")
+@strawberry.type(
+    description="Test of a text with a POSIX extended regular expression, ignoring case."
+)
 class RegexTest(View):
-    key: str | None = attribute_field("Name of a header; null = the texts of the body.")
-    pattern: str = attribute_field("The expression.")
+    key: str | None = attribute_field(
+        "Name of the tested header field. Null tests the text parts of the body."
+    )
+    pattern: str = attribute_field("Regular expression.")
 
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
         "key": _json_field("key"),
@@ -97,23 +117,37 @@ class RegexTest(View):
     }
 
 
-@strawberry.type(description="All given tests must hold; null = no such test.")
+@strawberry.type(
+    description="Tests of a filter. A message matches if all tests hold. Null means that there is "
+    "no such test."
+)
 class FilterQuery(View):
-    from_: str | None = attribute_field("In From or Sender, in any case.", name="from")
-    to: str | None = attribute_field("In To or Cc.")
-    subject: str | None = attribute_field("In Subject.")
-    list_id: str | None = attribute_field("In List-Id.")
-    text: str | None = attribute_field("In a text of the body.")
-    has_attachment: bool | None = attribute_field("With or without files.")
-    size: BigInt | None = attribute_field(
-        "Larger than so many bytes; below 0, smaller than its absolute value."
+    from_: str | None = attribute_field(
+        "Text that From or Sender contains, ignoring case.", name="from"
     )
-    header: HeaderField | None = attribute_field('Another header; the value "" = it is there.')
-    regex: RegexTest | None = attribute_field("An expression.")
-    query: str | None = attribute_field("A search text, as it was given.")
-    all: list["FilterQuery"] = attribute_field("Each of these holds, too; empty = no such test.")
-    any: list["FilterQuery"] = attribute_field("At least one of these holds; empty = no such test.")
-    not_: list["FilterQuery"] = attribute_field("None of these holds.", name="not")
+    to: str | None = attribute_field("Text that To or Cc contains, ignoring case.")
+    subject: str | None = attribute_field("Text that Subject contains, ignoring case.")
+    list_id: str | None = attribute_field("Text that List-Id (RFC 2919) contains, ignoring case.")
+    text: str | None = attribute_field("Text that a text part of the body contains, ignoring case.")
+    has_attachment: bool | None = attribute_field("Whether the message has an attachment.")
+    larger: ByteSize | None = attribute_field("The message is larger than this size in bytes.")
+    smaller: ByteSize | None = attribute_field("The message is smaller than this size in bytes.")
+    header: HeaderField | None = attribute_field(
+        "Test of any other header field. The value is empty if the field only has to exist."
+    )
+    regex: RegexTest | None = attribute_field(
+        "Test of a header field or of the body with a regular expression."
+    )
+    query: str | None = attribute_field("Search text as it was given.")
+    all: list["FilterQuery"] = attribute_field(
+        "Every one of these queries matches. Empty if there is no such test."
+    )
+    any: list["FilterQuery"] = attribute_field(
+        "At least one of these queries matches. Empty if there is no such test."
+    )
+    not_: list["FilterQuery"] = attribute_field(
+        "None of these queries matches. Empty if there is no such test.", name="not"
+    )
 
 
 FilterQuery.derived_fields = {
@@ -123,7 +157,8 @@ FilterQuery.derived_fields = {
     "list_id": _json_field("listId"),
     "text": _json_field("text"),
     "has_attachment": _json_field("hasAttachment"),
-    "size": _json_field("size"),
+    "larger": _json_field("larger"),
+    "smaller": _json_field("smaller"),
     "header": DerivedField((), _header_field_of_filter_query),
     "regex": NestedViewField((), lambda query: query.get("regex"), RegexTest),
     "query": DerivedField((), lambda query: query["query"]["text"] if query.get("query") else None),
@@ -133,75 +168,96 @@ FilterQuery.derived_fields = {
 }
 
 
-@strawberry.type(description="Answer by a filter, under the guards of autoreply.")
+@strawberry.type(
+    description="Reply of a filter. It is suppressed for the same reasons as an autoreply."
+)
 class FilterReply(View):
-    subject: str = attribute_field('"" = subject of the original.')
-    text: str = attribute_field("Plain text.")
-    html: str = attribute_field("HTML.")
+    subject: str | None = attribute_field("Subject. Null: the subject of the original message.")
+    text: str | None = attribute_field("Body as plain text.")
+    html: str | None = attribute_field("Body as HTML.")
 
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
-        "subject": _json_field("subject"),
-        "text": _json_field("text"),
-        "html": _json_field("html"),
+        "subject": _text_field("subject"),
+        "text": _text_field("text"),
+        "html": _text_field("html"),
     }
 
 
-@strawberry.type(description="What happens to a match; null = nothing is said of it.")
+@strawberry.type(
+    description="Actions of a filter on a matching message. Null means that the filter leaves the "
+    "decision to "
+    "other filters."
+)
 class FilterAction(View):
-    seen: bool | None = attribute_field("Mark read.")
-    flag: bool | None = attribute_field("Flag.")
-    delete: bool | None = attribute_field("Do not store.")
-    spam: bool | None = attribute_field("To Junk; false = never Junk.")
+    seen: bool | None = attribute_field("Whether \\Seen is set or cleared.")
+    flag: bool | None = attribute_field("Whether \\Flagged is set or cleared.")
+    delete: bool | None = attribute_field("True discards the message instead of storing it.")
+    spam: bool | None = attribute_field(
+        "True stores the message in Junk. False keeps it out of Junk, whatever its spam score."
+    )
     mailbox: Mailbox | None = link(
         "mailbox_id",
         mailbox_loaders.load_visible_by_ids,
         Mailbox.from_row_or_none,
-        description="Store there.",
+        description="Mailbox that the message is stored in.",
     )
-    targets: list[str] = attribute_field(
-        "Forward: addresses, smtp:// relays without their passwords, http(s):// URLs."
+    forward_to: list[str] = attribute_field(
+        "Addresses, `smtp://` relays and `https://` URLs that get a copy. Passwords of relays are "
+        "shown as `***`."
     )
-    labels: list[str] = attribute_field("Keywords to set.")
-    remove_labels: list[str] = attribute_field("Keywords not to set, whatever another filter says.")
+    keywords: list[str] = attribute_field("Keywords that are added to the message.")
+    remove_keywords: list[str] = attribute_field(
+        "Keywords that the message does not get, even if another filter or a script adds them."
+    )
     reply: FilterReply | None = attribute_field(
-        "Answer the sender, once in setting autoreply.interval."
+        "Reply to the sender, sent at most once in the interval of the setting "
+        "`autoreply.interval`."
     )
     webhook: Annotated["Webhook", strawberry.lazy("graph.notifications.webhooks")] | None = link(
         "webhook_id",
         webhooks.load_visible_webhooks_by_id,
         lazy_view_factory("graph.notifications.webhooks", "Webhook"),
-        description="Told of the message; shown to those who see webhooks.",
+        description="Webhook that is called. Null also if the viewer may not see webhooks.",
     )
-    stop: bool = attribute_field("No further filters.")
+    stop: bool = attribute_field("True runs no filter after this one.")
 
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
         "reply": NestedViewField(("reply",), lambda reply: reply, FilterReply)
     }
 
-    @field("Store there as well, counted against the quota each time.", "copies")
+    @field("Mailboxes that get an additional copy. Each copy counts against the quota.", "copies")
     async def copy_to(self, info: Info) -> list[Mailbox]:
         rows = await info.context.load_many(mailbox_loaders.load_visible_by_ids, self.row.copies)
         return [Mailbox.from_row(row) for row in rows if row]
 
 
-@strawberry.type(description="Rule of a user.", directives=[Auth(scope=Scope.READ)])
+@strawberry.type(description="One test or action of a filter in words.")
+class SummaryItem:
+    label: str = attribute_field("Name of the test or action, such as `Subject` or `Move to`.")
+    value: str = attribute_field("Value of the test or action.")
+
+
+@strawberry.type(
+    description="Filter of a user. It runs on each received message of the user.",
+    directives=[Auth(scope=Scope.READ)],
+)
 class Filter(NodeView):
     user: Annotated["User", strawberry.lazy("graph.users.types")] = link(
         "user_id",
         user_loaders.load_visible_users_by_id,
         lazy_view_factory("graph.users.types", "User"),
-        description="Whose.",
+        description="Owner of the filter.",
     )
-    name: str = attribute_field("Name.")
-    order: int = attribute_field(
-        "Place in the sequence: the lowest first, of equal ones the oldest."
+    name: str = attribute_field("Name. It can be empty.")
+    position: int = attribute_field(
+        "Position in the run order. The lowest runs first, equal ones by age."
     )
-    query: FilterQuery = attribute_field("Which mail.")
-    action: FilterAction = attribute_field("What is done.")
-    active: bool = attribute_field("In force.")
-    created_at: datetime = attribute_field("Creation.")
-    metadata: JSON | None = attribute_field("Free form.")
-    match_count: BigInt = attribute_field("Times it acted.")
+    query: FilterQuery = attribute_field("Tests that a message must pass.")
+    action: FilterAction = attribute_field("Actions on a matching message.")
+    active: bool = attribute_field("Whether the filter runs.")
+    created_at: datetime = attribute_field("Time of creation.")
+    metadata: JSON | None = attribute_field("JSON object with data of the application.")
+    match_count: BigInt = attribute_field("Number of messages that the filter acted on.")
 
     load_batch = staticmethod(filter_loaders.load_visible_by_ids)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
@@ -213,16 +269,18 @@ class Filter(NodeView):
         ),
     }
 
-    @field("Tests as pairs, for people, in the user's language.", *QUERY_COLUMNS, "user_id")
-    async def query_text(self, info: Info) -> list[list[str]]:
-        return await filter_loaders.describe_query(info.context, self.row)
+    @field("Tests in words, in the language of the owner.", *QUERY_COLUMNS, "user_id")
+    async def query_summary(self, info: Info) -> list[SummaryItem]:
+        parts = await filter_loaders.describe_query(info.context, self.row)
+        return [SummaryItem(label=part.label, value=part.value) for part in parts]
 
-    @field("Actions as pairs, for people, in the user's language.", *ACTION_COLUMNS, "user_id")
-    async def action_summary(self, info: Info) -> list[list[str]]:
-        return await filter_loaders.describe_action(info.context, self.row)
+    @field("Actions in words, in the language of the owner.", *ACTION_COLUMNS, "user_id")
+    async def action_summary(self, info: Info) -> list[SummaryItem]:
+        parts = await filter_loaders.describe_action(info.context, self.row)
+        return [SummaryItem(label=part.label, value=part.value) for part in parts]
 
     @field(
-        "The same as Sieve; what that has no words for is a comment.",
+        "The filter as a Sieve script (RFC 5228). Actions that Sieve can't express are comments.",
         *QUERY_COLUMNS,
         *ACTION_COLUMNS,
         cost=5,
@@ -244,48 +302,51 @@ async def load_filter_page(
         info,
         Filter,
         await ctx.load(filter_loaders.load_pages, page_key),
-        lambda row: Cursor(RUN_ORDER_CURSOR_KIND, row.order, row.id),
+        lambda row: Cursor(RUN_ORDER_CURSOR_KIND, row.position, row.id),
         lambda: ctx.load(filter_loaders.count_listings, page_key),
     )
 
 
-@strawberry.type(description="One filter against one message.")
+@strawberry.type(description="Result of one filter for one message.")
 class FilterTestResult:
-    filter: Filter = attribute_field("The filter.")
-    matches: bool = attribute_field("All tests hold.")
+    filter: Filter = attribute_field("Tested filter.")
+    matches: bool = attribute_field("Whether the message passes all tests of the filter.")
     actions: list[str] = attribute_field(
-        "What it would do, in the user's language: what an earlier filter has decided, or a stop "
-        "has ended, is not among it."
+        "Actions that the filter would do, in words in the language of the owner. Actions that an "
+        "earlier filter decided or prevented are left out."
     )
 
 
-@strawberry.type(description="Answer of filterCreate.")
+@strawberry.type(description="Payload of filterCreate.")
 class FilterPayload(MutationPayload):
-    filter: Filter | None = attribute_field("The filter.", default=None)
+    filter: Filter | None = attribute_field("Created filter.", default=None)
 
 
-@strawberry.type(description="Filters, as they are now.")
+@strawberry.type(description="Filters after a change.")
 class FiltersPayload(MutationPayload):
     filters: list[Filter] = attribute_field(
-        "In the order of the ids, or of the script.", default_factory=list
+        "Filters in the order of the references, or of the imported script.", default_factory=list
     )
 
 
 @strawberry.type
 class FilterRootQuery:
-    @query("One; for DOMAIN_ADMIN with FILTERS also of users of the domains.", scope=Scope.READ)
-    async def filter(self, info: Info, id: strawberry.ID) -> Filter | None:
+    @query(
+        "Returns one filter. A DOMAIN_ADMIN with the permission FILTERS sees filters of the users "
+        "of "
+        "their domains.",
+        scope=Scope.READ,
+    )
+    async def filter(self, info: Info, by: Annotated[FilterRef, BY_ARGUMENT]) -> Filter | None:
         return Filter.from_row_or_none(
-            await info.context.load(
-                filter_loaders.load_visible_by_ids, global_ids.decode("Filter", id)
-            )
+            await info.context.load(filter_loaders.load_visible_by_ids, id_from_ref(by, "by"))
         )
 
-    @query("Of all users, the oldest first.", role=Role.ADMIN, scope=Scope.READ)
+    @query("Lists the filters of all users, the oldest first.", role=Role.ADMIN, scope=Scope.READ)
     async def filters(
         self,
         info: Info,
-        filter: FilterListFilter | None = UNSET,
+        filter: FilterFilter | None = UNSET,
         first: int | None = UNSET,
         after: str | None = UNSET,
         last: int | None = UNSET,
@@ -306,7 +367,7 @@ class FilterRootQuery:
             lambda: filter_loaders.count_of_all_users(info.context, conditions),
         )
 
-    @query("What each filter of a user finds in a message, and would do with it.", scope=Scope.READ)
+    @query("Runs all filters of a user on a message without any effect.", scope=Scope.READ)
     async def filter_test(
         self,
         info: Info,
@@ -334,7 +395,7 @@ class FilterRootQuery:
 @strawberry.type
 class FilterMutation:
     @mutation(
-        "Makes a filter, at the end unless order is given. Of others a DOMAIN_ADMIN needs FILTERS.",
+        "Creates a filter. For another user, a DOMAIN_ADMIN needs the permission FILTERS.",
         scope=Scope.SETTINGS,
     )
     async def filter_create(self, info: Info, input: FilterCreateInput) -> FilterPayload:
@@ -345,30 +406,31 @@ class FilterMutation:
         )
 
     @mutation(
-        "Changes filters, all or none; query and action are merged field by field.",
+        "Updates filters, all or none. Tests and actions are merged field by field.",
         scope=Scope.SETTINGS,
     )
     async def filter_update(self, info: Info, input: FilterUpdateInput) -> FiltersPayload:
-        keys = ids_from_global_ids(info, "Filter", input.ids)
-        await filter_mutations.update_filters(info.context, keys, input.set.to_column_values())
+        keys = ids_from_refs(info, input.filters, "filters")
+        with error_paths_below("filters"):
+            await filter_mutations.update_filters(info.context, keys, input.set.to_column_values())
         rows = await info.context.load_many(filter_loaders.load_visible_by_ids, keys)
         return FiltersPayload(filters=[Filter.from_row(require_found(row)) for row in rows])
 
     @mutation("Deletes filters, all or none.", scope=Scope.SETTINGS)
-    async def filter_delete(self, info: Info, input: IdsInput) -> DeletePayload:
-        await filter_mutations.delete_filters(
-            info.context, ids_from_global_ids(info, "Filter", input.ids)
-        )
-        return DeletePayload(deleted_ids=input.ids)
+    async def filter_delete(self, info: Info, input: FilterDeleteInput) -> DeletePayload:
+        keys = ids_from_refs(info, input.filters, "filters")
+        with error_paths_below("filters"):
+            await filter_mutations.delete_filters(info.context, keys)
+        return DeletePayload(deleted_ids=[global_ids.encode("Filter", key) for key in keys])
 
     @mutation(
-        "Runs filters of the account, in their order, on stored messages: moves, copies, marks or "
-        "deletes them. Sends no messages, replies or webhooks.",
+        "Runs filters of the signed-in user on stored messages with a task. They move, copy, mark "
+        "or delete messages. They send no messages, replies or webhooks.",
         scope=Scope.MAIL,
     )
     async def filter_apply(self, info: Info, input: FilterApplyInput) -> TaskPayload:
-        keys = ids_from_global_ids(info, "Filter", input.ids)
+        keys = ids_from_refs(info, input.filters, "filters")
         selection = input.select.to_selection(info)
-        return TaskPayload(
-            task=Task.from_row(await apply_task.queue_filter_run(info.context, keys, selection))
-        )
+        with error_paths_below("filters", patch_field="select"):
+            task = await apply_task.queue_filter_run(info.context, keys, selection)
+        return TaskPayload(task=Task.from_row(task))

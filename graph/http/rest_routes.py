@@ -292,7 +292,7 @@ async def _serve_quarantined_attachment(service: UploadService, request: Request
         raise NotFound(text)
     part = require_found(message_content.attachment_part(message, index))
     attachment = message.row.attachments[index]
-    name, tag = attachment["filename"] or _default_part_filename(part), attachment["hash"]
+    name, tag = attachment["filename"] or _default_part_filename(part), attachment["sha256"]
     served = _served_part(message, part, name=name, tag=tag, caching=NO_STORE)
     return await serve_file(request, replace(served, is_inline_allowed=False))
 
@@ -407,7 +407,7 @@ async def _serve_attachment(service: UploadService, request: Request) -> Respons
     )
     part = require_found(message_content.attachment_part(message, index))
     attachment = message.row.attachments[index]
-    name, tag = attachment["filename"] or _default_part_filename(part), attachment["hash"]
+    name, tag = attachment["filename"] or _default_part_filename(part), attachment["sha256"]
     return await serve_file(
         request, _served_part(message, part, name=name, tag=tag, caching=caching)
     )

@@ -17,6 +17,7 @@ from graph.types.references import ReferenceAction
 from graph.types.row_mapping import NodeView, lazy_view_factory
 from graph.types.scalars import URL, BigInt, ByteSize
 from mail import mime
+from models.messages.mime_values import CalendarMethod
 from models.users.roles import Role
 from resolvers.mailboxes import loaders as mailbox_loaders
 from resolvers.messages import computed_fields, content
@@ -78,8 +79,11 @@ class Verification:
 
 @strawberry.type(description="Invitation in a message, or another event (RFC 5545).")
 class CalendarEvent:
-    method: str = attribute_field("What its sender wants, such as REQUEST or CANCEL (RFC 5546).")
-    uid: str = attribute_field('"" if none.')
+    method: CalendarMethod | None = attribute_field(
+        "Method of the calendar (RFC 5546). Null if it is none of the enum. A calendar without a "
+        "method counts as PUBLISH."
+    )
+    uid: str | None = attribute_field("UID of the event. Null if it has none.")
     summary: str | None = attribute_field("Title, up to 1000 characters.")
     starts_at: datetime | None = attribute_field(
         "Null where it is not said, or in no zone that is known; midnight UTC of allDay."
@@ -100,8 +104,8 @@ class CalendarEvent:
             return MailAddress.from_row((person.name, person.address))
 
         return cls(
-            method=event.method,
-            uid=event.uid,
+            method=CalendarMethod.__members__.get(event.method),
+            uid=event.uid or None,
             summary=event.summary,
             starts_at=event.starts_at,
             ends_at=event.ends_at,
@@ -176,16 +180,18 @@ class MessageContentFields(NodeView):
     ) -> HtmlBodies:
         """Load the HTML bodies of the message, with links to its attachments in place of `cid:`."""
         stored = await load_stored_message(info, self.row)
-        attachment_by_cid = content.attachment_numbers_by_content_id(stored)
+        attachment_by_content_id = content.attachment_numbers_by_content_id(stored)
 
-        def cid_url(cid: str) -> str | None:
-            if cid not in attachment_by_cid:
+        def url_of_content_id(content_id: str) -> str | None:
+            if content_id not in attachment_by_content_id:
                 return None
-            path = download_urls.attachment_download_path(stored.row.id, attachment_by_cid[cid])
+            path = download_urls.attachment_download_path(
+                stored.row.id, attachment_by_content_id[content_id]
+            )
             return download_urls.signed_download_url(info, path, stored.row)
 
         render_options = HtmlOptions(
-            cid_url, is_sanitized=sanitize, allows_remote_images=remote_images
+            url_of_content_id, is_sanitized=sanitize, allows_remote_images=remote_images
         )
         return await content.html_bodies(stored, render_options)
 
@@ -243,8 +249,11 @@ class MessageContentFields(NodeView):
     async def binary_part(self, info: Info, section: str) -> str | None:
         return await content.base64_part(await load_stored_message(info, self.row), section)
 
-    @field("RFC 5322 text from an offset on, base64 when not UTF-8.", cost=20)
-    async def source(self, info: Info, max_bytes: int = 1048576, offset: int = 0) -> str:
+    @field(
+        "Source text of the message (RFC 5322), from an offset on. Base64 if it is not UTF-8.",
+        cost=20,
+    )
+    async def raw_source(self, info: Info, max_bytes: int = 1048576, offset: int = 0) -> str:
         return await content.message_source_text(
             await load_stored_message(info, self.row), max_bytes, offset
         )
@@ -263,8 +272,12 @@ class MessageContentFields(NodeView):
             info, download_urls.zip_path(self.row.id), self.row
         )
 
-    @field("Events of the calendars in it, each once, up to 100; 512 KiB of all are read.", cost=10)
-    async def events(self, info: Info) -> list[CalendarEvent]:
+    @field(
+        "Events of the calendars in the message (RFC 5545), each once, up to 100. At most 512 KiB "
+        "of calendar text are read.",
+        cost=10,
+    )
+    async def calendar_events(self, info: Info) -> list[CalendarEvent]:
         events = await computed_fields.calendar_events(await load_stored_message(info, self.row))
         return [CalendarEvent.from_event(event) for event in events]
 

@@ -12,10 +12,10 @@ from graph.admin.tasks import Task
 from graph.http import download_urls
 from graph.messages.filter_inputs import MessageFilter
 from graph.messages.mime_parts import ContentType, MailAddress
+from graph.messages.references import DeletedMessageRef
 from graph.messages.types import Message
 from graph.types.connections import (
     Connection,
-    OrderDirection,
     PageArguments,
     connection_of_page,
     page_request,
@@ -23,11 +23,11 @@ from graph.types.connections import (
 from graph.types.errors import MutationPayload, Options, attribute_field
 from graph.types.fields import Auth, Info, field
 from graph.types.mutations import mutation
+from graph.types.object_references import ids_from_refs
 from graph.types.object_views import DerivedField
 from graph.types.references import (
     MailboxRef,
     UserRef,
-    ids_from_global_ids,
     load_named_user_id,
     mailbox_selector_from_ref,
 )
@@ -125,17 +125,23 @@ class DeletedMessage(NodeView):
         )
 
 
+@strawberry.enum(description="Order of a list of deleted messages.")
+class DeletedMessageOrder(StrEnum):
+    DELETED_DESC = "DELETED_DESC"
+    DELETED_ASC = "DELETED_ASC"
+
+
 async def load_deleted_message_page(
     info: Info,
     user_id: int,
     filter: MessageFilter | None,
-    direction: OrderDirection,
+    order: DeletedMessageOrder,
     page_arguments: PageArguments,
 ) -> Connection[DeletedMessage]:
     """Load a page of the deleted messages of a user."""
     conditions = filter.to_conditions(info) if filter else ALL_MESSAGES
     list_ordering = ordering_name(
-        NEWEST_FIRST if direction is OrderDirection.DESC else OLDEST_FIRST,
+        NEWEST_FIRST if order is DeletedMessageOrder.DELETED_DESC else OLDEST_FIRST,
         None if conditions.is_empty else conditions,
     )
     page_key = DeletedMessageListing(
@@ -161,7 +167,7 @@ class RestoreDestination(StrEnum):
 
 @strawberry.input(description="Input of deletedMessageRestore.")
 class DeletedMessageRestoreInput(Options):
-    ids: list[strawberry.ID] = attribute_field("The messages.")
+    deleted_messages: list[DeletedMessageRef] = attribute_field("The deleted messages to restore.")
     mailbox: MailboxRef | None = attribute_field(
         "Into this folder. Default: where each was deleted from, or INBOX.", default=UNSET
     )
@@ -170,8 +176,8 @@ class DeletedMessageRestoreInput(Options):
 @strawberry.input(description="Input of deletedMessagesRestore.")
 class DeletedMessagesRestoreInput(Options):
     user: UserRef | None = attribute_field("Whose. Default: the viewer's.", default=UNSET)
-    start: datetime = attribute_field("Deleted from here on.")
-    end: datetime = attribute_field("Deleted up to here.")
+    since: datetime = attribute_field("Restores messages deleted at this time or later.")
+    before: datetime = attribute_field("Restores messages deleted before this time.")
     destination: RestoreDestination = attribute_field(
         "Where each was, or INBOX where that is gone; or all into a folder such as "
         '"Restored (2030-01-01)", in the language of the user.',
@@ -189,7 +195,9 @@ class RestoredMessage:
 
 @strawberry.type(description="Answer of deletedMessageRestore.")
 class DeletedMessageRestorePayload(MutationPayload):
-    restored: list[RestoredMessage] = attribute_field("In the order of ids.", default_factory=list)
+    restored: list[RestoredMessage] = attribute_field(
+        "The restored messages, in the order of the input.", default_factory=list
+    )
 
 
 @strawberry.type(description="Work goes on in the background.")
@@ -203,10 +211,10 @@ class ArchiveMutation:
     async def deleted_message_restore(
         self, info: Info, input: DeletedMessageRestoreInput
     ) -> DeletedMessageRestorePayload:
-        ctx, keys = info.context, ids_from_global_ids(info, "DeletedMessage", input.ids)
-        await deleted_messages.restore_messages(
-            ctx, keys, mailbox_selector_from_ref(input.mailbox) if input.mailbox else None
-        )
+        ctx = info.context
+        keys = ids_from_refs(info, input.deleted_messages, "deletedMessages")
+        mailbox = mailbox_selector_from_ref(input.mailbox) if input.mailbox else None
+        await deleted_messages.restore_messages(ctx, keys, mailbox)
         rows = [
             row for row in await ctx.load_many(message_loaders.load_visible_by_ids, keys) if row
         ]
@@ -230,7 +238,7 @@ class ArchiveMutation:
     ) -> TaskPayload:
         into_new_mailbox = input.destination is RestoreDestination.NEW_MAILBOX
         owner = await load_named_user_id(info, input.user)
-        span = DeletionPeriod(input.start, input.end, owner, into_new_mailbox=into_new_mailbox)
+        span = DeletionPeriod(input.since, input.before, owner, into_new_mailbox=into_new_mailbox)
         return TaskPayload(
             task=Task.from_row(await deleted_messages.queue_restore_of_period(info.context, span))
         )

@@ -10,11 +10,13 @@ from strawberry import UNSET
 from strawberry.types import get_object_definition
 from strawberry.utils.str_converters import to_camel_case
 
+from graph.messages.references import ThreadRef
 from graph.types import global_ids
 from graph.types.connections import PageArguments
 from graph.types.errors import attribute_field
 from graph.types.fields import Info
 from graph.types.input_conditions import ConditionsInput
+from graph.types.object_references import id_from_ref
 from graph.types.references import (
     MailboxRef,
     UserSelection,
@@ -54,10 +56,14 @@ class MessageOrder(StrEnum):
         return {"RECEIVED_DESC": NEWEST_FIRST, "RECEIVED_ASC": OLDEST_FIRST}.get(self, "relevance-")
 
 
-@strawberry.input(one_of=True, description="A point in time.")
-class DateBound:
-    at: strawberry.Maybe[datetime] = attribute_field("Absolute.")
-    ago: strawberry.Maybe[Duration] = attribute_field("Relative to now, P30D.")
+@strawberry.input(
+    one_of=True, description="A time that is given absolutely or relative to the current time."
+)
+class PastTimeInput:
+    at: strawberry.Maybe[datetime] = attribute_field("The time itself.")
+    ago: strawberry.Maybe[Duration] = attribute_field(
+        "Duration before the current time (ISO 8601), such as P30D for 30 days ago."
+    )
 
     def resolve_time(self, info: Info) -> datetime:
         """Return the absolute time. Raises Invalid if it is too long ago."""
@@ -126,10 +132,13 @@ class MessageFilter(ConditionsInput):
     mailboxes: list[MailboxRef] | None = attribute_field("In one of these.", default=UNSET)
     mailbox_patterns: list[str] | None = attribute_field("Path with * and %.", default=UNSET)
     searchable: bool | None = attribute_field("True = not in Junk or Trash.", default=UNSET)
-    thread: strawberry.ID | None = attribute_field("In this conversation.", default=UNSET)
+    thread: ThreadRef | None = attribute_field("Messages of this thread.", default=UNSET)
     uids: str | None = attribute_field("Uid set, with mailbox.", default=UNSET)
     seqs: str | None = attribute_field("Sequence set, with mailbox.", default=UNSET)
-    guids: list[str] | None = attribute_field("Exact.", default=UNSET)
+    email_ids: list[str] | None = attribute_field(
+        "EMAILIDs of messages (RFC 8474), at most 1,000. An empty list selects nothing.",
+        default=UNSET,
+    )
     seen: bool | None = attribute_field(r"\Seen.", default=UNSET)
     flagged: bool | None = attribute_field(r"\Flagged.", default=UNSET)
     answered: bool | None = attribute_field(r"\Answered.", default=UNSET)
@@ -138,21 +147,21 @@ class MessageFilter(ConditionsInput):
     forwarded: bool | None = attribute_field("$Forwarded.", default=UNSET)
     keyword: str | None = attribute_field("Has this keyword or label.", default=UNSET)
     tier: StorageTier | None = attribute_field("Whose body lies there.", default=UNSET)
-    received_since: DateBound | None = attribute_field(
+    received_since: PastTimeInput | None = attribute_field(
         "Arrival, or coming back from being snoozed; inclusive.", default=UNSET
     )
-    received_before: DateBound | None = attribute_field(
+    received_before: PastTimeInput | None = attribute_field(
         "Arrival, or coming back from being snoozed; exclusive.", default=UNSET
     )
-    sent_since: DateBound | None = attribute_field("Date header, inclusive.", default=UNSET)
-    sent_before: DateBound | None = attribute_field("Date header, exclusive.", default=UNSET)
-    saved_since: DateBound | None = attribute_field(
+    sent_since: PastTimeInput | None = attribute_field("Date header, inclusive.", default=UNSET)
+    sent_before: PastTimeInput | None = attribute_field("Date header, exclusive.", default=UNSET)
+    saved_since: PastTimeInput | None = attribute_field(
         "Put into the folder, inclusive.", default=UNSET
     )
-    saved_before: DateBound | None = attribute_field(
+    saved_before: PastTimeInput | None = attribute_field(
         "Put into the folder, exclusive.", default=UNSET
     )
-    expires_before: DateBound | None = attribute_field(
+    expires_before: PastTimeInput | None = attribute_field(
         "Deleted by itself before then.", default=UNSET
     )
     larger: ByteSize | None = attribute_field("More than.", default=UNSET)
@@ -197,9 +206,7 @@ class MessageFilter(ConditionsInput):
             every=all_of,
             some=self._conditions_of_filters(self.or_, info, depth),
             none=self.not_.to_conditions(info, depth + 1) if self.not_ else None,
-            thread_id=global_ids.decode("Thread", self.thread, path="thread")
-            if self.thread
-            else None,
+            thread_id=id_from_ref(self.thread, "thread") if self.thread else None,
             **self._compound_conditions(),
             **values,
             **times,
@@ -284,7 +291,7 @@ TIME_FIELDS = (
     "received_since", "received_before", "sent_since", "sent_before", "saved_since",
     "saved_before", "expires_before",
 )  # fmt: skip
-MAX_LIST_LENGTHS = {"mailboxes": 250, "mailbox_patterns": 50, "guids": 1000}
+MAX_LIST_LENGTHS = {"mailboxes": 250, "mailbox_patterns": 50, "email_ids": 1000}
 LIST_FIELDS = tuple(MAX_LIST_LENGTHS)
 
 
@@ -306,11 +313,13 @@ def filter_from_json(fields: Mapping[str, Any]) -> MessageFilter:
         elif name == "not":
             values[key] = filter_from_json(value)
         elif name in TIME_JSON_NAMES:
-            values[key] = _date_bound_from_json(value)
+            values[key] = _past_time_from_json(value)
         elif name == "mailbox":
             values[key] = _mailbox_ref_from_json(value)
         elif name == "mailboxes":
             values[key] = [_mailbox_ref_from_json(item) for item in value]
+        elif name == "thread":
+            values[key] = ThreadRef(id=strawberry.Some(value["id"]))
         elif name == "header":
             values[key] = HeaderMatch(**value)
         elif name == "attachment":
@@ -326,11 +335,11 @@ def filter_from_json(fields: Mapping[str, Any]) -> MessageFilter:
     return message_filter
 
 
-def _date_bound_from_json(value: Mapping[str, str]) -> DateBound:
+def _past_time_from_json(value: Mapping[str, str]) -> PastTimeInput:
     """Return the time bound of a JSON object with `at` or `ago`."""
     if "at" in value:
-        return DateBound(at=strawberry.Some(datetime.fromisoformat(value["at"])), ago=None)
-    return DateBound(
+        return PastTimeInput(at=strawberry.Some(datetime.fromisoformat(value["at"])), ago=None)
+    return PastTimeInput(
         at=None, ago=strawberry.Some(Duration(quantities.parse_duration(value["ago"])))
     )
 

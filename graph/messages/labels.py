@@ -1,4 +1,4 @@
-"""GraphQL types and mutation of labels."""
+"""GraphQL types and mutations of labels."""
 
 from collections.abc import Mapping
 from typing import ClassVar
@@ -6,75 +6,121 @@ from typing import ClassVar
 import strawberry
 from strawberry import UNSET
 
-from graph.types.errors import MutationPayload, Options, attribute_field
+from graph.types import global_ids
+from graph.types.errors import DeletePayload, MutationPayload, Options, attribute_field
 from graph.types.fields import Info, field
 from graph.types.mutations import mutation
+from graph.types.object_references import ObjectRef, load_ids_from_refs
 from graph.types.object_views import DerivedField
-from graph.types.references import value_or_none
+from graph.types.references import maybe_value, value_or_none
 from graph.types.row_mapping import NodeView, global_id_field
-from models.errors import InvalidInput
 from models.users.roles import Scope
-from resolvers.access import require_user_id
 from resolvers.messages import labels
-from resolvers.messages.labels import LabelChange
+from resolvers.messages.labels import LabelChange, NewLabel
 
 
-@strawberry.type(description="Keyword with a name and a colour.")
+@strawberry.type(
+    description="A name and a color for a keyword of messages. Messages have the label if they "
+    "have the keyword among their flags."
+)
 class Label(NodeView):
-    keyword: str = attribute_field("What messages have among their flags, in any case.")
-    name: str = attribute_field("For people.")
-    color: str | None = attribute_field("#rrggbb.")
+    keyword: str = attribute_field("IMAP keyword (RFC 9051). Its case does not matter.")
+    name: str = attribute_field("Display name.")
+    color: str | None = attribute_field("Color as #rrggbb. Null: none.")
 
     load_batch = staticmethod(labels.load_visible_by_ids)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {"id": global_id_field("Label")}
 
-    @field("Unread messages that have it.", "user_id", "folded", cost=5)
-    async def unseen(self, info: Info) -> int:
+    @field("Number of unread messages with the label.", "user_id", "folded", cost=5)
+    async def unseen_count(self, info: Info) -> int:
         counts = await info.context.load(
             labels.count_messages_by_label, (self.row.user_id, self.row.folded)
         )
         return counts.unseen
 
-    @field("Messages that have it, in all folders.", "user_id", "folded", cost=5)
-    async def total(self, info: Info) -> int:
+    @field("Number of messages with the label, in all folders.", "user_id", "folded", cost=5)
+    async def message_count(self, info: Info) -> int:
         counts = await info.context.load(
             labels.count_messages_by_label, (self.row.user_id, self.row.folded)
         )
         return counts.total
 
 
-@strawberry.input(description="Input of labelSet; absent = unchanged.")
-class LabelSetInput(Options):
-    keyword: str = attribute_field("Which; a label is made where there is none.")
+@strawberry.input(one_of=True, description="Names one label of the signed-in user.")
+class LabelRef(ObjectRef):
+    keyword: strawberry.Maybe[str] = attribute_field("Keyword of the label, in any case.")
+
+
+@strawberry.input(description="Input of labelCreate.")
+class LabelCreateInput(Options):
+    keyword: str = attribute_field("IMAP keyword, at most 128 characters.")
     name: str | None = attribute_field(
-        "At most 128 characters; of a new one the keyword.", default=UNSET
+        "Display name, at most 128 characters. Default: the keyword.", default=UNSET
     )
-    color: str | None = attribute_field("#rrggbb; null = none.", default=UNSET)
-    delete: bool = attribute_field(
-        "Forget name and colour. Messages keep the keyword.", default=False
-    )
+    color: str | None = attribute_field("Color as #rrggbb. Default: none.", default=UNSET)
 
 
-@strawberry.type(description="Answer of labelSet.")
-class LabelSetPayload(MutationPayload):
-    labels: list[Label] = attribute_field("All there are now, by name.", default_factory=list)
+@strawberry.input(description="New values of labels. An absent field leaves the value.")
+class LabelPatch:
+    name: strawberry.Maybe[str] = attribute_field("Display name, at most 128 characters.")
+    color: strawberry.Maybe[str | None] = attribute_field("Color as #rrggbb. Null: none.")
+
+
+@strawberry.input(description="Input of labelUpdate.")
+class LabelUpdateInput(Options):
+    labels: list[LabelRef] = attribute_field("The labels to change.")
+    set: LabelPatch = attribute_field("New values.")
+
+
+@strawberry.input(description="Input of labelDelete.")
+class LabelDeleteInput(Options):
+    labels: list[LabelRef] = attribute_field("The labels to delete.")
+
+
+@strawberry.type(description="Response of labelCreate.")
+class LabelPayload(MutationPayload):
+    label: Label | None = attribute_field("The new label.", default=None)
+
+
+@strawberry.type(description="Response of labelUpdate.")
+class LabelsPayload(MutationPayload):
+    labels: list[Label] = attribute_field(
+        "The labels, in the order of the input.", default_factory=list
+    )
 
 
 @strawberry.type
 class LabelMutation:
-    @mutation("Name and colour of a keyword.", scope=Scope.MAIL)
-    async def label_set(self, info: Info, input: LabelSetInput) -> LabelSetPayload:
-        ctx, color = info.context, input.color
-        if input.delete:
-            if input.name or input.color:
-                text = "what is deleted has no name and no colour"
-                raise InvalidInput(text, constraint="exclusive", path=["delete"])
-            await labels.delete_label(ctx, input.keyword)
-        else:
-            has_color = color is not UNSET
-            changes = LabelChange(
-                value_or_none(input.name), color if has_color else None, has_color
-            )
-            await labels.set_label(ctx, input.keyword, changes)
-        rows = await ctx.load(labels.load_labels_by_user, require_user_id(ctx))
-        return LabelSetPayload(labels=[Label.from_row(row) for row in rows])
+    @mutation("Gives a keyword a name and a color: it becomes a label.", scope=Scope.MAIL)
+    async def label_create(self, info: Info, input: LabelCreateInput) -> LabelPayload:
+        ctx = info.context
+        new_label = NewLabel(input.keyword, value_or_none(input.name), value_or_none(input.color))
+        label_id = await labels.create_label(ctx, new_label)
+        return LabelPayload(
+            label=Label.from_row_or_none(await ctx.load(labels.load_visible_by_ids, label_id))
+        )
+
+    @mutation("Changes name and color of labels, all or none.", scope=Scope.MAIL)
+    async def label_update(self, info: Info, input: LabelUpdateInput) -> LabelsPayload:
+        label_ids = await _ids_from_refs(info, input.labels)
+        change = LabelChange(
+            maybe_value(input.set.name), maybe_value(input.set.color), bool(input.set.color)
+        )
+        await labels.update_labels(info.context, label_ids, change)
+        rows = await info.context.load_many(labels.load_visible_by_ids, label_ids)
+        return LabelsPayload(labels=[Label.from_row(row) for row in rows if row])
+
+    @mutation("Deletes labels, all or none. The messages keep the keywords.", scope=Scope.MAIL)
+    async def label_delete(self, info: Info, input: LabelDeleteInput) -> DeletePayload:
+        label_ids = await _ids_from_refs(info, input.labels)
+        await labels.delete_labels(info.context, label_ids)
+        return DeletePayload(
+            deleted_ids=[global_ids.encode("Label", label_id) for label_id in label_ids]
+        )
+
+
+async def _ids_from_refs(info: Info, refs: list[LabelRef]) -> list[int]:
+    """Return the row IDs of labels, in the order of the references."""
+    return await load_ids_from_refs(
+        info, refs, "labels", name_field="keyword", load_ids=labels.load_ids_by_keyword
+    )

@@ -19,6 +19,7 @@ from mail.mime import ParsedPart, tree_from_json_rows, walk_parts
 from mail.mime.header_parameters import safe_filename
 from mail.storage.message_content import StoredMessage
 from models.errors import require_found
+from models.messages.mime_values import AttachmentDisposition
 from resolvers.messages import computed_fields, content
 from resolvers.messages.computed_fields import AttachedMessageContent
 from resolvers.spam import quarantine
@@ -60,17 +61,20 @@ class Attachment:
     id: strawberry.ID = attribute_field(
         "Global, so that caches never mix the attachments of two messages."
     )
-    part: str = attribute_field("IMAP section number within the message.")
-    hash: str = attribute_field("SHA-256 of the content.")
+    section: str = attribute_field("IMAP section number within the message.")
+    sha256: str = attribute_field("SHA-256 of the decoded content, 64 hexadecimal digits.")
     filename: str | None = attribute_field(
         "Decoded name, without path, control characters and bidirectional characters."
     )
     content_type: str = attribute_field("MIME type.")
-    disposition: str | None = attribute_field("attachment or inline.")
+    disposition: AttachmentDisposition | None = attribute_field(
+        "Content-Disposition (RFC 2183). Null if the part has none."
+    )
     transfer_encoding: str = attribute_field("As in the message; content is served decoded.")
-    related: bool = attribute_field("Inline image of HTML.")
-    cid: str | None = attribute_field("Content-ID.")
-    size_kb: int = attribute_field("About.")
+    inline: bool = attribute_field(
+        "True if the part is in a multipart/related, such as an image that the HTML shows."
+    )
+    content_id: str | None = attribute_field("Content-ID, without angle brackets.")
     size: ByteSize = attribute_field("Decoded bytes.")
     row: strawberry.Private[Any] = None
     index: strawberry.Private[int] = 0
@@ -113,15 +117,14 @@ class Attachment:
         facts = row.attachments[index]
         return cls(
             id=download_urls.attachment_id(row.id, index),
-            part=facts["part"],
-            hash=facts["hash"],
+            section=facts["section"],
+            sha256=facts["sha256"],
             filename=safe_filename(facts["filename"] or ""),
             content_type=facts["content_type"],
-            disposition=facts["disposition"],
+            disposition=AttachmentDisposition.from_header_word(facts["disposition"]),
             transfer_encoding=facts["encoding"],
-            related=facts["related"],
-            cid=facts["cid"],
-            size_kb=-(-facts["size"] // 1024),
+            inline=facts["inline"],
+            content_id=facts["content_id"],
             size=ByteSize(facts["size"]),
             row=row,
             index=index,
@@ -133,11 +136,13 @@ class Attachment:
 class MimePart:
     section: str = attribute_field("IMAP section number.")
     content_type: ContentType = attribute_field("Content-Type.")
-    disposition: str | None = attribute_field("attachment or inline.")
+    disposition: AttachmentDisposition | None = attribute_field(
+        "Content-Disposition (RFC 2183). Null if the part has none."
+    )
     filename: str | None = attribute_field(
         "Decoded name, without path, control characters and bidirectional characters."
     )
-    cid: str | None = attribute_field("Content-ID.")
+    content_id: str | None = attribute_field("Content-ID, without angle brackets.")
     size: ByteSize = attribute_field("Bytes as transferred.")
     parts: list["MimePart"] = attribute_field("Parts below.")
     row: strawberry.Private[Any] = None
@@ -186,9 +191,9 @@ class MimePart:
         return cls(
             section=content.section_of_part(part),
             content_type=ContentType(value=part.content_type, params=JSON(part.params)),
-            disposition=part.disposition,
+            disposition=AttachmentDisposition.from_header_word(part.disposition),
             filename=safe_filename(part.filename or ""),
-            cid=part.cid,
+            content_id=part.content_id,
             size=ByteSize(part.size),
             parts=children,
             row=row,

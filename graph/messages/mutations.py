@@ -51,7 +51,9 @@ class MessagePatch:
     add_flags: strawberry.Maybe[list[str]] = attribute_field("Flags and keywords to add.")
     remove_flags: strawberry.Maybe[list[str]] = attribute_field("To remove.")
     flags: strawberry.Maybe[list[str]] = attribute_field("Replace all.")
-    expires: strawberry.Maybe[datetime | None] = attribute_field("Null = never.")
+    expires_at: strawberry.Maybe[datetime | None] = attribute_field(
+        "Deletes the messages automatically at this time. Null: never."
+    )
     snoozed_until: strawberry.Maybe[datetime | None] = attribute_field(
         "Into the folder SNOOZED until then, when it comes back unread, before all others; "
         "null = back now, as it was. Not while it is moved."
@@ -64,8 +66,8 @@ class MessagePatch:
         Raises Invalid if `flags` is combined with `addFlags` or `removeFlags`.
         """
         values: dict[str, Any] = {}
-        if self.expires:
-            values["expires"] = self.expires.value
+        if self.expires_at:
+            values["expires_at"] = self.expires_at.value
         if self.metadata:
             values["public_metadata"] = validate_custom_data(self.metadata.value, "metadata")
         if self.flags and (self.add_flags or self.remove_flags):
@@ -104,7 +106,6 @@ class MessageMoveInput(Options):
     set: MessagePatch | None = attribute_field("Flag changes on the way.", default=UNSET)
     async_: bool = attribute_field("Answer with a task at once.", name="async", default=False)
     source_user: UserRef | None = attribute_field(SOURCE_DESCRIPTION, default=UNSET)
-    source_type: str = attribute_field('Kind of source: "user", there is no other.', default="user")
 
 
 @strawberry.input(description="Input of messageCopy.")
@@ -115,7 +116,6 @@ class MessageCopyInput(Options):
     )
     async_: bool = attribute_field("Answer with a task at once.", name="async", default=False)
     source_user: UserRef | None = attribute_field(SOURCE_DESCRIPTION, default=UNSET)
-    source_type: str = attribute_field('Kind of source: "user", there is no other.', default="user")
 
 
 @strawberry.input(description="Input of messageDelete.")
@@ -224,12 +224,7 @@ def _task_of_result(result: BulkOutcome) -> Task | None:
 def _source_user_selector(
     transfer_input: MessageMoveInput | MessageCopyInput,
 ) -> UserSelector | None:
-    """Return the selector of the source user of a move or copy; None if not named.
-
-    Raises Invalid if `sourceType` is not "user".
-    """
-    if transfer_input.source_type != "user":
-        raise InvalidInput('the only kind is "user"', constraint="enum", path=["sourceType"])
+    """Return the selector of the source user of a move or copy; None if not named."""
     return (
         user_selector_from_ref(transfer_input.source_user, path="sourceUser")
         if transfer_input.source_user

@@ -12,14 +12,16 @@ from graph.mailboxes.types import Mailbox
 from graph.messages.filter_inputs import MessageListRequest, MessageOrder
 from graph.messages.mime_parts import MailAddress
 from graph.messages.mutations import MessagePatch, undo_token_of_result
+from graph.messages.references import ThreadRef
 from graph.messages.types import MessageConnection, load_message_page
-from graph.types import global_ids
 from graph.types.connections import PageArguments
+from graph.types.error_paths import error_paths_below
 from graph.types.errors import MutationPayload, Options, attribute_field
 from graph.types.fields import Auth, Info, field, query
 from graph.types.mutations import mutation
+from graph.types.object_references import id_from_ref, ids_from_refs
 from graph.types.object_views import DerivedField
-from graph.types.references import value_or_none
+from graph.types.references import maybe_value
 from graph.types.row_mapping import NodeView, global_id_field
 from models.errors import InvalidInput
 from models.users.roles import Scope
@@ -51,56 +53,63 @@ class Thread(NodeView):
         rows = await info.context.load_many(mailbox_loaders.load_visible_by_ids, keys)
         return [Mailbox.from_row(row) for row in rows if row]
 
-    @field("Oldest first.")
+    @field("Messages of the thread in folders.")
     async def messages(
-        self, info: Info, first: int | None = UNSET, after: str | None = UNSET
+        self,
+        info: Info,
+        order_by: MessageOrder = MessageOrder.RECEIVED_ASC,
+        first: int | None = UNSET,
+        after: str | None = UNSET,
+        last: int | None = UNSET,
+        before: str | None = UNSET,
     ) -> MessageConnection:
-        request = MessageListRequest(
-            None, MessageOrder.RECEIVED_ASC, PageArguments(first, after, None, None)
-        )
+        request = MessageListRequest(None, order_by, PageArguments(first, after, last, before))
         return await load_message_page(
             info, request, user_ids=[self.row.user_id], thread_id=self.row.id
         )
 
 
+@strawberry.input(
+    description="Changes of threads. `muted` belongs to the thread; every other field is set on "
+    "all its messages in folders. An absent field leaves the value."
+)
+class ThreadPatch(MessagePatch):
+    muted: strawberry.Maybe[bool] = attribute_field(
+        "True: new messages of the thread are stored as read."
+    )
+
+
 @strawberry.input(description="Input of threadUpdate.")
 class ThreadUpdateInput(Options):
-    ids: list[strawberry.ID] = attribute_field("Conversations, at most 250.")
-    set: MessagePatch | None = attribute_field(
-        "What to change on all their messages in folders.", default=UNSET
-    )
-    muted: bool | None = attribute_field(
-        "Whether what is received from now on arrives read.", default=UNSET
-    )
+    threads: list[ThreadRef] = attribute_field("The threads to change, at most 250.")
+    set: ThreadPatch = attribute_field("New values.")
 
 
-@strawberry.type(description="Answer of threadUpdate.")
-class ThreadUpdatePayload(MutationPayload):
-    threads: list[Thread] = attribute_field(
-        "The conversations, as they are now.", default_factory=list
+@strawberry.type(description="Response of threadUpdate.")
+class ThreadsPayload(MutationPayload):
+    threads: list[Thread] = attribute_field("The threads, each once.", default_factory=list)
+    task: Task | None = attribute_field(
+        "Task that changes the messages. Null if they are changed at once.", default=None
     )
-    task: Task | None = attribute_field("Background work, null when done at once.", default=None)
-    undo: UndoToken | None = attribute_field("Takes it back.", default=None)
+    undo: UndoToken | None = attribute_field("Token that undoes the change.", default=None)
 
 
 @strawberry.type
 class ThreadMutation:
-    @mutation("Whole conversations: their messages, and whether they are muted.", scope=Scope.MAIL)
-    async def thread_update(self, info: Info, input: ThreadUpdateInput) -> ThreadUpdatePayload:
-        if not 0 < len(input.ids) <= threads.MAX_THREADS:
-            text = f"one to {threads.MAX_THREADS} conversations"
-            raise InvalidInput(text, constraint="range", path=["ids"])
-        keys = [
-            global_ids.decode("Thread", text, path="ids", index=index)
-            for index, text in enumerate(input.ids)
-        ]
-        changes = input.set.to_changes() if input.set else None
-        request = ThreadChangeRequest(keys, changes, value_or_none(input.muted))
-        result = await threads.change_threads(info.context, request)
+    @mutation("Changes whole threads and all their messages in folders.", scope=Scope.MAIL)
+    async def thread_update(self, info: Info, input: ThreadUpdateInput) -> ThreadsPayload:
+        if not 0 < len(input.threads) <= threads.MAX_THREADS:
+            text = f"one to {threads.MAX_THREADS} threads"
+            raise InvalidInput(text, constraint="range", path=["threads"])
+        keys = ids_from_refs(info, input.threads, "threads")
+        changes = input.set.to_changes()
+        request = ThreadChangeRequest(keys, changes, maybe_value(input.set.muted))
+        with error_paths_below("threads"):
+            result = await threads.change_threads(info.context, request)
         rows = await info.context.load_many(
             message_loaders.load_visible_threads_by_ids, dict.fromkeys(keys)
         )
-        return ThreadUpdatePayload(
+        return ThreadsPayload(
             threads=[Thread.from_row(row) for row in rows if row],
             task=Task.from_row_or_none(result.task),
             undo=undo_token_of_result(result),
@@ -109,9 +118,9 @@ class ThreadMutation:
 
 @strawberry.type
 class ThreadQuery:
-    @query("One conversation.", scope=Scope.MAIL_READ)
-    async def thread(self, info: Info, id: strawberry.ID) -> Thread | None:
+    @query("One thread. Null if it doesn't exist.", scope=Scope.MAIL_READ)
+    async def thread(self, info: Info, by: ThreadRef) -> Thread | None:
         row = await info.context.load(
-            message_loaders.load_visible_threads_by_ids, global_ids.decode("Thread", id)
+            message_loaders.load_visible_threads_by_ids, id_from_ref(by, "by")
         )
         return Thread.from_row_or_none(row)

@@ -87,7 +87,7 @@ class Envelope:
 
 
 @strawberry.type(description="Mailing list headers.")
-class ListInfo:
+class MailingList:
     list_id: str | None = attribute_field("List-ID.")
     unsubscribe: str | None = attribute_field("List-Unsubscribe as written.")
     unsubscribe_url: URL | None = attribute_field("https address of it.")
@@ -106,12 +106,12 @@ def _name_and_address(
     return (name, address) if name or address else None
 
 
-def _list_info_from_json(stored_list: dict[str, Any] | None) -> ListInfo | None:
+def _mailing_list_from_json(stored_list: dict[str, Any] | None) -> MailingList | None:
     """Return the stored mailing list fields; None if the message has none."""
     return (
         None
         if not stored_list
-        else ListInfo(
+        else MailingList(
             list_id=stored_list["id"],
             unsubscribe=stored_list["unsubscribe"],
             unsubscribe_url=stored_list["url"],
@@ -134,7 +134,9 @@ FLAG_COLUMNS = ("seen", "answered", "flagged", "deleted", "draft", "keywords")
 
 @strawberry.type(description="Stored message.", directives=[Auth(scope=Scope.MAIL_READ)])
 class Message(MessageContentFields):
-    guid: str = attribute_field("128-bit id as 32 hex digits.")
+    email_id: str = attribute_field(
+        "EMAILID of the message (RFC 8474): 32 hexadecimal digits. It never changes."
+    )
     uid: BigInt = attribute_field("In its folder.")
     user: Annotated["User", strawberry.lazy("graph.users.types")] = link(
         "user_id",
@@ -170,9 +172,14 @@ class Message(MessageContentFields):
     date: datetime | None = attribute_field("Date header.")
     received_at: datetime = attribute_field("Arrival.")
     saved_at: datetime = attribute_field("Put into this folder.")
-    expires: datetime | None = attribute_field("Deleted by itself then.")
+    expires_at: datetime | None = attribute_field(
+        "The message is deleted automatically at this time. Null: never."
+    )
     snoozed_until: datetime | None = attribute_field("In the folder SNOOZED until then.")
-    list_: ListInfo | None = attribute_field("Mailing list.", name="list")
+    mailing_list: MailingList | None = attribute_field(
+        "Mailing list that the message came from, by its header fields List-ID (RFC 2919) and "
+        "List-Unsubscribe (RFC 2369). Null if the message has none."
+    )
     size: ByteSize = attribute_field("Bytes as stored.")
     preview: str = attribute_field("First 128 bytes of text.")
     flags: list[str] = attribute_field("All flags and keywords.")
@@ -186,7 +193,7 @@ class Message(MessageContentFields):
     has_attachments: bool = attribute_field("Files attached.")
     attachment_count: int = attribute_field("How many files.")
     attachments: list[Attachment] = attribute_field("Files.")
-    structure: MimePart = attribute_field("MIME tree.")
+    mime_structure: MimePart = attribute_field("MIME tree of the message.")
     content_type: ContentType = attribute_field("Top content type.")
     encrypted: bool = attribute_field("PGP or S/MIME.")
     metadata: JSON | None = attribute_field("Free data of the application.")
@@ -199,27 +206,31 @@ class Message(MessageContentFields):
     verification: Verification | None = attribute_field(
         "What the server found out where it came in; null = no statement."
     )
-    spam: SpamReport | None = attribute_field("What scanners found; null = none has judged it.")
+    spam_report: SpamReport | None = attribute_field(
+        "Results of the spam and virus filters. Null: no filter has scanned the message."
+    )
     outbound: list[Outbound] = link(
         "id",
         delivery_status.load_own_submissions_by_message,
         outbound_from_rows,
         description="Where it stands on its way out, as often as it was sent; the oldest first.",
     )
-    files: list[Annotated["File", strawberry.lazy("graph.files.types")]] = link(
+    stored_files: list[Annotated["File", strawberry.lazy("graph.files.types")]] = link(
         "id",
         file_attachments.load_own_files_by_draft,
         lambda rows: [lazy_view_factory("graph.files.types", "File")(row) for row in rows],
-        description="Stored files that a draft was given.",
+        description="Stored files that are attached to a draft.",
     )
-    pop3_uidl: str = attribute_field("By which POP3 names it (RFC 1939): its guid.")
+    pop3_uidl: str = attribute_field(
+        "Unique id of the message in POP3 (RFC 1939). It equals `emailId`."
+    )
 
     load_batch = staticmethod(message_loaders.load_visible_by_ids)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
         "id": global_id_field("Message"),
         "metadata": DerivedField(("public_metadata",), return_unchanged),
         "thread_id": DerivedField(("thread_id",), global_ids.encoder("Thread")),
-        "guid": DerivedField(("id",), "{:032x}".format),
+        "email_id": DerivedField(("id",), "{:032x}".format),
         "envelope": DerivedField(("envelope_from", "envelope_to"), _envelope_from_columns),
         "from_": NestedViewField(("from_name", "from_address"), _name_and_address, MailAddress),
         "sender": NestedViewField(("sender",), lambda pair: pair or None, MailAddress),
@@ -227,7 +238,7 @@ class Message(MessageContentFields):
         "to": _addresses_field("to"),
         "cc": _addresses_field("cc"),
         "bcc": _addresses_field("bcc"),
-        "list_": DerivedField(("mailing_list",), _list_info_from_json),
+        "mailing_list": DerivedField(("mailing_list",), _mailing_list_from_json),
         "preview": DerivedField(("preview",), shortened_preview),
         "flags": DerivedField(FLAG_COLUMNS, flags_of),
         "forwarded": DerivedField(("keywords",), lambda keywords: "$Forwarded" in keywords),
@@ -235,11 +246,11 @@ class Message(MessageContentFields):
         "attachments": ThreadedIfLargeField(
             ("attachments", "user_id"), Attachment.list_from_row, Attachment.has_long_list
         ),
-        "structure": ThreadedIfLargeField(
+        "mime_structure": ThreadedIfLargeField(
             ("structure", "user_id"), MimePart.from_row, is_large_structure
         ),
         "verification": DerivedField(("verification",), Verification.from_json_or_none),
-        "spam": DerivedField(("spam",), SpamReport.from_json_or_none),
+        "spam_report": DerivedField(("spam",), SpamReport.from_json_or_none),
         "pop3_uidl": DerivedField(("id",), "{:032x}".format),
         "content_type": DerivedField(
             ("content_type", "content_params"),
@@ -247,8 +258,12 @@ class Message(MessageContentFields):
         ),
     }
 
-    @field("Those that acted on it as it came, in their order; not those that are gone.", "filters")
-    async def filters(
+    @field(
+        "Filters that acted on the message when it was delivered, in their order. Deleted filters "
+        "are left out.",
+        "filters",
+    )
+    async def matched_filters(
         self, info: Info
     ) -> list[Annotated["Filter", strawberry.lazy("graph.filters.types")]]:
         rows = await info.context.load_many(

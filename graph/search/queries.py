@@ -1,6 +1,6 @@
 """Queries that search messages, and that convert filters from and to text."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -18,6 +18,7 @@ from graph.messages.filter_inputs import (
     MessageOrder,
     filter_from_json,
 )
+from graph.messages.references import ThreadRef
 from graph.messages.types import MessageConnection, load_message_page
 from graph.types.connections import PageArguments
 from graph.types.errors import attribute_field
@@ -74,8 +75,8 @@ def json_from_filter(message_filter: MessageFilter, now: datetime) -> dict[str, 
             value = (
                 {"at": format_instant(time)} if time else {"ago": quantities.format_duration(ago)}
             )
-        elif name == "mailbox":
-            value = _mailbox_ref_json(value)
+        elif name in REF_CONVERTERS:
+            value = REF_CONVERTERS[name](value)
         elif name == "mailboxes":
             value = [_mailbox_ref_json(part) for part in value]
         elif name in ("header", "attachment"):
@@ -98,6 +99,17 @@ def _mailbox_ref_json(mailbox_ref: MailboxRef) -> dict[str, Any]:
         return {"specialUse": special_use.value}
     values = {name: maybe_value(getattr(mailbox_ref, name)) for name in ("path", "id", "guid")}
     return {name: value for name, value in values.items() if value is not None}
+
+
+def _thread_ref_json(thread_ref: ThreadRef) -> dict[str, Any]:
+    """Return a thread reference as JSON."""
+    return {"id": maybe_value(thread_ref.id)}
+
+
+REF_CONVERTERS: Mapping[str, Callable[[Any], dict[str, Any]]] = {
+    "mailbox": _mailbox_ref_json,
+    "thread": _thread_ref_json,
+}
 
 
 def _parsed_search_from_json(

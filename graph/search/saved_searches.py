@@ -1,6 +1,6 @@
-"""GraphQL types, mutation and subscription of saved searches."""
+"""GraphQL types, mutations and subscription of saved searches."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import strawberry
@@ -17,10 +17,12 @@ from graph.messages.types import MessageConnection, load_message_page
 from graph.search.queries import json_from_filter
 from graph.types import global_ids
 from graph.types.connections import PageArguments
-from graph.types.errors import MutationPayload, Options, attribute_field
+from graph.types.errors import DeletePayload, MutationPayload, Options, attribute_field
 from graph.types.fields import Auth, Info, field, subscription
 from graph.types.mutations import mutation
+from graph.types.object_references import ObjectRef, load_ids_from_refs
 from graph.types.object_views import DerivedField
+from graph.types.references import maybe_value, value_or_none
 from graph.types.row_mapping import NodeView, global_id_field
 from models.errors import InvalidInput
 from models.users.roles import Scope
@@ -30,6 +32,7 @@ from resolvers.messages.filters.message_filter import MessageConditions
 from resolvers.search import saved_searches, search_scope
 from resolvers.search.query_parser import fields_from_valid_query
 from resolvers.search.query_printer import query_from_fields
+from resolvers.search.saved_searches import SavedSearchChange
 
 
 def _conditions_from_json(info: Info, fields: Mapping[str, Any]) -> MessageConditions:
@@ -52,12 +55,12 @@ class SavedSearch(NodeView):
     def query(self, info: Info) -> str:
         return query_from_fields(self.row.filter, info.context.environment.now())
 
-    @field("Unread messages it finds now.", "filter", "user_id", cost=20)
-    async def unseen(self, info: Info) -> int:
+    @field("Number of unread messages that the search matches.", "filter", "user_id", cost=20)
+    async def unseen_count(self, info: Info) -> int:
         return await self._count_messages(info, only_unseen=True)
 
-    @field("Messages it finds now.", "filter", "user_id", cost=20)
-    async def total(self, info: Info) -> int:
+    @field("Number of messages that the search matches.", "filter", "user_id", cost=20)
+    async def message_count(self, info: Info) -> int:
         return await self._count_messages(info)
 
     async def _count_messages(self, info: Info, *, only_unseen: bool = False) -> int:
@@ -86,59 +89,132 @@ class SavedSearch(NodeView):
         return await load_message_page(info, request, user_ids=[self.row.user_id])
 
 
-@strawberry.input(description="Input of savedSearchSet: a filter, a query, or both.")
-class SavedSearchSetInput(Options):
-    name: str = attribute_field("At most 128 characters; a search of this name is replaced.")
-    filter: MessageFilter | None = attribute_field(
-        "What it finds, without text, body and header.", default=UNSET
+@strawberry.input(one_of=True, description="Names one saved search of the signed-in user.")
+class SavedSearchRef(ObjectRef):
+    name: strawberry.Maybe[str] = attribute_field("Name of the saved search, in any case.")
+
+
+FILTER_DESCRIPTION = (
+    "Messages that the search matches. Conditions on text, body and header are refused."
+)
+QUERY_DESCRIPTION = "Search text. With `filter`, both must match."
+
+
+@strawberry.input(description="Input of savedSearchCreate. `filter`, `query` or both are required.")
+class SavedSearchCreateInput(Options):
+    name: str = attribute_field("Name, at most 128 characters, unique in any case.")
+    filter: MessageFilter | None = attribute_field(FILTER_DESCRIPTION, default=UNSET)
+    query: str | None = attribute_field(QUERY_DESCRIPTION, default=UNSET)
+
+
+@strawberry.input(
+    description="New values of saved searches. An absent field leaves the value. `filter` and "
+    "`query` together replace the filter."
+)
+class SavedSearchPatch:
+    name: strawberry.Maybe[str] = attribute_field(
+        "Name, at most 128 characters, unique in any case. Only for one saved search."
     )
-    query: str | None = attribute_field("The same in text form.", default=UNSET)
-    delete: bool = attribute_field("Keep it no longer.", default=False)
+    filter: strawberry.Maybe[MessageFilter] = attribute_field(FILTER_DESCRIPTION)
+    query: strawberry.Maybe[str] = attribute_field(QUERY_DESCRIPTION)
 
 
-@strawberry.type(description="Answer of savedSearchSet.")
+@strawberry.input(description="Input of savedSearchUpdate.")
+class SavedSearchUpdateInput(Options):
+    saved_searches: list[SavedSearchRef] = attribute_field("The saved searches to change.")
+    set: SavedSearchPatch = attribute_field("New values.")
+
+
+@strawberry.input(description="Input of savedSearchDelete.")
+class SavedSearchDeleteInput(Options):
+    saved_searches: list[SavedSearchRef] = attribute_field("The saved searches to delete.")
+
+
+@strawberry.type(description="Response of savedSearchCreate.")
 class SavedSearchPayload(MutationPayload):
+    saved_search: SavedSearch | None = attribute_field("The new saved search.", default=None)
+
+
+@strawberry.type(description="Response of savedSearchUpdate.")
+class SavedSearchesPayload(MutationPayload):
     saved_searches: list[SavedSearch] = attribute_field(
-        "All there are now, by name.", default_factory=list
+        "The saved searches, in the order of the input.", default_factory=list
     )
 
 
 @strawberry.type
 class SavedSearchMutation:
-    @mutation("Keeps a search under a name, or keeps it no longer.", scope=Scope.MAIL)
-    async def saved_search_set(self, info: Info, input: SavedSearchSetInput) -> SavedSearchPayload:
+    @mutation("Saves a search under a name.", scope=Scope.MAIL)
+    async def saved_search_create(
+        self, info: Info, input: SavedSearchCreateInput
+    ) -> SavedSearchPayload:
         ctx = info.context
-        if input.delete:
-            if input.filter or input.query:
-                text = "what is deleted finds nothing"
-                raise InvalidInput(text, constraint="exclusive", path=["delete"])
-            await saved_searches.delete_saved_search(ctx, input.name)
-        else:
-            fields = _filter_json_from_input(info, input)
-            conditions = _conditions_from_json(info, fields)
-            await search_scope.validate_mailboxes_of_search(ctx, conditions, [require_user_id(ctx)])
-            await saved_searches.save_search(ctx, input.name, fields, conditions)
-        rows = await ctx.load(
-            saved_searches.load_visible_saved_searches_by_user, require_user_id(ctx)
+        fields = _filter_json(info, value_or_none(input.filter), value_or_none(input.query), ())
+        conditions = await _valid_conditions(info, fields)
+        search_id = await saved_searches.create_saved_search(ctx, input.name, fields, conditions)
+        row = await ctx.load(saved_searches.load_own_saved_searches_by_id, search_id)
+        return SavedSearchPayload(saved_search=SavedSearch.from_row_or_none(row))
+
+    @mutation("Changes name or filter of saved searches, all or none.", scope=Scope.MAIL)
+    async def saved_search_update(
+        self, info: Info, input: SavedSearchUpdateInput
+    ) -> SavedSearchesPayload:
+        ctx = info.context
+        search_ids = await _ids_from_refs(info, input.saved_searches)
+        fields = conditions = None
+        if input.set.filter or input.set.query:
+            fields = _filter_json(
+                info, maybe_value(input.set.filter), maybe_value(input.set.query), ("set",)
+            )
+            conditions = await _valid_conditions(info, fields)
+        change = SavedSearchChange(maybe_value(input.set.name), fields, conditions)
+        await saved_searches.update_saved_searches(ctx, search_ids, change)
+        rows = await ctx.load_many(saved_searches.load_own_saved_searches_by_id, search_ids)
+        return SavedSearchesPayload(
+            saved_searches=[SavedSearch.from_row(row) for row in rows if row]
         )
-        return SavedSearchPayload(saved_searches=[SavedSearch.from_row(row) for row in rows])
+
+    @mutation("Deletes saved searches, all or none.", scope=Scope.MAIL)
+    async def saved_search_delete(self, info: Info, input: SavedSearchDeleteInput) -> DeletePayload:
+        search_ids = await _ids_from_refs(info, input.saved_searches)
+        await saved_searches.delete_saved_searches(info.context, search_ids)
+        return DeletePayload(
+            deleted_ids=[global_ids.encode("SavedSearch", search_id) for search_id in search_ids]
+        )
 
 
-def _filter_json_from_input(info: Info, input: SavedSearchSetInput) -> dict[str, Any]:
-    """Return the filter to store, in JSON: both conditions if `filter` and `query` are given.
-
-    Raises Invalid if neither is given or `query` is not valid.
-    """
-    query_fields = (
-        fields_from_valid_query(input.query, info.context.environment.now()) if input.query else {}
+async def _ids_from_refs(info: Info, refs: list[SavedSearchRef]) -> list[int]:
+    """Return the row IDs of saved searches, in the order of the references."""
+    return await load_ids_from_refs(
+        info, refs, "savedSearches", name_field="name", load_ids=saved_searches.load_ids_by_name
     )
-    fields = json_from_filter(input.filter, info.context.environment.now()) if input.filter else {}
+
+
+async def _valid_conditions(info: Info, fields: Mapping[str, Any]) -> MessageConditions:
+    """Convert a filter in JSON to conditions. Raises InvalidInput if a mailbox doesn't exist."""
+    conditions = _conditions_from_json(info, fields)
+    user_ids = [require_user_id(info.context)]
+    await search_scope.validate_mailboxes_of_search(info.context, conditions, user_ids)
+    return conditions
+
+
+def _filter_json(
+    info: Info, message_filter: MessageFilter | None, query: str | None, path: Sequence[str]
+) -> dict[str, Any]:
+    """Return the filter to store, in JSON: both conditions if filter and query are given.
+
+    Raises InvalidInput if neither is given or `query` is not valid. `path` is the path of the input
+    that has them.
+    """
+    now = info.context.environment.now()
+    query_fields = fields_from_valid_query(query, now, [*path, "query"]) if query else {}
+    fields = json_from_filter(message_filter, now) if message_filter else {}
     combined = (
         {"and": [query_fields, fields]} if query_fields and fields else query_fields or fields
     )
     if not combined:
         text = "say what it finds: a filter or a query"
-        raise InvalidInput(text, constraint="required", path=["filter"])
+        raise InvalidInput(text, constraint="required", path=[*path, "filter"])
     return combined
 
 

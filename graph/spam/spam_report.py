@@ -22,7 +22,10 @@ class SpamReport:
     required_score: float = attribute_field(
         "From where the filter would have refused it for anybody."
     )
-    action: str = attribute_field('What the filter would have done, in its words; "" if none.')
+    action: str | None = attribute_field(
+        "Action that the filter recommends, in its own words, such as `add header`. Null if it "
+        "recommends none."
+    )
     symbols: list[SpamSymbol] = attribute_field("Rules that fit, the weightiest first, up to 100.")
     virus: str | None = attribute_field("Name of a virus in it.")
 
@@ -34,7 +37,7 @@ class SpamReport:
         return cls(
             score=stored_report["score"],
             required_score=stored_report["required"],
-            action=stored_report["action"],
+            action=stored_report["action"] or None,
             symbols=[
                 SpamSymbol(name=name, score=score, description=text)
                 for name, score, text in stored_report["symbols"]

@@ -66,8 +66,8 @@ class AttachmentInput:
     content_type: str | None = attribute_field(
         "Media type; default that of the upload.", default=UNSET
     )
-    cid: str | None = attribute_field(
-        "Content-ID, without angle brackets: an image of the html.", default=UNSET
+    content_id: str | None = attribute_field(
+        "Content-ID, without angle brackets: the file is an image that `html` shows.", default=UNSET
     )
 
 
@@ -239,7 +239,7 @@ def _attachment_from_input(
     names = (
         attachment_input.filename or None,
         attachment_input.content_type or None,
-        attachment_input.cid or None,
+        attachment_input.content_id or None,
     )
     content, upload = (
         value_or_none(attachment_input.content),

@@ -9,7 +9,7 @@ from strawberry import UNSET
 from strawberry.scalars import JSON
 
 from graph.files.references import FileRef
-from graph.files.types import DateBoundFuture
+from graph.files.types import FutureTimeInput
 from graph.http import download_urls
 from graph.submission.compose_inputs import MailAddressInput, named_addresses
 from graph.types import global_ids
@@ -30,7 +30,7 @@ class FileAttachmentInput:
     mode: FileAttachmentMode = attribute_field(
         "Attached, or a link below the text.", default=FileAttachmentMode.ATTACH
     )
-    expires_at: DateBoundFuture | None = attribute_field(
+    expires_at: FutureTimeInput | None = attribute_field(
         "End of the link. Default: 100 days after the last access.", default=UNSET
     )
     password: str | None = attribute_field(

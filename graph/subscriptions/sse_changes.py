@@ -38,7 +38,7 @@ CHANGE_FIELDS = """{ cursor events { cursor kind at origin
   ... on MailboxChange { folder: mailboxId path oldPath modseq mailbox { total unseen } }
   ... on MessageChange { messageId mailboxId uid fromMailboxId fromUid flags modseq }
   ... on SubmissionChange { submission { id queueId state } }
-  ... on LimitChange { limit level used allowed refused resetsAt }
+  ... on LimitChange { limitKind level used limit refused resetsAt }
   ... on AccountChange { nodeId }
   ... on ResyncChange { reason } } }"""
 SUBSCRIPTION_OF_VIEWER = f"subscription Updates {{ changes {CHANGE_FIELDS} }}"

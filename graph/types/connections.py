@@ -2,7 +2,6 @@
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 import strawberry
@@ -65,12 +64,6 @@ class ConnectionSource:
         """Return the cursor of an item by its index; None if the page is empty."""
         rows = self.page.rows
         return str(self.cursor_of_row(rows[index])) if rows else None
-
-
-@strawberry.enum(description="Which end of a list comes first.")
-class OrderDirection(StrEnum):
-    ASC = "ASC"
-    DESC = "DESC"
 
 
 @strawberry.type(description="Position of a page.")

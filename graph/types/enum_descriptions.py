@@ -3,6 +3,20 @@
 from resolvers.connectors.options import OPTION_DESCRIPTIONS
 
 VALUE_DESCRIPTIONS = {
+    "AttachmentDisposition": {
+        "ATTACHMENT": "The part is a file. Unknown disposition types count as this one.",
+        "INLINE": "The part is shown within the message.",
+    },
+    "CalendarMethod": {
+        "ADD": "Adds instances to a recurring event.",
+        "CANCEL": "Cancels an event.",
+        "COUNTER": "An attendee proposes a change to the organizer.",
+        "DECLINECOUNTER": "The organizer declines the proposed change.",
+        "PUBLISH": "Publishes an event; no reply is expected.",
+        "REFRESH": "An attendee asks for the current version of an event.",
+        "REPLY": "An attendee answers the organizer.",
+        "REQUEST": "Invites attendees, or updates an invitation.",
+    },
     "CopyOrigin": {
         "STORED": "It was in a folder when the legal hold began.",
         "DELETED": "It was a deleted message that could be restored.",
@@ -156,6 +170,10 @@ VALUE_DESCRIPTIONS = {
         "HEX": "Two digits a byte.",
         "UTF8": "Text as it is.",
     },
+    "DeletedMessageOrder": {
+        "DELETED_ASC": "By time of deletion, the oldest first.",
+        "DELETED_DESC": "By time of deletion, the newest first.",
+    },
     "DeliveryState": {
         "PENDING": "Not tried yet.",
         "DEFERRED": "Refused for now or put off, will be tried again.",
@@ -243,7 +261,6 @@ VALUE_DESCRIPTIONS = {
         "READ_ONLY_LINK": "Link to a read-only copy as of now.",
         "WRITABLE_LINK": "Link that can also be written to.",
     },
-    "OrderDirection": {"ASC": "The oldest first.", "DESC": "The newest first."},
     "PushKind": {
         "PUSHOVER": "Pushover.",
         "WEB_PUSH": "A browser, by the push service it names (RFC 8030).",

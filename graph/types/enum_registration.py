@@ -25,6 +25,7 @@ from models.files.tables import FileAttachmentMode
 from models.mailboxes.shares import ShareRight
 from models.mailboxes.tables import SpecialUse
 from models.messages.message_trace import LogComponent
+from models.messages.mime_values import AttachmentDisposition, CalendarMethod
 from models.notifications.push_channels import PushKind
 from models.notifications.webhooks import WebhookDeliveryState
 from models.queue.rate_values import RatePeriod
@@ -54,6 +55,8 @@ from resolvers.users.listing import UserOrder
 
 strawberry.enum(AddressKind, description="What happens to mail for an address.")
 strawberry.enum(AppPasswordScope, description="What an application password may be good for.")
+strawberry.enum(AttachmentDisposition, description="Disposition of a MIME part (RFC 2183).")
+strawberry.enum(CalendarMethod, description="iTIP method of a calendar (RFC 5546).")
 strawberry.enum(CopyOrigin, description="How a message came to be copied.")
 strawberry.enum(BccDirection, description="Whose mail is copied.")
 strawberry.enum(Ceremony, name="WebauthnCeremony", description="What a challenge is for.")

@@ -76,8 +76,8 @@ class LimitReachedError(MutationError, of=errors.LimitReached):
 
 @strawberry.type(description="The account's storage is full.")
 class QuotaExceededError(MutationError, of=errors.OverQuota):
-    allowed: ByteSize = attribute_field("Quota.")
-    used: ByteSize = attribute_field("Used.")
+    limit: ByteSize = attribute_field("The quota in bytes.")
+    used: ByteSize = attribute_field("The bytes in use.")
 
 
 @strawberry.type(description="Too often.")

@@ -9,6 +9,7 @@ from graph.types import global_ids
 from graph.types.errors import attribute_field
 from graph.types.fields import Info
 from graph.types.input_conditions import ConditionsInput
+from graph.types.object_references import ObjectRef
 from graph.types.scalars import BigInt, EmailAddress
 from mail.mailboxes import paths
 from models.errors import InvalidInput, check_limit, require_found
@@ -50,9 +51,8 @@ class DomainRef:
     name: strawberry.Maybe[str] = attribute_field("Its own name, in Unicode or ASCII form.")
 
 
-@strawberry.input(one_of=True, description="Names one second name of a domain.")
-class DomainAliasRef:
-    id: strawberry.Maybe[strawberry.ID] = attribute_field("Global id.")
+@strawberry.input(one_of=True, description="Names one alias domain.")
+class DomainAliasRef(ObjectRef):
     alias: strawberry.Maybe[str] = attribute_field("The name, in Unicode or ASCII form.")
 
 
@@ -69,8 +69,8 @@ class UserSelection(ConditionsInput):
     patterns: list[str] | None = attribute_field(
         "User names with * and ?.", default=strawberry.UNSET
     )
-    domains: list[str] | None = attribute_field(
-        "Everybody whose main address is there.", default=strawberry.UNSET
+    domains: list[DomainRef] | None = attribute_field(
+        "All users with the main address in one of these domains.", default=strawberry.UNSET
     )
     tags: list[str] | None = attribute_field(
         "Everybody with one of the tags.", default=strawberry.UNSET
@@ -95,7 +95,10 @@ def user_selector_from_selection(
         ),
         usernames=tuple(selection.usernames or ()),
         patterns=tuple(selection.patterns or ()),
-        domains=tuple(selection.domains or ()),
+        domains=tuple(
+            domain_selector_from_ref(ref, path=path, index=nth)
+            for nth, ref in enumerate(selection.domains or ())
+        ),
         tags=tuple(selection.tags or ()),
     )
 
@@ -125,7 +128,9 @@ class MessageUid:
 class MessageRef:
     id: strawberry.Maybe[strawberry.ID] = attribute_field("Global id.")
     uid: strawberry.Maybe[MessageUid] = attribute_field("By folder and uid.")
-    guid: strawberry.Maybe[str] = attribute_field("32 hex digits.")
+    email_id: strawberry.Maybe[str] = attribute_field(
+        "EMAILID of the message (RFC 8474), 32 hexadecimal digits."
+    )
 
 
 def maybe_value(maybe: Any) -> Any:
@@ -247,14 +252,16 @@ async def find_unchecked_message_id(
     """Return the ID of the named message, which need not exist or be visible.
 
     A mailbox that is not named by ID belongs to the user `user_id`, by default the viewer. Returns
-    None if the mailbox or UID doesn't exist. Raises InvalidInput for a malformed ID or GUID.
+    None if the mailbox or UID doesn't exist. Raises InvalidInput for a malformed ID or EMAILID.
     """
     if ref.id:
         return global_ids.decode("Message", ref.id.value, path=path)
-    if ref.guid:
-        text = ref.guid.value
+    if ref.email_id:
+        text = ref.email_id.value
         if len(text) != 32 or not all(digit in "0123456789abcdef" for digit in text.lower()):  # noqa: PLR2004
-            raise InvalidInput("a guid has 32 hex digits", constraint="id", path=["guid"])
+            raise InvalidInput(
+                "an email ID has 32 hexadecimal digits", constraint="id", path=[path, "emailId"]
+            )
         key = int(text, 16)
         return key if key < 1 << 63 else None
     uid = maybe_value(ref.uid)

@@ -13,6 +13,7 @@ from graph.types.input_conditions import RestrictionsInput
 from graph.types.mutations import AtomicExclusion, mutation
 from graph.types.references import DomainRef, load_domain_ids, value_or_none
 from graph.types.scalars import CIDR, ByteSize, Duration, Upload
+from graph.users.limits import UserLimitsInput, limit_value
 from graph.users.types import User
 from models.errors import ErrorCollector, RequestError
 from models.mailboxes.tables import SpecialUse
@@ -89,7 +90,7 @@ class NewUserInput(RestrictionsInput):
     )
     retention: Duration | None = attribute_field(
         "How long messages are kept in all folders, in Trash and Junk 30 days at most: from 1 "
-        "second to 36,500 days; PT0S keeps them for ever. Default: for ever.",
+        "second to 36,500 days. Null: for ever. Default: for ever.",
         default=UNSET,
     )
     openpgp_public_key: str | None = attribute_field("OpenPGP public key, armoured.", default=UNSET)
@@ -105,14 +106,8 @@ class NewUserInput(RestrictionsInput):
         "What mail to user+label@domain does.", default=SubaddressAction.NONE
     )
     spam_level: int = attribute_field("0 everything is spam … 100 nothing is.", default=50)
-    recipients: int | None = attribute_field(
-        "Messages sent per 24 h, 0 = unlimited.", default=UNSET
-    )
-    forwards: int | None = attribute_field(
-        "Messages sent on to targets per 24 h, 0 = unlimited.", default=UNSET
-    )
-    received_max: int | None = attribute_field(
-        "Messages received per hour, 0 = unlimited.", default=UNSET
+    limits: UserLimitsInput | None = attribute_field(
+        "Limits of the account. Default: those of the platform.", default=UNSET
     )
     allowed_senders: list[str] | None = attribute_field(SENDERS_DESCRIPTION, default=UNSET)
     disabled_scopes: list[ProtocolScope] | None = attribute_field(
@@ -131,10 +126,9 @@ class NewUserInput(RestrictionsInput):
         "SMTP submission only from here; null = anywhere.", default=UNSET
     )
     webmail_access: bool = attribute_field("May use browser clients.", default=True)
-    quota: ByteSize | None = attribute_field(
-        "Absent or null: inherited from domain, then platform; 0 = unlimited, "
-        "needs UNLIMITED_QUOTA.",
-        default=UNSET,
+    quota: strawberry.Maybe[ByteSize | None] = attribute_field(
+        "Bytes that the account can store, at least 1. Null: unlimited, which needs "
+        "UNLIMITED_QUOTA. Default: inherited from the domain, or else from the platform."
     )
     mailboxes: SpecialMailboxNames | None = attribute_field(
         "Names of the special folders; INBOX, Sent, Trash, Drafts and Junk are always made.",
@@ -161,19 +155,17 @@ class NewUserInput(RestrictionsInput):
             add_tags_to_address=self.add_tags_to_address,
             active=self.active,
             suspended=self.suspended,
-            quota=value_or_none(self.quota),
+            quota=limit_value(self.quota.value) if self.quota else None,
             language=self.language or None,
             tags=self.tags or (),
-            retention=self.retention or None,
+            retention=value_or_none(self.retention),
             openpgp_public_key=self.openpgp_public_key or None,
             encrypt_messages=self.encrypt_messages,
             encrypt_forwarded=self.encrypt_forwarded,
             forward_to=self.forward_to or (),
             subaddress_action=self.subaddress_action,
             spam_level=self.spam_level,
-            recipients=value_or_none(self.recipients),
-            forwards=value_or_none(self.forwards),
-            received_max=value_or_none(self.received_max),
+            **(self.limits.to_column_values() if self.limits else {}),
             allowed_senders=self.allowed_senders or (),
             disabled_scopes=self.disabled_scopes or (),
             upload_sent_messages=self.upload_sent_messages,

@@ -1,71 +1,74 @@
 """GraphQL types of the limits of users and their usage."""
 
+from collections.abc import Iterable
 from datetime import datetime
+from typing import Any
 
 import strawberry
 
 from graph.types.errors import attribute_field
 from graph.types.fields import Info, field
 from graph.types.object_views import View
-from graph.types.scalars import BigInt, ByteSize, Duration
+from graph.types.scalars import BigInt, ByteSize
 from models.users.tables import LimitSource as LimitSource  # noqa: PLC0414 - known here
 from models.users.tables import UsageLevel
+from resolvers.users.limit_values import LimitValue, Unlimited
 from resolvers.users.quota import limits as quota_limits
 from resolvers.users.quota.limits import UsageWindow
 
 
-@strawberry.type(description="Counter that refills.")
+@strawberry.type(description="A counter of one limit in its running period.")
 class Usage:
-    allowed: BigInt = attribute_field("Limit, 0 = unlimited.")
-    used: BigInt = attribute_field("In the running period.")
-    ttl: Duration | None = attribute_field("Until the period ends; null = none is running.")
-    resets_at: datetime | None = attribute_field("When the period ends; null = none is running.")
-    source: LimitSource = attribute_field("Who has set the limit.")
-    level: UsageLevel = attribute_field("How far it is used up.")
+    limit: BigInt | None = attribute_field("The limit of a period. Null: unlimited.")
+    used: BigInt = attribute_field("The count in the running period.")
+    resets_at: datetime | None = attribute_field(
+        "The end of the running period. Null: no period is running."
+    )
+    source: LimitSource = attribute_field("The owner of the limit in force.")
+    level: UsageLevel = attribute_field("How much of the limit is used.")
 
     @classmethod
     def from_window(cls, window: UsageWindow) -> "Usage":
         """Return the GraphQL object of the usage in a time window."""
         return cls(
-            allowed=BigInt(window.allowed),
+            limit=None if window.limit is None else BigInt(window.limit),
             used=BigInt(window.used),
-            ttl=None if window.ttl is None else Duration(window.ttl),
             resets_at=window.resets_at,
             source=window.source,
             level=window.level,
         )
 
 
-@strawberry.type(description="Storage.")
+@strawberry.type(description="The storage quota of an account and its use.")
 class QuotaUsage:
-    allowed: ByteSize = attribute_field("Quota in bytes, 0 = unlimited.")
-    used: ByteSize = attribute_field("In use.")
-    source: LimitSource = attribute_field("Who has set the quota.")
-    level: UsageLevel = attribute_field("How far it is used up.")
+    limit: ByteSize | None = attribute_field("The quota in bytes. Null: unlimited.")
+    used: ByteSize = attribute_field("The bytes in use.")
+    source: LimitSource = attribute_field("The owner of the quota in force.")
+    level: UsageLevel = attribute_field("How much of the quota is used.")
 
 
-@strawberry.type(description="Limits with what is used of them.")
+@strawberry.type(description="The limits of an account and their use.")
 class UserLimits(View):
-    @field("Storage.")
+    @field("The storage quota.")
     async def quota(self, info: Info) -> QuotaUsage:
         usage = await quota_limits.load_storage_usage(info.context, self.row)
         return QuotaUsage(
-            allowed=ByteSize(usage.allowed_bytes),
+            limit=None if usage.limit_bytes is None else ByteSize(usage.limit_bytes),
             used=ByteSize(usage.used_bytes),
             source=usage.source,
             level=usage.level,
         )
 
-    @field("Recipients written to per 24 h.")
-    async def recipients(self, info: Info) -> Usage:
+    @field("Recipients that the account writes to in 24 hours.")
+    async def recipients_per_day(self, info: Info) -> Usage:
         return Usage.from_window(await quota_limits.load_recipient_usage(info.context, self.row))
 
-    @field("Messages sent on to targets per 24 h, each counted once for each target.")
-    async def forwards(self, info: Info) -> Usage:
+    @field("Messages forwarded in 24 hours. A message counts once for each target.")
+    async def forwards_per_day(self, info: Info) -> Usage:
         return Usage.from_window(await quota_limits.load_forward_usage(info.context, self.row))
 
-    @field("Messages received per hour.")
-    async def received(self, info: Info) -> Usage:
+    @field("Messages received in an hour.")
+    async def received_per_hour(self, info: Info) -> Usage:
         return Usage.from_window(quota_limits.received_usage(info.context.environment, self.row))
 
 
@@ -73,9 +76,64 @@ LIMIT_COLUMNS = (
     "quota",
     "used",
     "domain_id",
-    "recipients",
-    "forwards",
+    "recipients_per_day",
+    "forwards_per_day",
     "received",
-    "received_max",
+    "received_per_hour",
     "received_until",
 )
+
+
+def limit_value(limit: int | None) -> LimitValue:
+    """Convert a limit of an input, where null is unlimited."""
+    return Unlimited.UNLIMITED if limit is None else limit
+
+
+@strawberry.input(
+    description="Limits of an account. An absent field leaves the limit; null makes it unlimited."
+)
+class UserLimitsInput:
+    received_per_hour: strawberry.Maybe[int | None] = attribute_field(
+        "Messages that the account can receive in an hour, at least 1. Null: unlimited."
+    )
+    recipients_per_day: strawberry.Maybe[int | None] = attribute_field(
+        "Recipients that the account can write to in 24 hours, at least 1. Null: unlimited."
+    )
+    forwards_per_day: strawberry.Maybe[int | None] = attribute_field(
+        "Messages that the account can forward in 24 hours, at least 1; a message counts once for "
+        "each target. Null: unlimited."
+    )
+
+    def to_column_values(self) -> dict[str, LimitValue]:
+        """Return the limits that the input sets, by column. Absent limits are left out."""
+        return limit_columns(self)
+
+
+@strawberry.input(description="Limits of a forwarding address. Null makes a limit unlimited.")
+class AddressLimitsInput:
+    forwards_per_day: strawberry.Maybe[int | None] = attribute_field(
+        "Messages that the address can forward in 24 hours, at least 1. Null: unlimited."
+    )
+
+    def to_column_values(self) -> dict[str, LimitValue]:
+        """Return the limits that the input sets, by column. Absent limits are left out."""
+        return limit_columns(self)
+
+
+def limit_columns(limits_input: UserLimitsInput | AddressLimitsInput) -> dict[str, LimitValue]:
+    """Return the limits that an input sets, by column."""
+    return {
+        name: limit_value(change.value) for name, change in vars(limits_input).items() if change
+    }
+
+
+def patched_limit_columns(
+    limits: "strawberry.Maybe[Any]", columns: Iterable[str]
+) -> dict[str, LimitValue]:
+    """Return the limits that a patch sets, by column. Null makes all limits inherited."""
+    if not limits:
+        return {}
+    if limits.value is None:
+        return dict.fromkeys(columns)
+    values: dict[str, LimitValue] = limits.value.to_column_values()
+    return values

@@ -9,7 +9,14 @@ from graph.types.connections import Connection, connection_of_page, page_request
 from graph.types.errors import attribute_field
 from graph.types.fields import Info, query
 from graph.types.input_conditions import ConditionsInput
-from graph.types.references import UserRef, load_user_or_viewer, optional_tuple, value_or_none
+from graph.types.references import (
+    DomainRef,
+    UserRef,
+    domain_selector_from_ref,
+    load_user_or_viewer,
+    optional_tuple,
+    value_or_none,
+)
 from graph.types.row_mapping import selected_columns, selected_fields
 from graph.types.scalars import Cursor as ChangeCursor
 from graph.users.types import User
@@ -32,7 +39,9 @@ class UserFilter(ConditionsInput):
     required_tags: list[str] | None = attribute_field("All of.", default=UNSET)
     patterns: list[str] | None = attribute_field("User names with * and ?.", default=UNSET)
     roles: list[Role] | None = attribute_field("Only these roles.", default=UNSET)
-    domain: str | None = attribute_field("Main address in this domain.", default=UNSET)
+    domain: DomainRef | None = attribute_field(
+        "Users with the main address in this domain.", default=UNSET
+    )
     active: bool | None = attribute_field(
         "Only users that are active, or only those that are not.", default=UNSET
     )
@@ -48,7 +57,7 @@ class UserFilter(ConditionsInput):
             required_tags=optional_tuple(self.required_tags),
             patterns=optional_tuple(self.patterns),
             roles=optional_tuple(self.roles),
-            domain=self.domain or None,
+            domain=domain_selector_from_ref(self.domain, path="filter") if self.domain else None,
             active=value_or_none(self.active),
             suspended=value_or_none(self.suspended),
             created_after=self.created_after or None,

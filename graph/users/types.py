@@ -25,7 +25,11 @@ from graph.filters.sieve_scripts import SieveScript, load_script_by_name, load_s
 from graph.filters.types import Filter, load_filter_page
 from graph.mailboxes.share_mutations import load_shared_mailbox_page
 from graph.mailboxes.types import Mailbox, MailboxTotals
-from graph.messages.deleted_messages import DeletedMessage, load_deleted_message_page
+from graph.messages.deleted_messages import (
+    DeletedMessage,
+    DeletedMessageOrder,
+    load_deleted_message_page,
+)
 from graph.messages.filter_inputs import MessageFilter, MessageListRequest, MessageOrder
 from graph.messages.labels import Label
 from graph.messages.types import MessageConnection, load_message_page
@@ -36,7 +40,7 @@ from graph.spam.quarantine import QuarantineItem, load_quarantine_page
 from graph.submission.identities import Identity, load_identity_page
 from graph.submission.types import Submission, load_submission_page
 from graph.transfer.types import UserExport
-from graph.types.connections import Connection, OrderDirection, PageArguments, page_request
+from graph.types.connections import Connection, PageArguments, page_request
 from graph.types.errors import attribute_field
 from graph.types.fields import Info, field
 from graph.types.object_views import DerivedField
@@ -471,7 +475,7 @@ class User(NodeView):
         self,
         info: Info,
         filter: MessageFilter | None = UNSET,
-        order_by: OrderDirection = OrderDirection.DESC,
+        order_by: DeletedMessageOrder = DeletedMessageOrder.DELETED_DESC,
         first: int | None = UNSET,
         after: str | None = UNSET,
         last: int | None = UNSET,

@@ -25,8 +25,9 @@ from graph.users.create_mutations import (
     HASH_DESCRIPTION,
     SENDERS_DESCRIPTION,
 )
+from graph.users.limits import UserLimitsInput, limit_value, patched_limit_columns
 from graph.users.types import User
-from models.errors import require_found
+from models.errors import InvalidInput, require_found
 from models.users.roles import AdminPermission, Role, Scope, UserPermission
 from models.users.tables import ProtocolScope, SubaddressAction
 from resolvers.auth.passwords import password_reset
@@ -39,6 +40,7 @@ from resolvers.users.roles import RoleChange
 from resolvers.users.update import UserChanges
 
 SECRET_METADATA = {"secret": True}
+LIMIT_COLUMNS = ("received_per_hour", "recipients_per_day", "forwards_per_day")
 UPDATE_FIELDS = (
     "name",
     "password_change_required",
@@ -51,10 +53,6 @@ UPDATE_FIELDS = (
     "allowed_senders",
     "disabled_scopes",
     "spam_level",
-    "quota",
-    "recipients",
-    "forwards",
-    "received_max",
     "upload_sent_messages",
     "require_inbound_tls",
     "require_outbound_tls",
@@ -92,7 +90,7 @@ class UserPatch(RestrictionsInput):
     )
     retention: strawberry.Maybe[Duration | None] = attribute_field(
         "How long messages are kept in folders made from now on: from 1 second to 36,500 days; "
-        "null or PT0S keeps them for ever."
+        "null: for ever."
     )
     openpgp_public_key: strawberry.Maybe[str | None] = attribute_field(
         "OpenPGP public key, armoured. It stays while account or a folder encrypt to it."
@@ -122,16 +120,16 @@ class UserPatch(RestrictionsInput):
         "0 everything is spam … 100 nothing is."
     )
     quota: strawberry.Maybe[ByteSize | None] = attribute_field(
-        "Null = inherited from domain, then platform; 0 = unlimited, needs UNLIMITED_QUOTA."
+        "Bytes that the account can store, at least 1. Null: unlimited, which needs "
+        "UNLIMITED_QUOTA."
     )
-    recipients: strawberry.Maybe[int | None] = attribute_field(
-        "Messages sent per 24 h, 0 = unlimited; counts afresh."
+    inherit_quota: bool = attribute_field(
+        "True: the account has the quota of the domain, or else of the platform. Excludes `quota`.",
+        default=False,
     )
-    forwards: strawberry.Maybe[int | None] = attribute_field(
-        "Messages sent on to targets per 24 h, 0 = unlimited; counts afresh."
-    )
-    received_max: strawberry.Maybe[int | None] = attribute_field(
-        "Messages received per hour, 0 = unlimited; counts afresh."
+    limits: strawberry.Maybe[UserLimitsInput | None] = attribute_field(
+        "Limits of the account. The counter of a limit that changes begins again. Null: the "
+        "account has the limits of the platform."
     )
     upload_sent_messages: strawberry.Maybe[bool] = attribute_field(
         "Keep what is sent by SMTP submission in Sent."
@@ -150,6 +148,14 @@ class UserPatch(RestrictionsInput):
     def to_user_changes(self) -> UserChanges:
         """Convert the input to changes of users. Absent fields are left out."""
         values = {name: change.value for name in UPDATE_FIELDS if (change := getattr(self, name))}
+        values |= patched_limit_columns(self.limits, LIMIT_COLUMNS)
+        if self.quota:
+            values["quota"] = limit_value(self.quota.value)
+        if self.inherit_quota:
+            if self.quota:
+                text = "inheritQuota excludes a quota of the account"
+                raise InvalidInput(text, constraint="exclusive", path=["set", "inheritQuota"])
+            values["quota"] = None
         if self.metadata:
             values["public_metadata"] = self.metadata.value
         password = None

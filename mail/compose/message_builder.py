@@ -19,6 +19,7 @@ from mail.compose import embedded_messages, text_parts
 from mail.mime import header_encoding
 from mail.mime.header_encoding import NamedAddress, needs_smtputf8
 from models.errors import ErrorCollector, InvalidInput, check_limit
+from models.messages.mime_values import AttachmentDisposition
 
 KIB, MIB = 1 << 10, 1 << 20
 MAX_SUBJECT_BYTES = 2 * KIB  # bytes, as all limits of sizes here
@@ -46,7 +47,7 @@ _FTEXT = re.compile(r"[!-9;-~]+")
 _CONTROLS = re.compile("[\x00-\x08\x0a-\x1f\x7f]")
 _MEDIA_TYPE = re.compile(r"[A-Za-z0-9!#$&^_.+-]{1,127}/[A-Za-z0-9!#$&^_.+-]{1,127}")
 _CHARSET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:+-]{0,39}")
-_CID = re.compile(r"[!-;=?-~]{1,255}")
+_CONTENT_ID = re.compile(r"[!-;=?-~]{1,255}")
 _MESSAGE_ID = re.compile(r"<[!-;=?-~]{1,900}>")
 _IMAGE_TAG = re.compile(r"<img\b(?:[^<>\"']|\"[^\"<]*\"|'[^'<]*')*+>", re.IGNORECASE)
 _DATA_URL_SOURCE = re.compile(
@@ -68,21 +69,14 @@ class Priority(StrEnum):
     LOW = "LOW"
 
 
-class AttachmentDisposition(StrEnum):
-    """The Content-Disposition of an attachment (RFC 2183)."""
-
-    ATTACHMENT = "attachment"
-    INLINE = "inline"
-
-
 @dataclass(frozen=True, slots=True)
 class OutgoingFile:
-    """A file to attach. With a `cid` it is an image of the HTML, if there is HTML."""
+    """A file to attach. With a `content_id` it is an image of the HTML, if there is HTML."""
 
     content: bytes
     filename: str | None = None
     content_type: str | None = None
-    cid: str | None = None  # without angle brackets
+    content_id: str | None = None  # without angle brackets
     disposition: AttachmentDisposition | None = None
     charset: str | None = None  # of a text file
     is_message: bool = False  # attach unchanged as message/rfc822
@@ -316,7 +310,7 @@ def _build_body(draft: MessageDraft, problems: ErrorCollector) -> _DraftBody:
     for nth, attachment in enumerate(draft.attachments):
         _check_attachment(attachment, nth, problems)
         related = (
-            attachment.cid
+            attachment.content_id
             and body.html
             and attachment.disposition is not AttachmentDisposition.ATTACHMENT
         )
@@ -325,11 +319,19 @@ def _build_body(draft: MessageDraft, problems: ErrorCollector) -> _DraftBody:
 
 
 def _check_attachment(attachment: OutgoingFile, index: int, problems: ErrorCollector) -> None:
-    name, kind, cid = attachment.filename or "", attachment.content_type, attachment.cid
+    name, kind, content_id = (
+        attachment.filename or "",
+        attachment.content_type,
+        attachment.content_id,
+    )
     long = len(name) > MAX_NAME_BYTES or _CONTROLS.search(name) or "\t" in name
     for field_, wrong, text in (
         ("contentType", kind is not None and not _MEDIA_TYPE.fullmatch(kind), "not a media type"),
-        ("cid", cid is not None and not _CID.fullmatch(cid), "not a Content-ID"),
+        (
+            "contentId",
+            content_id is not None and not _CONTENT_ID.fullmatch(content_id),
+            "not a Content-ID",
+        ),
         ("filename", long, "a file name is one line of at most 255 characters"),
     ):
         with problems.collecting():
@@ -342,12 +344,16 @@ def _check_attachment(attachment: OutgoingFile, index: int, problems: ErrorColle
 
 def sanitize_attachment(attachment: OutgoingFile) -> OutgoingFile:
     """Return an attachment of a received message with only valid name, type, id and charset."""
-    kind, cid, charset = attachment.content_type or "", attachment.cid, attachment.charset
+    kind, content_id, charset = (
+        attachment.content_type or "",
+        attachment.content_id,
+        attachment.charset,
+    )
     return replace(
         attachment,
         filename=_clean_filename(attachment.filename or ""),
         content_type=kind if _MEDIA_TYPE.fullmatch(kind) else None,
-        cid=cid if cid and _CID.fullmatch(cid) else None,
+        content_id=content_id if content_id and _CONTENT_ID.fullmatch(content_id) else None,
         charset=charset if kind.startswith("text/") and _CHARSET.fullmatch(charset or "") else None,
     )
 
@@ -367,10 +373,12 @@ def _extract_data_images(html: str, message_id: str) -> tuple[str, list[Outgoing
         except binascii.Error:
             return tag.group()  # invalid base64, which no browser shows
         digest = hashlib.sha256(message_id.encode() + content).hexdigest()[:32]
-        cid = f"{digest}@{host}"
-        found.setdefault(cid, OutgoingFile(content, _data_filename(tag.group()), kind.lower(), cid))
+        content_id = f"{digest}@{host}"
+        found.setdefault(
+            content_id, OutgoingFile(content, _data_filename(tag.group()), kind.lower(), content_id)
+        )
         before, after = tag.group()[: source.start()], tag.group()[source.end() :]
-        return f"{before}src={quote}cid:{cid}{quote}{after}"
+        return f"{before}src={quote}cid:{content_id}{quote}{after}"
 
     return _IMAGE_TAG.sub(replace_source, html), list(found.values())
 
@@ -434,7 +442,7 @@ def _attachment_parameters(
         "subtype": sub,
         "cte": "base64",
         "params": {"charset": attachment.charset} if attachment.charset else None,
-        "disposition": (attachment.disposition or default_disposition).value,
+        "disposition": (attachment.disposition or default_disposition).value.lower(),
         "filename": attachment.filename,
-        "cid": f"<{attachment.cid}>" if attachment.cid else None,
+        "cid": f"<{attachment.content_id}>" if attachment.content_id else None,
     }

@@ -37,7 +37,7 @@ def _count_statements(environment: Environment) -> dict[str, Select[int]]:
         "expired_undos": count.where(col(UndoRecord.expires_at) <= now),
         "expired_uploads": count.where(col(Upload.expires_at) <= now),
         "messages_to_expire": count.where(
-            col(Message.expires) <= now, col(Message.mailbox_id).is_not(None)
+            col(Message.expires_at) <= now, col(Message.mailbox_id).is_not(None)
         ),
         "messages_to_purge": count.where(col(Message.purge_at) <= now),
     }

@@ -62,9 +62,11 @@ FILTER_MATCHED_EVENT = "filter.matched"  # event type of the webhook
 def _select_active_filters(dialect: str) -> Select[*tuple[Any, ...]]:
     """Select the active filters of `users` in their order."""
     return (
-        select(*select_columns(Filter, {"id", "user_id", "query", "action", "targets", "relays"}))
+        select(
+            *select_columns(Filter, {"id", "user_id", "query", "action", "forward_to", "relays"})
+        )
         .where(is_in_parameter(dialect, col(Filter.user_id), "users"), col(Filter.active))
-        .order_by(col(Filter.order), col(Filter.id))
+        .order_by(col(Filter.position), col(Filter.id))
     )
 
 
@@ -125,7 +127,8 @@ def compiled_filter_from_row(environment: Environment, filter_row: ColumnRow) ->
         log.warning("a relay's password cannot be opened", extra={"filter": filter_row.id})
         known = {}
     to = [
-        FilterTarget(filter_row.id, shown, known.get(shown, shown)) for shown in filter_row.targets
+        FilterTarget(filter_row.id, shown, known.get(shown, shown))
+        for shown in filter_row.forward_to
     ]
     return CompiledFilter(filter_row.id, filter_row.query, filter_row.action, to)
 

@@ -3,8 +3,8 @@
 A query is a mapping of conditions that must all hold; an action is a mapping of effects. Both
 use the names of the API and hold only the fields that are set:
 
-    {"from": "ada", "any": [{"subject": "a"}, {"size": 1000}], "not": [{"header": {"key": "X"}}]}
-    {"mailbox": 7, "labels": ["news"], "seen": True}
+    {"from": "ada", "any": [{"subject": "a"}, {"larger": 1000}], "not": [{"header": {"key": "X"}}]}
+    {"mailbox": 7, "keywords": ["news"], "seen": True}
 
 A search text is one more condition. It is stored with the query it was parsed to:
 
@@ -48,7 +48,7 @@ FIRST_WINS = (
     "flag",
 )  # the first filter that sets the field decides
 ACTION_NAMES = (
-    *FIRST_WINS, "copyTo", "labels", "removeLabels", "targets", "reply", "webhook", "stop",
+    *FIRST_WINS, "copyTo", "keywords", "removeKeywords", "forwardTo", "reply", "webhook", "stop",
 )  # fmt: skip
 GROUP_NAMES = ("all", "any", "not")
 MAX_DEPTH = 5  # levels of nested queries
@@ -80,9 +80,9 @@ def _tests_of_query(query: FilterForm) -> Iterator[TestNode]:
     if "hasAttachment" in query:
         there = TestNode("hasattachment")
         yield there if query["hasAttachment"] else TestNode("not", tests=(there,))
-    if "size" in query:
-        size = query["size"]
-        yield TestNode("size", (TagNode("over" if size >= 0 else "under"), NumberNode(abs(size))))
+    for name, tag in (("larger", "over"), ("smaller", "under")):
+        if name in query:
+            yield TestNode("size", (TagNode(tag), NumberNode(query[name])))
     if header := query.get("header"):
         if header.get("value") is None:
             yield TestNode("exists", (StringNode(header["key"]),))
@@ -177,9 +177,9 @@ def script_from_filter(
 
 def actions_without_sieve(action: FilterForm) -> dict[str, Sequence[Any]]:
     """Return the parts of an action that Sieve can't express: URL targets and the webhook."""
-    elsewhere = [one for one in action.get("targets", ()) if "://" in one]
+    elsewhere = [one for one in action.get("forwardTo", ()) if "://" in one]
     hooks = [action["webhook"]] if "webhook" in action else []
-    return {"targets": elsewhere, "webhook": hooks}
+    return {"forwardTo": elsewhere, "webhook": hooks}
 
 
 def _commands_of_action(
@@ -187,14 +187,14 @@ def _commands_of_action(
 ) -> Iterator[CommandNode]:
     """Yield the commands of an action."""
     flags = {"\\Seen": action.get("seen"), "\\Flagged": action.get("flag")}
-    labels, removed = list(action.get("labels", ())), list(action.get("removeLabels", ()))
-    on = [*(flag for flag, said in flags.items() if said), *labels]
+    added, removed = list(action.get("keywords", ())), list(action.get("removeKeywords", ()))
+    on = [*(flag for flag, said in flags.items() if said), *added]
     off = [*(flag for flag, said in flags.items() if said is False), *removed]
     if on:
         yield CommandNode("addflag", (string_list(*on),))
     if off:
         yield CommandNode("removeflag", (string_list(*off),))
-    for target in action.get("targets", ()):
+    for target in action.get("forwardTo", ()):
         if "://" not in target:
             yield CommandNode("redirect", (TagNode("copy"), StringNode(target)))
     if reply := action.get("reply"):
@@ -426,8 +426,8 @@ def filter_result(filters: Sequence[CompiledFilter], message: FilterTestMessage)
         for name in FIRST_WINS:
             if name in one.compiled_filter.action:
                 said.setdefault(name, one.compiled_filter.action[name])
-    removed = _unique_values(fit, "removeLabels")
-    labels = [name for name in _unique_values(fit, "labels") if name not in removed]
+    removed = _unique_values(fit, "removeKeywords")
+    added = [name for name in _unique_values(fit, "keywords") if name not in removed]
     hooks = [
         one.compiled_filter.action["webhook"]
         for one in fit
@@ -443,7 +443,7 @@ def filter_result(filters: Sequence[CompiledFilter], message: FilterTestMessage)
         copy_mailbox_ids=() if said.get("delete") else _unique_values(fit, "copyTo")[:MAX_PLACES],
         is_seen=bool(said.get("seen")),
         is_flagged=bool(said.get("flag")),
-        added_keywords=labels[:MAX_PLACES],
+        added_keywords=added[:MAX_PLACES],
         removed_keywords=removed,
         targets=list(targets.values()),
         replies=[

@@ -180,13 +180,13 @@ class _EffectBuilder:
         found |= {name: True for low, name in _FIELD_BY_FLAG.items() if low in self.added_flags}
         found |= {name: False for low, name in _FIELD_BY_FLAG.items() if low in self.removed_flags}
         found |= self._storage_fields(keeps_default=stays)
-        found["labels"] = [
+        found["keywords"] = [
             name for low, name in self.added_flags.items() if low not in _FIELD_BY_FLAG
         ]
-        found["removeLabels"] = [
+        found["removeKeywords"] = [
             name for low, name in self.removed_flags.items() if low not in _FIELD_BY_FLAG
         ]
-        found |= {"targets": list(dict.fromkeys(self.targets)), "reply": self.reply}
+        found |= {"forwardTo": list(dict.fromkeys(self.targets)), "reply": self.reply}
         action = {name: value for name, value in found.items() if value or value is False}
         stores = bool(self.stored_in or self.copied_to or self.kept)
         return BlockEffect(

@@ -151,7 +151,7 @@ def _query_of_size(test: SieveCall, _problems: ImportProblems) -> QueryForm:
     over, limit = test.chosen_tag("relation", "over") == "over", test.number_argument("limit")
     if not limit:
         return {} if over else NEVER_TRUE
-    return {"size": limit if over else -limit}
+    return {"larger" if over else "smaller": limit}
 
 
 def _query_of_exists(test: SieveCall, _problems: ImportProblems) -> QueryForm:

@@ -29,7 +29,7 @@ STORAGE_QUOTA = func.coalesce(  # bytes; 0: no limit
 )
 TOO_MUCH_MAIL = "too much mail for this mailbox"
 SELECT_RECEIVED = select(
-    col(User.received), col(User.received_max), col(User.received_until)
+    col(User.received), col(User.received_per_hour), col(User.received_until)
 ).where(col(User.id) == bindparam("user"), col(User.deleted_at).is_(None))
 
 
@@ -74,12 +74,12 @@ def journal_limit(transaction: DatabaseTransaction, user_id: int, limit: Reached
     """Write LIMIT_REACHED to the user's journal stream."""
     resets_at = limit.resets_at
     data = {
-        "limit": limit.limit_kind.value,
+        "limitKind": limit.limit_kind.value,
         "level": usage_level(
             transaction.environment.options, limit.used_amount, limit.allowed_amount
         ).value,
         "used": limit.used_amount,
-        "allowed": limit.allowed_amount,
+        "limit": limit.allowed_amount,
         "refused": limit.is_refusal,
         "resetsAt": resets_at and resets_at.isoformat(),
     }
@@ -119,7 +119,7 @@ def report_received_limit_if_reached(
     transaction: DatabaseTransaction, user_id: int, usage: ColumnRow, message_count: int = 1
 ) -> None:
     """Report if these messages reached the hourly limit of received messages."""
-    own_limit, options = usage.received_max, transaction.environment.options
+    own_limit, options = usage.received_per_hour, transaction.environment.options
     limit = options.limits_received_per_hour if own_limit is None else own_limit
     if limit and usage.received - message_count < limit <= usage.received:
         reached = ReachedLimit(LimitKind.RECEIVED, usage.received, limit, usage.received_until)
@@ -134,7 +134,9 @@ def received_limit_error(
     row = transaction.connection.execute(SELECT_RECEIVED, {"user": user_id}).first()
     if row is None or row.received_until is None or row.received_until <= now:
         return None
-    limit = options.limits_received_per_hour if row.received_max is None else row.received_max
+    limit = (
+        options.limits_received_per_hour if row.received_per_hour is None else row.received_per_hour
+    )
     if not limit or row.received < limit:
         return None
     limit_status = ReachedLimit(
@@ -173,14 +175,14 @@ def count_forwards_within_daily_limit(
     """
     now, connection = transaction.environment.now(), transaction.connection
     own_limit = connection.execute(
-        select(col(User.forwards)).where(col(User.id) == user_id)
+        select(col(User.forwards_per_day)).where(col(User.id) == user_id)
     ).first()
     if own_limit is None:
         raise NotFound(str(user_id), path=["user"])
     limit = (
         transaction.environment.options.limits_forwards_per_day
-        if own_limit.forwards is None
-        else own_limit.forwards
+        if own_limit.forwards_per_day is None
+        else own_limit.forwards_per_day
     )
     is_counter = (col(Usage.user_id) == user_id) & (col(Usage.kind) == UsageKind.FORWARDS)
     statement = select(col(Usage.used), col(Usage.until)).where(is_counter, col(Usage.until) > now)

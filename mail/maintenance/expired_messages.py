@@ -24,7 +24,7 @@ async def move_expired_to_deleted_messages(environment: Environment) -> int:
     statement = select(col(Message.id), col(Message.user_id)).where(
         *_expired_message_conditions(environment)
     )
-    statement = statement.order_by(col(Message.expires), col(Message.id))
+    statement = statement.order_by(col(Message.expires_at), col(Message.id))
     return await row_batches.run_in_batches_by_user(
         environment, statement, _move_to_deleted_messages
     )
@@ -32,7 +32,7 @@ async def move_expired_to_deleted_messages(environment: Environment) -> int:
 
 def _expired_message_conditions(environment: Environment) -> list[Any]:
     """SQL conditions for expired messages in a mailbox."""
-    return [col(Message.expires) <= environment.now(), col(Message.mailbox_id).is_not(None)]
+    return [col(Message.expires_at) <= environment.now(), col(Message.mailbox_id).is_not(None)]
 
 
 async def _move_to_deleted_messages(
@@ -76,7 +76,7 @@ def _remove_from_mailboxes_until_purge(
                 (col(Message.draft), now + options.undo_window),
                 else_=now + options.deleted_messages_retention,
             ),
-            expires=None,  # a restored message does not expire again
+            expires_at=None,  # a restored message does not expire again
         )
     )
 

@@ -67,7 +67,7 @@ def _leaf_structure(
         _quoted_string(kind),
         _quoted_string(subtype),
         _parameter_list(part.params),
-        _quoted_string(f"<{part.cid}>" if part.cid else None),
+        _quoted_string(f"<{part.content_id}>" if part.content_id else None),
         _quoted_string(own.get("content-description")),
         _quoted_string(part.encoding),
         str(part.size),

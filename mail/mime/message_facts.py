@@ -49,15 +49,15 @@ _CMS_HEAD_BYTES = 200  # encoded bytes that contain the content type of a CMS ob
 class AttachmentFacts:
     """The facts of a part that is a file. Stored as JSON with these field names."""
 
-    part: str  # section
+    section: str
     filename: str | None
     content_type: str
     disposition: str | None
     encoding: str
-    related: bool  # inside multipart/related
-    cid: str | None
+    inline: bool  # inside multipart/related
+    content_id: str | None
     size: int  # decoded bytes
-    hash: str  # SHA-256 of the decoded content, in hex
+    sha256: str  # SHA-256 of the decoded content, in hex
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,7 @@ class MessageFacts:
     encrypted: bool
     preview: str
     attachments: list[AttachmentFacts]
-    attachment_count: int  # without related ones
+    attachment_count: int  # without inline ones
     structure: ParsedPart
     header_size: int  # with the blank line after it
     search_text: str
@@ -148,7 +148,7 @@ def read_facts(raw: bytes) -> MessageFacts:
         encrypted=_is_encrypted(raw, structure),
         preview=build_preview(text),
         attachments=attachments,
-        attachment_count=sum(not each.related for each in attachments),
+        attachment_count=sum(not each.inline for each in attachments),
         structure=structure,
         header_size=structure.body_start,
         search_text=_search_text(subject, top, text, attachments),
@@ -226,15 +226,15 @@ def _attachment_facts(raw: bytes | ByteSource, structure: ParsedPart) -> list[At
         size, digest = content_size_and_hash(raw, part)
         found.append(
             AttachmentFacts(
-                part=part.section,
+                section=part.section,
                 filename=part.filename or _attached_message_filename(raw, part),
                 content_type=part.content_type,
                 disposition=part.disposition,
                 encoding=part.encoding,
-                related=_is_related(parents),
-                cid=part.cid,
+                inline=_is_related(parents),
+                content_id=part.content_id,
                 size=size,
-                hash=digest,
+                sha256=digest,
             )
         )
     return found

@@ -22,7 +22,7 @@ class ParsedPart:
     disposition: str | None = None
     disposition_params: dict[str, str] = field(default_factory=dict)
     filename: str | None = None
-    cid: str | None = None  # without angle brackets
+    content_id: str | None = None  # without angle brackets
     encoding: str = "7bit"
     parts: tuple["ParsedPart", ...] = ()
     lines: int | None = None  # of text and message parts
@@ -77,7 +77,7 @@ def json_rows_from_tree(part: ParsedPart) -> list[Any]:
             each.disposition,
             each.disposition_params or 0,
             each.filename,
-            each.cid,
+            each.content_id,
             each.encoding,
             each.lines,
             int(each.truncated),
@@ -105,7 +105,7 @@ def tree_from_json_rows(rows: list[Any]) -> ParsedPart:
                 disposition=row[6],
                 disposition_params=row[7] or {},
                 filename=row[8],
-                cid=row[9],
+                content_id=row[9],
                 encoding=row[10],
                 parts=children,
                 lines=row[11],

@@ -62,7 +62,7 @@ class _PartBuilder:
     disposition: str | None = None
     disposition_params: dict[str, str] = field(default_factory=dict)
     filename: str | None = None
-    cid: str | None = None
+    content_id: str | None = None
     encoding: str = "7bit"
     truncated: bool = False
     children: list[int] = field(default_factory=list)  # indexes into `_ParserState.nodes`
@@ -204,7 +204,7 @@ def _apply_content_fields(node: _PartBuilder, header_fields: list[RawField]) -> 
             node.disposition_params.get("filename"), node.params.get("name")
         )
     if "content-id" in content:
-        node.cid = (
+        node.content_id = (
             unfold_and_decode_utf8(content["content-id"]).strip("<> \t")[:_MAX_CONTENT_ID_LENGTH]
             or None
         )
@@ -368,7 +368,7 @@ def _build_tree(state: _ParserState) -> ParsedPart:
             disposition=node.disposition,
             disposition_params=node.disposition_params,
             filename=node.filename,
-            cid=node.cid,
+            content_id=node.content_id,
             encoding=node.encoding,
             parts=tuple([parts.pop(child) for child in node.children]),
             lines=lines.get(place),

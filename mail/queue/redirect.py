@@ -279,7 +279,7 @@ def _count_forwards_within_limits(
     statement = update(Address).where(col(Address.id) == forward.address_id)
     rows = transaction.connection.execute(
         select(
-            col(Address.forwards_max), col(Address.forwarded), col(Address.forwarded_until)
+            col(Address.forwards_per_day), col(Address.forwarded), col(Address.forwarded_until)
         ).where(col(Address.id) == forward.address_id)
     ).all()
     if not rows:

@@ -153,7 +153,7 @@ _SELECT_ACCOUNT = PreparedStatement(
         col(User.tenant_id),
         col(User.used),
         col(User.received),
-        col(User.received_max),
+        col(User.received_per_hour),
         col(User.received_until),
         col(User.received_told_until),
         col(User.storage_told_until),
@@ -348,7 +348,7 @@ async def load_row_recipient_below_limits(
     if row.allowed and row.used >= row.allowed:
         full = ReachedLimit(LimitKind.STORAGE, row.used, row.allowed, is_refusal=True)
         await _report_limit_unless_reported(environment, row.id, full, row.storage_told_until)
-        raise OverQuota(used=row.used, allowed=row.allowed)
+        raise OverQuota(used=row.used, limit=row.allowed)
     await _require_below_hourly_received_limit(environment, row)
     return LocalRecipient(
         row.id,
@@ -386,8 +386,8 @@ async def _require_below_hourly_received_limit(
     """Raise RateLimited if the account has received its hourly limit."""
     most = (
         environment.options.limits_received_per_hour
-        if account_row.received_max is None
-        else account_row.received_max
+        if account_row.received_per_hour is None
+        else account_row.received_per_hour
     )
     until, now = account_row.received_until, environment.now()
     if most and account_row.received >= most and until and until > now:

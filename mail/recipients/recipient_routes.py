@@ -351,8 +351,8 @@ def require_below_address_forward_limit(environment: Environment, address_row: C
     """Raise RateLimited if the address has reached its daily limit of forwards."""
     most = (
         environment.options.limits_forwards_per_day
-        if address_row.forwards_max is None
-        else address_row.forwards_max
+        if address_row.forwards_per_day is None
+        else address_row.forwards_per_day
     )
     until, now = address_row.forwarded_until, environment.now()
     if most and address_row.forwarded >= most and until and until > now:

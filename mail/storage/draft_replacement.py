@@ -47,7 +47,7 @@ from models.users.tables import User
 
 INPUT_PATH = ("replaces",)
 _MESSAGE_COLUMNS = {
-    *("id", "mailbox_id", "uid", "modseq", "thread_id", "digest", "size", "indexed", "expires"),
+    *("id", "mailbox_id", "uid", "modseq", "thread_id", "digest", "size", "indexed", "expires_at"),
     *("seen", "flagged", "answered", "draft", "keywords", "public_metadata"),
 }
 _SELECT_EARLIER = (
@@ -144,7 +144,9 @@ def replace_message(
         "received_at": placement.received_at,
         "listed_at": placement.received_at,
         "saved_at": now,
-        "expires": now + timedelta(seconds=taken.retention) if taken.retention else row.expires,
+        "expires_at": now + timedelta(seconds=taken.retention)
+        if taken.retention
+        else row.expires_at,
         "seen": placement.seen,
         "flagged": placement.flagged or row.flagged,
         "answered": row.answered,

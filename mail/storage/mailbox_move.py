@@ -60,7 +60,7 @@ def move_messages(
         .values(
             mailbox_id=bindparam("box"),
             uid=bindparam("number"),
-            expires=bindparam("ends", type_=table.c.expires.type),
+            expires_at=bindparam("ends", type_=table.c.expires_at.type),
             modseq=last,
             saved_at=now,
             **column_changes,

@@ -84,7 +84,7 @@ ADD_TO_RECEIVED: dict[
         (_IS_HOUR_RUNNING, col(User.received_until)), else_=bindparam("until", type_=UtcDateTime)
     ),
 }
-_RECEIVED_LIMIT = func.coalesce(col(User.received_max), integer_parameter("hourly"))
+_RECEIVED_LIMIT = func.coalesce(col(User.received_per_hour), integer_parameter("hourly"))
 # The UPDATE that counts also checks, so that concurrent deliveries can't pass the limit together.
 IS_BELOW_RECEIVED_LIMIT = or_(
     _RECEIVED_LIMIT == 0,
@@ -92,7 +92,7 @@ IS_BELOW_RECEIVED_LIMIT = or_(
     ~_IS_HOUR_RUNNING,
     col(User.received) < _RECEIVED_LIMIT,
 )
-RECEIVED_COLUMNS = col(User.received), col(User.received_max), col(User.received_until)
+RECEIVED_COLUMNS = col(User.received), col(User.received_per_hour), col(User.received_until)
 # The same statement counts received messages: a separate row would need another statement.
 _ADD_RECEIVED = _ADD_WITHIN_QUOTA.values(**ADD_TO_RECEIVED).returning(*RECEIVED_COLUMNS)
 _ADD_BY_KIND = {
@@ -341,7 +341,7 @@ def _message_row(
         "received_at": to.received_at,
         "listed_at": to.received_at,
         "saved_at": now,  # an old message can be added today
-        "expires": now + timedelta(seconds=mailbox.retention) if mailbox.retention else None,
+        "expires_at": now + timedelta(seconds=mailbox.retention) if mailbox.retention else None,
         "seen": pending.seen,
         "flagged": to.flagged,
         "answered": to.answered,
@@ -500,7 +500,7 @@ def quota_error(transaction: DatabaseTransaction, user_id: int) -> RequestError:
     row = transaction.connection.execute(SELECT_QUOTA, given).first()
     if row is None:
         return NotFound(str(user_id), path=["user"])
-    return OverQuota(used=row.used, allowed=row.allowed)
+    return OverQuota(used=row.used, limit=row.allowed)
 
 
 def content_columns(message: StorableMessage) -> dict[str, Any]:

@@ -50,7 +50,7 @@ def _parse_source(source: bytes | Path) -> ParsedMessage:
 
 def _attachment_bodies(facts: MessageFacts) -> Iterator[EncodedBody]:
     """The encoded bodies of large attachments."""
-    attached = {attachment.part for attachment in facts.attachments}
+    attached = {attachment.section for attachment in facts.attachments}
     return (
         EncodedBody(part.body_start, part.body_end, part.encoding)
         for part, _ in mime.walk_own_parts_with_parents(facts.structure)

@@ -221,7 +221,7 @@ async def store_copies_once(
         )
         raise
     except OverQuota as full:
-        reached = ReachedLimit(LimitKind.STORAGE, full.used, full.allowed, is_refusal=True)
+        reached = ReachedLimit(LimitKind.STORAGE, full.used, full.limit, is_refusal=True)
         await user_limits.report_refusal_once_per_period(environment, recipient.user_id, reached)
         raise
 

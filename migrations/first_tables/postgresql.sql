@@ -603,9 +603,9 @@ CREATE TABLE users (
     junk_score FLOAT,
     reject_score FLOAT,
     quarantine_notification VARCHAR(32) NOT NULL,
-    recipients BIGINT,
-    forwards BIGINT,
-    received_max BIGINT,
+    recipients_per_day BIGINT,
+    forwards_per_day BIGINT,
+    received_per_hour BIGINT,
     received BIGINT NOT NULL,
     received_until TIMESTAMP WITH TIME ZONE,
     received_told_until TIMESTAMP WITH TIME ZONE,
@@ -672,7 +672,7 @@ CREATE TABLE addresses (
     user_id BIGINT,
     forward_to JSONB NOT NULL,
     relays VARCHAR,
-    forwards_max BIGINT,
+    forwards_per_day BIGINT,
     forwarded BIGINT NOT NULL,
     forwarded_until TIMESTAMP WITH TIME ZONE,
     answers BOOLEAN NOT NULL,
@@ -939,10 +939,10 @@ CREATE TABLE filters (
     id BIGINT NOT NULL,
     user_id BIGINT NOT NULL,
     name VARCHAR NOT NULL,
-    "order" BIGINT NOT NULL,
+    position BIGINT NOT NULL,
     query JSONB NOT NULL,
     action JSONB NOT NULL,
-    targets JSONB NOT NULL,
+    forward_to JSONB NOT NULL,
     relays VARCHAR,
     active BOOLEAN NOT NULL,
     public_metadata JSONB,
@@ -952,7 +952,7 @@ CREATE TABLE filters (
     CONSTRAINT fk_filters_user_id FOREIGN KEY(user_id) REFERENCES users (id) ON DELETE CASCADE
 );
 CREATE INDEX ix_filters_made ON filters (created_at, id);
-CREATE INDEX ix_filters_order ON filters (user_id, "order", id);
+CREATE INDEX ix_filters_position ON filters (user_id, position, id);
 CREATE INDEX ix_filters_user_id ON filters (user_id);
 
 CREATE TABLE identities (
@@ -1509,7 +1509,7 @@ CREATE TABLE messages (
     listed_at TIMESTAMP WITH TIME ZONE NOT NULL,
     saved_at TIMESTAMP WITH TIME ZONE NOT NULL,
     date TIMESTAMP WITH TIME ZONE,
-    expires TIMESTAMP WITH TIME ZONE,
+    expires_at TIMESTAMP WITH TIME ZONE,
     snoozed_until TIMESTAMP WITH TIME ZONE,
     snoozed_from BIGINT,
     size BIGINT NOT NULL,
@@ -1564,7 +1564,7 @@ CREATE UNIQUE INDEX messages_by_uid ON messages (mailbox_id, uid);
 CREATE INDEX messages_deleted ON messages (user_id, deleted_at, id) WHERE deleted_at IS NOT NULL;
 CREATE INDEX messages_of_user ON messages (user_id, listed_at, id) WHERE deleted_at IS NULL;
 CREATE INDEX messages_snoozed ON messages (user_id, deleted_at, listed_at, id) WHERE snoozed_until IS NOT NULL;
-CREATE INDEX messages_to_expire ON messages (expires) WHERE expires IS NOT NULL;
+CREATE INDEX messages_to_expire ON messages (expires_at) WHERE expires_at IS NOT NULL;
 CREATE INDEX messages_to_index ON messages (id) WHERE NOT indexed;
 CREATE INDEX messages_to_purge ON messages (purge_at) WHERE purge_at IS NOT NULL;
 CREATE INDEX messages_to_wake ON messages (snoozed_until) WHERE snoozed_until IS NOT NULL;

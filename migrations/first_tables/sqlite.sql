@@ -603,9 +603,9 @@ CREATE TABLE users (
     junk_score FLOAT,
     reject_score FLOAT,
     quarantine_notification VARCHAR(32) NOT NULL,
-    recipients INTEGER,
-    forwards INTEGER,
-    received_max INTEGER,
+    recipients_per_day INTEGER,
+    forwards_per_day INTEGER,
+    received_per_hour INTEGER,
     received INTEGER NOT NULL,
     received_until DATETIME,
     received_told_until DATETIME,
@@ -672,7 +672,7 @@ CREATE TABLE addresses (
     user_id INTEGER,
     forward_to JSON NOT NULL,
     relays VARCHAR,
-    forwards_max INTEGER,
+    forwards_per_day INTEGER,
     forwarded INTEGER NOT NULL,
     forwarded_until DATETIME,
     answers BOOLEAN NOT NULL,
@@ -939,10 +939,10 @@ CREATE TABLE filters (
     id INTEGER NOT NULL,
     user_id INTEGER NOT NULL,
     name VARCHAR NOT NULL,
-    "order" INTEGER NOT NULL,
+    position INTEGER NOT NULL,
     "query" JSON NOT NULL,
     action JSON NOT NULL,
-    targets JSON NOT NULL,
+    forward_to JSON NOT NULL,
     relays VARCHAR,
     active BOOLEAN NOT NULL,
     public_metadata JSON,
@@ -952,7 +952,7 @@ CREATE TABLE filters (
     CONSTRAINT fk_filters_user_id FOREIGN KEY(user_id) REFERENCES users (id) ON DELETE CASCADE
 );
 CREATE INDEX ix_filters_made ON filters (created_at, id);
-CREATE INDEX ix_filters_order ON filters (user_id, "order", id);
+CREATE INDEX ix_filters_position ON filters (user_id, position, id);
 CREATE INDEX ix_filters_user_id ON filters (user_id);
 
 CREATE TABLE identities (
@@ -1509,7 +1509,7 @@ CREATE TABLE messages (
     listed_at DATETIME NOT NULL,
     saved_at DATETIME NOT NULL,
     date DATETIME,
-    expires DATETIME,
+    expires_at DATETIME,
     snoozed_until DATETIME,
     snoozed_from INTEGER,
     size INTEGER NOT NULL,
@@ -1564,7 +1564,7 @@ CREATE UNIQUE INDEX messages_by_uid ON messages (mailbox_id, uid);
 CREATE INDEX messages_deleted ON messages (user_id, deleted_at, id) WHERE deleted_at IS NOT NULL;
 CREATE INDEX messages_of_user ON messages (user_id, listed_at, id) WHERE deleted_at IS NULL;
 CREATE INDEX messages_snoozed ON messages (user_id, deleted_at, listed_at, id) WHERE snoozed_until IS NOT NULL;
-CREATE INDEX messages_to_expire ON messages (expires) WHERE expires IS NOT NULL;
+CREATE INDEX messages_to_expire ON messages (expires_at) WHERE expires_at IS NOT NULL;
 CREATE INDEX messages_to_index ON messages (id) WHERE NOT indexed;
 CREATE INDEX messages_to_purge ON messages (purge_at) WHERE purge_at IS NOT NULL;
 CREATE INDEX messages_to_wake ON messages (snoozed_until) WHERE snoozed_until IS NOT NULL;

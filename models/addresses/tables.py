@@ -76,7 +76,7 @@ class Address(RowWithId, table=True):
     forward_to: list[str] = json_column(list)  # of a FORWARD, without passwords
     # encrypted JSON of the targets with their passwords: mail/recipients/forward_targets.py
     relays: str | None = None
-    forwards_max: OptionalInt64 = None  # messages a day; None: the platform's limit, 0: unlimited
+    forwards_per_day: OptionalInt64 = None  # messages; None: the platform's limit, 0: unlimited
     forwarded: Int64 = 0  # messages in the current day
     forwarded_until: OptionalTimestamp = None  # end of that day
     answers: bool = False  # a FORWARD with its own autoreply (models/autoreply.py)

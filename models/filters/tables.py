@@ -13,15 +13,15 @@ class Filter(UserOwnedRow, table=True):
 
     __tablename__ = "filters"
     __table_args__ = (
-        Index("ix_filters_order", "user_id", "order", "id"),
+        Index("ix_filters_position", "user_id", "position", "id"),
         Index("ix_filters_made", "created_at", "id"),
     )
 
     name: str = ""
-    order: Int64  # ascending; filters with equal order run by age
+    position: Int64  # ascending; filters with equal position run by age
     query: dict[str, Any] = json_column(dict)
     action: dict[str, Any] = json_column(dict)
-    targets: list[str] = json_column(list)  # of the action, without passwords
+    forward_to: list[str] = json_column(list)  # of the action, without passwords
     # encrypted targets with their passwords: mail/recipients/forward_targets.py
     relays: str | None = None
     active: bool = True

@@ -58,7 +58,7 @@ class Message(UserOwnedRow, table=True):
             **_index_condition("deleted_at IS NOT NULL"),
         ),
         Index("messages_to_purge", "purge_at", **_index_condition("purge_at IS NOT NULL")),
-        Index("messages_to_expire", "expires", **_index_condition("expires IS NOT NULL")),
+        Index("messages_to_expire", "expires_at", **_index_condition("expires_at IS NOT NULL")),
         Index("messages_to_wake", "snoozed_until", **_index_condition("snoozed_until IS NOT NULL")),
         # with a constant column, as above
         Index(
@@ -87,7 +87,7 @@ class Message(UserOwnedRow, table=True):
     listed_at: datetime = Field(sa_type=UtcDateTime, sa_column_kwargs={"default": _received_at})
     saved_at: Timestamp  # when it was put into this mailbox
     date: OptionalTimestamp = None
-    expires: OptionalTimestamp = None
+    expires_at: OptionalTimestamp = None
     snoozed_until: OptionalTimestamp = None  # it is in the SNOOZED mailbox until then
     snoozed_from: OptionalInt64 = None  # the mailbox it returns to, which may be deleted
     size: Int64  # bytes, as received

@@ -147,9 +147,9 @@ class User(RowWithId, table=True):
     junk_score: float | None = None
     reject_score: float | None = None
     quarantine_notification: Frequency = enum_column(Frequency, default=Frequency.DAILY)
-    recipients: OptionalInt64 = None  # a day; None: the platform's limit, 0: unlimited
-    forwards: OptionalInt64 = None  # messages a day; None: the platform's limit, 0: unlimited
-    received_max: OptionalInt64 = None  # messages an hour; None: the platform's limit, 0: unlimited
+    recipients_per_day: OptionalInt64 = None  # None: the platform's limit, 0: unlimited
+    forwards_per_day: OptionalInt64 = None  # messages; None: the platform's limit, 0: unlimited
+    received_per_hour: OptionalInt64 = None  # messages; None: the platform's limit, 0: unlimited
     # messages in the current hour; in this row, which each delivery updates anyway
     received: Int64 = 0
     received_until: OptionalTimestamp = None  # end of that hour

@@ -8,7 +8,7 @@ from sqlalchemy import ColumnElement, Select, and_, false, func, or_, select, tr
 from sqlalchemy import literal as plain
 from sqlmodel import col
 
-from mail.addresses.address_syntax import normalized_address, normalized_domain
+from mail.addresses.address_syntax import normalized_address
 from mail.recipients.address_resolution import resolve_address
 from models.addresses.tables import Address, AddressKind
 from models.domains.tables import AliasDomain, Domain
@@ -20,6 +20,7 @@ from models.users.tables import User
 from resolvers import pagination
 from resolvers.access import is_visible_user
 from resolvers.context import Context
+from resolvers.domains.loaders import DomainIdOrName, is_referenced_domain
 from resolvers.pagination import PageScan, read_union
 from resolvers.sql_text import any_item_fits_sql, contains_text_sql, equals_ignoring_case_sql
 
@@ -43,7 +44,7 @@ class AddressConditions:
     tags: tuple[str, ...] | None = None  # any of
     required_tags: tuple[str, ...] | None = None  # all of
     kinds: tuple[AddressKind, ...] | None = None
-    domain: str | None = None
+    domain: DomainIdOrName | None = None
     user_id: int | None = None
     active: bool | None = None
     wildcard: bool | None = None
@@ -191,9 +192,7 @@ def _where_clauses(ctx: Context, conditions: AddressConditions) -> list[ColumnEl
     if conditions.kinds is not None:
         clauses.append(col(Address.kind).in_(conditions.kinds))
     if conditions.domain is not None:
-        domain_statement = select(col(Domain.id)).where(
-            col(Domain.name) == normalized_domain(conditions.domain)
-        )
+        domain_statement = select(col(Domain.id)).where(is_referenced_domain(conditions.domain))
         clauses.append(col(Address.domain_id).in_(domain_statement))
     if conditions.user_id is not None:
         clauses.append(col(Address.user_id) == conditions.user_id)

@@ -20,7 +20,6 @@ from models.errors import (
     ErrorCollector,
     Forbidden,
     InvalidInput,
-    check_count_from_one_to_limit,
     require_all_found,
 )
 from models.events.journal import PLATFORM
@@ -31,6 +30,7 @@ from resolvers.addresses import autoreplies, main_address
 from resolvers.addresses import loaders as address_loaders
 from resolvers.addresses.autoreplies import AddressAutoreplies
 from resolvers.addresses.events import AddressChangeDetails, record_address_changes
+from resolvers.addresses.loaders import AddressIdOrText, load_referenced_addresses
 from resolvers.addresses.main_address import MainAddressChange
 from resolvers.addresses.targets import (
     TargetsWithRelayPasswords,
@@ -42,7 +42,6 @@ from resolvers.addresses.validation import (
     ALL_DOMAINS_SIGN,
     can_be_main,
     check_column_combinations,
-    graphql_name,
     validate_address_text,
     validate_columns,
 )
@@ -52,6 +51,7 @@ from resolvers.context import Context, GuardRule
 from resolvers.domains import loaders as domain_loaders
 from resolvers.users.delete import update_domain_counters
 from resolvers.users.selection import load_managed_user
+from resolvers.users.validation import schema_name
 
 ADDRESS_TAKEN_TEXT = "the address is taken"
 AUTOREPLY_PATH = ("autoreply",)  # its place in the input
@@ -62,7 +62,7 @@ AUDIT_LOG_COLUMNS = (
     "main",
     "send_as",
     "expires_at",
-    "forwards_max",
+    "forwards_per_day",
 )
 
 
@@ -113,7 +113,7 @@ async def create_address(ctx: Context, new_address: NewAddress) -> Address:
         else address_id,  # some domain: it is not looked for yet
         kind=kind,
         forward_to=forward_targets_of_input.shown_targets,
-        forwards_max=values.get("forwards_max"),
+        forwards_per_day=values.get("forwards_per_day"),
         expires_at=values.get("expires_at"),
         main=new_address.main,
     )
@@ -303,28 +303,27 @@ async def require_address_free(
         raise Conflict(ADDRESS_TAKEN_TEXT, path=path)
 
 
-async def delete_addresses(ctx: Context, ids: Sequence[int]) -> None:
-    """Delete addresses, all or none.
+async def delete_addresses(ctx: Context, refs: Sequence[AddressIdOrText]) -> list[int]:
+    """Delete the referenced addresses, all or none; return their ids.
 
     Raises NotFound if the viewer can't see an address, Conflict if one is the main address of
     its user, and Forbidden if the viewer does not administer it. Owners can delete the
     temporary addresses that they created.
     """
-    limit = ctx.environment.options.bulk_max_items
-    check_count_from_one_to_limit(len(ids), limit, f"name 1 to {limit} addresses", path=["ids"])
-    rows_before = await require_visible_addresses(ctx, ids, ["ids"])
+    rows_before = await load_referenced_addresses(ctx, refs)
+    ids = [row.id for row in rows_before]
     async with ctx.write_session(*stream_ids_of_addresses(rows_before)) as session:
-        rows = await require_visible_addresses(ctx, ids, ["ids"])
+        rows = await require_visible_addresses(ctx, ids, ["addresses"])
         if stream_ids_of_addresses(rows) != stream_ids_of_addresses(rows_before):
-            raise Conflict("an address was changed meanwhile", path=["ids"])
-        await require_changeable_addresses(ctx, rows, ["ids"])
+            raise Conflict("an address was changed meanwhile", path=["addresses"])
+        await require_changeable_addresses(ctx, rows, ["addresses"])
         for index, row in enumerate(rows):
             if not is_administered_by_viewer(ctx, row) and not row.masked:
                 error_text = "whoever is in charge of the domain deletes it"
-                raise forbidden_at_index(error_text, Role.DOMAIN_ADMIN, ["ids"], index)
+                raise forbidden_at_index(error_text, Role.DOMAIN_ADMIN, ["addresses"], index)
             if row.main:
                 error_text = "the main address of a user: name another as main first"
-                raise Conflict(error_text, path=["ids"], index=index)
+                raise Conflict(error_text, path=["addresses"], index=index)
         connection = await session.connection()
         await connection.execute(delete(Address).where(col(Address.id).in_([r.id for r in rows])))
         await update_domain_counters(ctx, session, [], [row._asdict() for row in rows], sign=-1)
@@ -337,6 +336,7 @@ async def delete_addresses(ctx: Context, ids: Sequence[int]) -> None:
             for row in logged_rows
         ]
         await audit_log.log_changes(ctx, session, *entries)
+    return ids
 
 
 def stream_ids_of_addresses(addresses: Iterable[Any]) -> set[int]:
@@ -409,7 +409,7 @@ def forbidden_at_index(
 def audit_log_values(address: Any, column_names: Collection[str]) -> dict[str, Any]:
     """Return the columns of an address that are not None, by their GraphQL name."""
     return {
-        graphql_name(name): getattr(address, name)
+        schema_name(name): getattr(address, name)
         for name in column_names
         if getattr(address, name) is not None
     }

@@ -7,7 +7,7 @@ from sqlalchemy import func, select
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import col
 
-from mail.addresses.address_syntax import checked_domain, normalized_domain
+from mail.addresses.address_syntax import checked_domain
 from models.addresses.tables import Address
 from models.domains.tables import Domain
 from models.errors import Conflict, ErrorCollector, InvalidInput, LimitReached, NotFound
@@ -22,6 +22,7 @@ from resolvers.admin import audit_log
 from resolvers.admin.audit_log import NewAuditLogEntry
 from resolvers.context import Context, GuardRule
 from resolvers.domains import loaders as domain_loaders
+from resolvers.domains.loaders import DomainIdOrName
 from resolvers.sql_text import validate_text
 from resolvers.users.selection import load_managed_user
 
@@ -35,7 +36,7 @@ class NewTemporaryAddress:
     """A temporary address to create."""
 
     user_id: int | None = None  # None: the viewer's
-    domain: str | None = None  # None: that of the main address
+    domain: DomainIdOrName | None = None  # None: that of the main address
     validity: timedelta | None = None  # None: until it is switched off
     comment: str | None = None
     for_site: str | None = None
@@ -127,26 +128,28 @@ def _random_local_part(ctx: Context) -> str:
     )
 
 
-async def _require_domain_of_user(ctx: Context, user_id: int, domain_name: str | None) -> ColumnRow:
+async def _require_domain_of_user(
+    ctx: Context, user_id: int, domain: DomainIdOrName | None
+) -> ColumnRow:
     """Return id and name of the domain, in which the user must have an address already.
 
-    Without a name it is the domain of the main address. Raises NotFound or InvalidInput.
+    Without a reference it is the domain of the main address. Raises NotFound or InvalidInput.
     """
-    if domain_name is None:
+    if domain is None:
         main_row = await main_address.find_main_address(ctx, user_id)
         if main_row is None:
             message = "there is no main address, so say which domain"
             raise InvalidInput(message, constraint="required", path=["domain"])
         is_domain = col(Domain.id) == main_row.domain_id
     else:
-        is_domain = col(Domain.name) == normalized_domain(domain_name)
+        is_domain = domain_loaders.is_referenced_domain(domain)
     user_domains = select(col(Address.domain_id)).where(col(Address.user_id) == user_id)
     statement = select(*select_columns(Domain, {"id", "name"})).where(
         is_domain, col(Domain.id).in_(user_domains)
     )
     row = next(iter(await ctx.read(statement)), None)
     if row is None:
-        raise NotFound(domain_name or "", path=["domain"])
+        raise NotFound(domain_loaders.reference_text(domain), path=["domain"])
     return row
 
 

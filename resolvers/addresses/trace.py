@@ -247,9 +247,11 @@ class _SenderRuleReceiver(NamedTuple):
 async def _trace_redirecting_or_deleting_filters(ctx: Context, state: AddressTraceState) -> None:
     """Add the active filters that redirect or delete messages, as far as the viewer sees them."""
     for row in await filter_loaders.load_all_of_user(ctx, state.address_row.user_id):
-        if row.active and (row.targets or row.action.get("delete")):
+        if row.active and (row.forward_to or row.action.get("delete")):
             state.steps.append(
-                AddressTraceStep("FILTER", state.address_row.shown, row.targets, ("Filter", row.id))
+                AddressTraceStep(
+                    "FILTER", state.address_row.shown, row.forward_to, ("Filter", row.id)
+                )
             )
 
 

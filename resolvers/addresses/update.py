@@ -40,7 +40,6 @@ from resolvers.addresses.targets import (
 )
 from resolvers.addresses.validation import (
     check_column_combinations,
-    graphql_name,
     validate_address_text,
     validate_columns,
 )
@@ -50,6 +49,7 @@ from resolvers.context import Context
 from resolvers.domains import loaders as domain_loaders
 from resolvers.users.delete import update_domain_counters
 from resolvers.users.selection import load_managed_user
+from resolvers.users.validation import schema_name, schema_path
 
 PATCH_PATH = ("set",)  # the place of the patch in the input
 AUTOREPLY_PATH = (*PATCH_PATH, "autoreply")
@@ -200,9 +200,9 @@ async def _require_permission(
             required_role = (
                 Role.ADMIN if ctx.viewer.role is Role.DOMAIN_ADMIN else Role.DOMAIN_ADMIN
             )
-            message = f"to change {graphql_name(forbidden_names[0])} needs the role {required_role}"
+            message = f"to change {schema_name(forbidden_names[0])} needs the role {required_role}"
             raise forbidden_at_index(
-                message, required_role, [*PATCH_PATH, graphql_name(forbidden_names[0])], index
+                message, required_role, [*PATCH_PATH, *schema_path(forbidden_names[0])], index
             )
     await require_changeable_addresses(ctx, rows, ["addresses"])
 
@@ -414,8 +414,8 @@ def _log_entry_of_update(
     row: ColumnRow, changed_values: Mapping[str, Any], address_autoreplies: AddressAutoreplies
 ) -> NewAuditLogEntry:
     column_names = [name for name in (*LOGGED_COLUMNS, "shown") if name in changed_values]
-    before = {graphql_name(name): getattr(row, name) for name in column_names}
-    after = {graphql_name(name): changed_values[name] for name in column_names}
+    before = {schema_name(name): getattr(row, name) for name in column_names}
+    after = {schema_name(name): changed_values[name] for name in column_names}
     if row.id in address_autoreplies.changed_address_ids:
         before["autoreply"], after["autoreply"] = (
             address_autoreplies.audit_log_values_before_and_after(row.id)

@@ -15,11 +15,12 @@ from models.addresses.tables import TRAINING_KINDS, AddressKind
 from models.errors import ErrorCollector, InvalidInput
 from resolvers import sql_text
 from resolvers.users import custom_data
-from resolvers.users.validation import schema_name
+from resolvers.users.limit_values import LimitValue, stored_limit
+from resolvers.users.validation import schema_path
 
 MAX_NAME_LENGTH = 128  # characters
 MAX_COMMENT_LENGTH = 1000
-MAX_FORWARDS_PER_DAY = (1 << 31) - 1
+FORWARDS_PER_DAY_END = 1 << 31
 ALL_DOMAINS_SIGN = "*"  # in place of the domain part: all domains of the platform
 
 
@@ -95,13 +96,8 @@ def validate_columns(
     for name, value in columns.items():
         with problems.collecting():
             check = COLUMN_VALIDATORS.get(name)
-            validated[name] = check(value, [*path, graphql_name(name)]) if check else value
+            validated[name] = check(value, [*path, *schema_path(name)]) if check else value
     return validated
-
-
-def graphql_name(column_name: str) -> str:
-    """Return the GraphQL name of a column."""
-    return {"forwards_max": "forwards"}.get(column_name, schema_name(column_name))
 
 
 def check_column_combinations(
@@ -124,9 +120,11 @@ def check_column_combinations(
             message = f"only a FORWARD has targets, not a {kind}"
             raise InvalidInput(message, constraint="exclusive", path=[*path, "forwardTo"])
     with problems.collecting():
-        if kind is not AddressKind.FORWARD and address.forwards_max is not None:
+        if kind is not AddressKind.FORWARD and address.forwards_per_day is not None:
             message = f"only a FORWARD forwards, not a {kind}"
-            raise InvalidInput(message, constraint="exclusive", path=[*path, "forwards"])
+            raise InvalidInput(
+                message, constraint="exclusive", path=[*path, "limits", "forwardsPerDay"]
+            )
     with problems.collecting():
         if address.main and not can_be_main(address):
             message = "a main address is a MAILBOX, without * and without an end"
@@ -154,10 +152,8 @@ def _validate_tags(tags: Sequence[str] | None, path: Sequence[str]) -> list[str]
     return sql_text.validate_tags(tags or (), path=path)
 
 
-def _validate_forwards_per_day(number: int | None, path: Sequence[str]) -> int | None:
-    if number is not None and not 0 <= number <= MAX_FORWARDS_PER_DAY:
-        raise InvalidInput("0 or more; 0 is no limit", constraint="range", path=path)
-    return number
+def _validate_forwards_per_day(limit: LimitValue, path: Sequence[str]) -> int | None:
+    return stored_limit(limit, FORWARDS_PER_DAY_END, path)
 
 
 def _require_true_or_false(value: bool | None, path: Sequence[str]) -> bool:
@@ -170,7 +166,7 @@ def _require_true_or_false(value: bool | None, path: Sequence[str]) -> bool:
 COLUMN_VALIDATORS: Mapping[str, Callable[[Any, Sequence[str]], Any]] = {
     "name": _validate_name,
     "tags": _validate_tags,
-    "forwards_max": _validate_forwards_per_day,
+    "forwards_per_day": _validate_forwards_per_day,
     "active": _require_true_or_false,
     "send_as": _require_true_or_false,
     "public_comment": _validate_comment,

@@ -14,7 +14,7 @@ from mail.autoreply import AutoreplyRule
 from models.autoreply import Autoreply, AutoreplySender
 from models.errors import ErrorCollector, InvalidInput
 from models.store.columns import ColumnRow, core_table, insert_with_conflict, select_columns
-from resolvers.users.validation import schema_name
+from resolvers.users.validation import schema_path
 
 MAX_NAME_LENGTH = 128  # characters
 MAX_SUBJECT_BYTES = 2 << 10  # bytes
@@ -39,7 +39,7 @@ def validate_columns(
     """Return the columns in their stored form. Adds an error to `problems` for each invalid one."""
     validated = dict[str, Any]()
     for name, value in columns.items():
-        path = [*input_path, schema_name(name)]
+        path = [*input_path, *schema_path(name)]
         with problems.collecting():
             validated[name] = _validate_value(name, value, path)
     starts_at, ends_at = validated.get("starts_at"), validated.get("ends_at")

@@ -7,7 +7,6 @@ from functools import partial
 from sqlalchemy import select
 from sqlmodel import col
 
-from mail.addresses.address_syntax import normalized_domain
 from models.addresses.tables import Address
 from models.domains.tables import Domain
 from models.errors import Forbidden, InvalidInput, NotFound
@@ -18,7 +17,12 @@ from resolvers.access import can_see_managed_mail_records, is_managed_user
 from resolvers.changes.stream_reader import EventFilter
 from resolvers.changes.visible_streams import SelectStreams, load_viewer_streams
 from resolvers.context import Context
-from resolvers.domains.loaders import is_administered_domain
+from resolvers.domains.loaders import (
+    DomainIdOrName,
+    is_administered_domain,
+    is_referenced_domain,
+    reference_text,
+)
 from resolvers.users import listing as user_listing
 from resolvers.users.listing import UserConditions
 
@@ -102,14 +106,14 @@ async def _require_managed_user_stream(user_id: int, ctx: Context) -> ManagedStr
 
 
 def selector_of_domain_streams(
-    domain_name: str | None, kinds: ChangeKinds, *, path: Sequence[str]
+    domain: DomainIdOrName | None, kinds: ChangeKinds, *, path: Sequence[str]
 ) -> SelectStreams:
-    """Return a selector of the streams of administered domains: the one with this name, or all."""
-    return partial(_load_administered_domain_streams, domain_name, kinds, path)
+    """Return a selector of the streams of administered domains: the referenced one, or all."""
+    return partial(_load_administered_domain_streams, domain, kinds, path)
 
 
 async def _load_administered_domain_streams(
-    domain_name: str | None, kinds: ChangeKinds, path: Sequence[str], ctx: Context
+    domain: DomainIdOrName | None, kinds: ChangeKinds, path: Sequence[str], ctx: Context
 ) -> ManagedStreams:
     """Return the streams of administered domains, for an ADMIN with that of the platform.
 
@@ -117,17 +121,17 @@ async def _load_administered_domain_streams(
     too many.
     """
     statement = select(col(Domain.id)).where(is_administered_domain(ctx)).order_by(col(Domain.id))
-    if domain_name is not None:
-        statement = statement.where(col(Domain.name) == normalized_domain(domain_name))
+    if domain is not None:
+        statement = statement.where(is_referenced_domain(domain))
     ids = [row.id for row in await ctx.read(statement.limit(MAX_FOLLOWED_DOMAINS + 1))]
     if len(ids) > MAX_FOLLOWED_DOMAINS:
         message = (
             f"more than {MAX_FOLLOWED_DOMAINS} domains are too many to follow at once: name one"
         )
         raise InvalidInput(message, constraint="max", path=path)
-    if domain_name is not None and not ids:
-        raise NotFound(domain_name, path=path)
-    if domain_name is None and ctx.viewer.role.includes(Role.ADMIN):
+    if domain is not None and not ids:
+        raise NotFound(reference_text(domain), path=path)
+    if domain is None and ctx.viewer.role.includes(Role.ADMIN):
         # it also has all changes of domains, and those of no domain
         return ManagedStreams(
             {PLATFORM: kinds, **dict.fromkeys(ids, kinds - DOMAIN_KINDS)},

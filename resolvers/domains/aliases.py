@@ -1,6 +1,6 @@
 """Read, create and delete alias domains."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import ColumnElement, delete, func, select
@@ -26,6 +26,7 @@ from resolvers.admin.audit_log import NewAuditLogEntry
 from resolvers.context import Context
 from resolvers.domains import dkim_key_mutations
 from resolvers.domains import loaders as domain_loaders
+from resolvers.domains.loaders import DomainIdOrName
 from resolvers.pagination import PageScan, read_by_keys
 from resolvers.sql_text import contains_text_sql
 
@@ -37,7 +38,7 @@ class NewAliasDomain:
     """An alias domain to create."""
 
     alias: str
-    domain_name: str
+    domain: DomainIdOrName
     active: bool = True
 
 
@@ -109,14 +110,14 @@ async def create_alias(ctx: Context, new_alias: NewAliasDomain) -> AliasDomain:
     """
     alias = checked_domain(new_alias.alias, path="alias")
     confusables.refuse_confusable_domain(alias, path="alias")
-    domain_name = normalized_domain(new_alias.domain_name)
-    if alias == domain_name:
+    domain_name = normalized_domain(new_alias.domain.name or "")
+    domain = await domain_loaders.find_referenced_domain(ctx, new_alias.domain)
+    if alias == (domain_name if domain is None else domain.name):
         raise InvalidInput("a domain is no alias of itself", constraint="self", path=["alias"])
-    domain = await domain_loaders.find_administered_domain(ctx, domain_name)
     if domain is None:
-        if await find_alias(ctx, domain_name) is not None:
+        if domain_name and await find_alias(ctx, domain_name) is not None:
             raise Conflict(f"{domain_name} is an alias: it has none itself", path=["domain"])
-        raise NotFound(new_alias.domain_name, path=["domain"])
+        raise _unknown_domain(new_alias.domain)
     alias_domain = AliasDomain(
         id=ctx.environment.new_id(),
         alias=alias,
@@ -128,7 +129,7 @@ async def create_alias(ctx: Context, new_alias: NewAliasDomain) -> AliasDomain:
         async with ctx.write_session(PLATFORM, domain.id) as session:
             (locked_domain,) = await domain_loaders.load_visible_domains_by_id(ctx, [domain.id])
             if locked_domain is None or locked_domain.name != domain.name:
-                raise NotFound(new_alias.domain_name, path=["domain"])
+                raise _unknown_domain(new_alias.domain)
             if await domain_loaders.find_domain_name_conflicts(session, alias, path="alias"):
                 raise Conflict(f"{alias} is taken", path=["alias"])
             (existing,) = await load_aliases_by_domain(ctx, [domain.id])
@@ -149,16 +150,36 @@ async def create_alias(ctx: Context, new_alias: NewAliasDomain) -> AliasDomain:
     return alias_domain
 
 
+def _unknown_domain(ref: DomainIdOrName) -> NotFound:
+    return NotFound(domain_loaders.reference_text(ref), path=["domain"])
+
+
+async def load_alias_ids_by_name(ctx: Context, names: Sequence[str]) -> dict[str, int]:
+    """Load the ids of visible alias domains by the given names. Unknown names are left out."""
+    normal_names = {name: normalized_domain(name) for name in names}
+    statement = select(col(AliasDomain.alias), col(AliasDomain.id)).where(
+        col(AliasDomain.alias).in_(set(normal_names.values())), _is_visible_alias(ctx)
+    )
+    ids_by_name: dict[str, int] = {row.alias: row.id for row in await ctx.read(statement)}
+    return {
+        name: ids_by_name[normal_name]
+        for name, normal_name in normal_names.items()
+        if normal_name in ids_by_name
+    }
+
+
 async def delete_aliases_with_dkim_keys(ctx: Context, alias_ids: list[int]) -> None:
     """Delete alias domains, all or none. Raises NotFound if the viewer can't see one."""
     limit = ctx.environment.options.bulk_max_items
-    check_count_from_one_to_limit(len(alias_ids), limit, f"name 1 to {limit} aliases", path=["ids"])
+    check_count_from_one_to_limit(
+        len(alias_ids), limit, f"name 1 to {limit} aliases", path=["domainAliases"]
+    )
     domain_ids = [row.domain_id for row in await load_visible_aliases_by_id(ctx, alias_ids) if row]
     async with ctx.write_session(PLATFORM, *domain_ids) as session:
         rows = {}
         for index, row in enumerate(await load_visible_aliases_by_id(ctx, alias_ids)):
             if row is None:
-                raise NotFound(str(alias_ids[index]), path=["ids"], index=index)
+                raise NotFound(str(alias_ids[index]), path=["domainAliases", str(index), "id"])
             rows[row.id] = row
         connection = await session.connection()
         await connection.execute(delete(AliasDomain).where(col(AliasDomain.id).in_(rows)))

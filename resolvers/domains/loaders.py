@@ -88,6 +88,26 @@ async def load_administered_domains_by_id(ctx: Context, ids: list[int]) -> list[
     return await read_by_keys(ctx, statement, col(Domain.id), ids)
 
 
+def is_referenced_domain(ref: DomainIdOrName) -> ColumnElement[bool]:
+    """Return the WHERE clause for the domain with the id or the own name of a reference."""
+    if ref.id is not None:
+        return col(Domain.id) == ref.id
+    return col(Domain.name) == normalized_domain(ref.name or "")
+
+
+def reference_text(ref: DomainIdOrName | None) -> str:
+    """Return the name or id in a reference, for NotFound; empty without a reference."""
+    return "" if ref is None else ref.name or str(ref.id)
+
+
+async def find_referenced_domain(ctx: Context, ref: DomainIdOrName) -> ColumnRow | None:
+    """Return the referenced domain, or None if the viewer doesn't administer it."""
+    statement = select(*select_columns(Domain)).where(
+        is_referenced_domain(ref), is_administered_domain(ctx)
+    )
+    return next(iter(await ctx.read(statement)), None)
+
+
 async def find_administered_domain(ctx: Context, name: str) -> ColumnRow | None:
     """Return the domain of this name, or None if the viewer doesn't administer it."""
     statement = select(*select_columns(Domain)).where(

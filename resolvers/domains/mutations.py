@@ -39,13 +39,19 @@ from resolvers.domains.loaders import DomainIdOrName
 from resolvers.queue import rate_limit_mutations
 from resolvers.routing import mutations as routing_mutations
 from resolvers.users import delete as user_delete
+from resolvers.users.limit_values import stored_limit
 from resolvers.users.quota.quota_allocation import effective_quota
 from resolvers.users.selection import UserSelector
 
 MAX_DESCRIPTION_LENGTH = 1000  # characters
-MAX_COUNT_LIMIT = (1 << 31) - 1  # of users and addresses
+LIMIT_ENDS = {  # of limits, which are below
+    "max_addresses": 1 << 31,
+    "max_users": 1 << 31,
+    "default_user_quota": 1 << 63,
+    "max_user_quota": 1 << 63,
+    "quota": 1 << 63,
+}
 QUOTA_COLUMNS = ("default_user_quota", "max_user_quota", "quota")
-COUNT_COLUMNS = ("max_addresses", "max_users")
 FIRST_KEY_ALGORITHM_AND_SIZE = (
     DkimAlgorithm.RSA,
     dkim_key_mutations.MIN_SAFE_RSA_BITS,
@@ -107,8 +113,8 @@ class DomainValues:
             return rate_limit_mutations.validate_rate(value, path=[*path, "value"])
         if column == "tags":
             return sql_text.validate_tags(value or (), path=path)
-        if column in COUNT_COLUMNS and not 0 <= (value or 0) <= MAX_COUNT_LIMIT:
-            raise InvalidInput("0 or more; 0 is no limit", constraint="min", path=path)
+        if column in LIMIT_ENDS:
+            return stored_limit(value, LIMIT_ENDS[column], path)
         if (
             column in PASSWORD_POLICY_MAXIMA
             and value is not None
@@ -118,8 +124,6 @@ class DomainValues:
             raise InvalidInput(message, constraint="range", path=path)
         if column in PASSWORD_POLICY_MAXIMA or column == "relay_host_id":
             return value
-        if column in COUNT_COLUMNS or column in QUOTA_COLUMNS:
-            return value if column == "default_user_quota" else value or 0
         if value is None:
             message = "it is either so or not: null says neither"
             raise InvalidInput(message, constraint="required", path=path)
@@ -432,6 +436,6 @@ async def delete_domains(
             col(User.domain_id).in_([row.id for row in rows])
         )
         if cascade and await ctx.read(users_statement.limit(1)):
-            user_selection = UserSelector(domains=tuple(row.name for row in rows))
+            user_selection = UserSelector(domains=tuple(DomainIdOrName(id=row.id) for row in rows))
             await user_delete.delete_users(ctx, user_selection, mutation="domainDelete")
         return await delete_domains_and_dependents(ctx, [row.id for row in rows], cascade=cascade)

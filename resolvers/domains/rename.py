@@ -35,6 +35,7 @@ from resolvers.admin.audit_log import NewAuditLogEntry
 from resolvers.context import Context
 from resolvers.domains import dkim_key_mutations, references
 from resolvers.domains import loaders as domain_loaders
+from resolvers.domains.loaders import DomainIdOrName
 from resolvers.domains.streams import address_changes_by_stream, lock_domains_and_users
 
 MAX_LISTED_CONFLICTS = 100  # conflicts of usernames in one response
@@ -113,26 +114,27 @@ def without_suffix_sql(column: Any, suffix: str) -> Any:
     return func.substr(column, 1, func.length(column) - len(suffix), type_=String)
 
 
-async def rename_domain(ctx: Context, old_name: str, new_name: str) -> DomainRenameResult:
+async def rename_domain(ctx: Context, ref: DomainIdOrName, new_name: str) -> DomainRenameResult:
     """Rename a domain, its addresses, and the usernames that are addresses in it.
 
     Uses one transaction, and a number of statements that does not depend on the number of
     users. Raises NotFound, InvalidInput, or MultipleErrors with every conflict.
     """
-    new_name = checked_domain(new_name, path="newDomain")
-    confusables.refuse_confusable_domain(new_name, path="newDomain")
-    domain = await domain_loaders.find_administered_domain(ctx, old_name)
+    new_name = checked_domain(new_name, path="newName")
+    confusables.refuse_confusable_domain(new_name, path="newName")
+    domain = await domain_loaders.find_referenced_domain(ctx, ref)
+    old_name = domain_loaders.reference_text(ref)
     if domain is None:
-        raise NotFound(old_name, path=["oldDomain"])
+        raise NotFound(old_name, path=["domain"])
     if domain.name == new_name:
-        raise InvalidInput("that is its name", constraint="same", path=["newDomain"])
+        raise InvalidInput("that is its name", constraint="same", path=["newName"])
     names = DomainRenameNames(domain.id, domain.name, new_name)
     async with ctx.write_session() as session:
         await lock_domains_and_users(session, [domain.id])
         if (await _load_domain(ctx, domain.id, old_name)).name != domain.name:
-            raise NotFound(old_name, path=["oldDomain"])  # another transaction renamed it first
+            raise NotFound(old_name, path=["domain"])  # another transaction renamed it first
         errors = [
-            *await domain_loaders.find_domain_name_conflicts(session, new_name, path="newDomain"),
+            *await domain_loaders.find_domain_name_conflicts(session, new_name, path="newName"),
             *await _username_problems(ctx, names),
             *await _rewrite_problems(ctx, names),
         ]
@@ -155,7 +157,7 @@ async def rename_domain(ctx: Context, old_name: str, new_name: str) -> DomainRen
 async def _load_domain(ctx: Context, domain_id: int, name: str) -> ColumnRow:
     for row in await ctx.read(select(*select_columns(Domain)).where(col(Domain.id) == domain_id)):
         return row
-    raise NotFound(name, path=["oldDomain"])
+    raise NotFound(name, path=["domain"])
 
 
 async def _username_problems(ctx: Context, names: DomainRenameNames) -> list[RequestError]:
@@ -169,7 +171,7 @@ async def _username_problems(ctx: Context, names: DomainRenameNames) -> list[Req
         .limit(MAX_LISTED_CONFLICTS)
     )
     errors: list[RequestError] = [
-        Conflict(f"the user {row.username} would be called as {row.other} is", path=["newDomain"])
+        Conflict(f"the user {row.username} would be called as {row.other} is", path=["newName"])
         for row in await ctx.read(conflict_statement)
     ]
     length_statement = select(func.max(func.length(names.new_username)).label("longest"))
@@ -184,7 +186,7 @@ async def _rewrite_problems(ctx: Context, names: DomainRenameNames) -> list[Requ
     is_target = col(RecipientRewrite.target).endswith(f"@{names.new_name}", autoescape=True)
     uses_name = (col(RecipientRewrite.domain) == names.new_name) | is_target
     if await ctx.read(select(col(RecipientRewrite.id)).where(uses_name).limit(1)):
-        return [Conflict(f"a recipient rewrite is about {names.new_name}", path=["newDomain"])]
+        return [Conflict(f"a recipient rewrite is about {names.new_name}", path=["newName"])]
     return []
 
 
@@ -194,9 +196,9 @@ def _suffix_problems(suffix: str, max_length: int) -> list[RequestError]:
             f"a user name would have {max_length} characters, and {MAX_USERNAME_LENGTH} are the "
             "most"
         )
-        return [InvalidInput(message, constraint="length", path=["newDomain"])]
+        return [InvalidInput(message, constraint="length", path=["newName"])]
     try:
-        checked_username(f"x{suffix}", path=["newDomain"])
+        checked_username(f"x{suffix}", path=["newName"])
     except InvalidInput as problem:
         return [problem]
     return []

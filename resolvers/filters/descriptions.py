@@ -30,8 +30,8 @@ class FilterTerms:
     mailbox: str
     copy: str
     forward: str
-    labels: str
-    unlabel: str
+    keywords: str
+    remove_keywords: str
     reply: str
     webhook: str
     stop: str
@@ -44,8 +44,9 @@ ENGLISH_TERMS = FilterTerms(
     attachment="Attachments", size="Size", larger="more than {size} bytes",
     smaller="less than {size} bytes", present="present", any="One of", not_="None of",
     seen="Mark as read", flag="Flag", delete="Delete", spam="Spam", mailbox="Move to",
-    copy="Copy to", forward="Forward to", labels="Add labels", unlabel="Do not add labels",
-    reply="Reply", webhook="Call webhook", stop="No further filters", yes="yes", no="no",
+    copy="Copy to", forward="Forward to", keywords="Add labels",
+    remove_keywords="Do not add labels", reply="Reply", webhook="Call webhook",
+    stop="No further filters", yes="yes", no="no",
 )  # fmt: skip
 TERMS_BY_LANGUAGE = {
     "de": FilterTerms(
@@ -54,7 +55,8 @@ TERMS_BY_LANGUAGE = {
         smaller="weniger als {size} Bytes", present="vorhanden", any="Eines von", not_="Nichts von",
         seen="Als gelesen markieren", flag="Kennzeichnen", delete="Löschen", spam="Spam",
         mailbox="Verschieben nach", copy="Kopieren nach", forward="Weiterleiten an",
-        labels="Schlagwörter vergeben", unlabel="Schlagwörter nicht vergeben", reply="Antworten",
+        keywords="Schlagwörter vergeben", remove_keywords="Schlagwörter nicht vergeben",
+        reply="Antworten",
         webhook="Webhook aufrufen", stop="Keine weiteren Filter", yes="ja", no="nein",
     ),
     "en": ENGLISH_TERMS,
@@ -63,8 +65,8 @@ TERMS_BY_LANGUAGE = {
         attachment="Adjuntos", size="Tamaño", larger="más de {size} bytes",
         smaller="menos de {size} bytes", present="presente", any="Uno de", not_="Ninguno de",
         seen="Marcar como leído", flag="Destacar", delete="Eliminar", spam="Spam",
-        mailbox="Mover a", copy="Copiar a", forward="Reenviar a", labels="Añadir etiquetas",
-        unlabel="No añadir etiquetas", reply="Responder", webhook="Llamar al webhook",
+        mailbox="Mover a", copy="Copiar a", forward="Reenviar a", keywords="Añadir etiquetas",
+        remove_keywords="No añadir etiquetas", reply="Responder", webhook="Llamar al webhook",
         stop="Ningún filtro más", yes="sí", no="no",
     ),
     "fr": FilterTerms(
@@ -73,7 +75,8 @@ TERMS_BY_LANGUAGE = {
         smaller="moins de {size} octets", present="présent", any="L'un de", not_="Aucun de",
         seen="Marquer comme lu", flag="Marquer", delete="Supprimer", spam="Spam",
         mailbox="Déplacer vers", copy="Copier vers", forward="Transférer à",
-        labels="Ajouter des étiquettes", unlabel="Ne pas ajouter d'étiquettes", reply="Répondre",
+        keywords="Ajouter des étiquettes", remove_keywords="Ne pas ajouter d'étiquettes",
+        reply="Répondre",
         webhook="Appeler le webhook", stop="Aucun autre filtre", yes="oui", no="non",
     ),
     "it": FilterTerms(
@@ -81,16 +84,23 @@ TERMS_BY_LANGUAGE = {
         attachment="Allegati", size="Dimensione", larger="più di {size} byte",
         smaller="meno di {size} byte", present="presente", any="Uno tra", not_="Nessuno tra",
         seen="Segna come letto", flag="Contrassegna", delete="Elimina", spam="Spam",
-        mailbox="Sposta in", copy="Copia in", forward="Inoltra a", labels="Aggiungi etichette",
-        unlabel="Non aggiungere etichette", reply="Rispondi", webhook="Chiama il webhook",
+        mailbox="Sposta in", copy="Copia in", forward="Inoltra a", keywords="Aggiungi etichette",
+        remove_keywords="Non aggiungere etichette", reply="Rispondi", webhook="Chiama il webhook",
         stop="Nessun altro filtro", yes="sì", no="no",
     ),
 }  # fmt: skip
-LabelAndValue = list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class LabelAndValue:
+    """A test or an action of a filter in words: what it is called, and its value."""
+
+    label: str
+    value: str
 
 
 def describe_query(terms: FilterTerms, query: Mapping[str, Any]) -> list[LabelAndValue]:
-    """Describe the tests of a query as pairs of label and value."""
+    """Describe the tests of a query for people."""
     return list(_query_descriptions(terms, query))
 
 
@@ -99,28 +109,33 @@ def _query_descriptions(terms: FilterTerms, query: Mapping[str, Any]) -> Iterato
     terms_by_field |= {"listId": terms.list_id, "text": terms.text}
     for name, called in terms_by_field.items():
         if name in query:
-            yield [called, query[name]]
+            yield LabelAndValue(called, query[name])
     if "hasAttachment" in query:
-        yield [terms.attachment, _yes_or_no(terms, query["hasAttachment"])]
-    if size := query.get("size"):
-        yield [terms.size, (terms.larger if size > 0 else terms.smaller).format(size=abs(size))]
+        yield LabelAndValue(terms.attachment, _yes_or_no(terms, query["hasAttachment"]))
+    yield from _size_descriptions(terms, query)
     if header := query.get("header"):
         value = header.get("value")
-        yield [header["key"], terms.present if value is None else value]
+        yield LabelAndValue(header["key"], terms.present if value is None else value)
     if regex := query.get("regex"):
-        yield [regex.get("key") or terms.text, f"/{regex['pattern']}/"]
+        yield LabelAndValue(regex.get("key") or terms.text, f"/{regex['pattern']}/")
     for one in required_queries(query):
         yield from _query_descriptions(terms, one)
     if some := query.get("any"):
-        yield [terms.any, _describe_queries_inline(terms, some)]
+        yield LabelAndValue(terms.any, _describe_queries_inline(terms, some))
     if none := query.get("not"):
-        yield [terms.not_, _describe_queries_inline(terms, none)]
+        yield LabelAndValue(terms.not_, _describe_queries_inline(terms, none))
+
+
+def _size_descriptions(terms: FilterTerms, query: Mapping[str, Any]) -> Iterator[LabelAndValue]:
+    for name, text in (("larger", terms.larger), ("smaller", terms.smaller)):
+        if name in query:
+            yield LabelAndValue(terms.size, text.format(size=query[name]))
 
 
 def _describe_queries_inline(terms: FilterTerms, queries: Sequence[Mapping[str, Any]]) -> str:
     """Describe queries in one line, each in brackets."""
     each = (
-        ", ".join(f"{name}: {value}" for name, value in _query_descriptions(terms, one))
+        ", ".join(f"{part.label}: {part.value}" for part in _query_descriptions(terms, one))
         for one in queries
     )
     return " ".join(f"({one})" for one in each)
@@ -129,7 +144,7 @@ def _describe_queries_inline(terms: FilterTerms, queries: Sequence[Mapping[str, 
 def describe_action(
     terms: FilterTerms, action: Mapping[str, Any], path_by_mailbox: Mapping[int, str]
 ) -> list[LabelAndValue]:
-    """Describe an action as pairs of label and value."""
+    """Describe an action for people."""
     return [
         describe_action_part(terms, name, action[name], path_by_mailbox)
         for name in ACTION_NAMES
@@ -142,17 +157,23 @@ def describe_action_part(
 ) -> LabelAndValue:
     """Describe one part of an action as a pair of label and value."""
     if action_name in ("seen", "flag", "delete", "spam", "stop"):
-        return [getattr(terms, action_name), _yes_or_no(terms, value)]
+        return LabelAndValue(getattr(terms, action_name), _yes_or_no(terms, value))
     if action_name in ("mailbox", "copyTo"):
         mailboxes = [value] if action_name == "mailbox" else value
         path = terms.mailbox if action_name == "mailbox" else terms.copy
-        return [path, ", ".join(path_by_mailbox.get(mailbox, "INBOX") for mailbox in mailboxes)]
+        return LabelAndValue(
+            path, ", ".join(path_by_mailbox.get(mailbox, "INBOX") for mailbox in mailboxes)
+        )
     if action_name == "reply":
-        return [terms.reply, value["subject"] or terms.yes]
+        return LabelAndValue(terms.reply, value["subject"] or terms.yes)
     if action_name == "webhook":
-        return [terms.webhook, terms.yes]
-    called = {"targets": terms.forward, "labels": terms.labels, "removeLabels": terms.unlabel}
-    return [called[action_name], ", ".join(value)]
+        return LabelAndValue(terms.webhook, terms.yes)
+    called = {
+        "forwardTo": terms.forward,
+        "keywords": terms.keywords,
+        "removeKeywords": terms.remove_keywords,
+    }
+    return LabelAndValue(called[action_name], ", ".join(value))
 
 
 def _yes_or_no(terms: FilterTerms, value: bool) -> str:

@@ -62,13 +62,15 @@ async def _result_of_filter(
     if outcome is None:
         return FilterDryRun(filter_row, False, ())
     names = await filter_loaders.load_sieve_names(ctx, outcome.compiled_filter.action)
-    pairs = (
+    parts = (
         descriptions.describe_action_part(
             terms, name, outcome.compiled_filter.action[name], names.mailbox_paths
         )
         for name in outcome.effective_actions
     )
-    return FilterDryRun(filter_row, outcome.matches, [f"{name}: {value}" for name, value in pairs])
+    return FilterDryRun(
+        filter_row, outcome.matches, [f"{part.label}: {part.value}" for part in parts]
+    )
 
 
 async def _run_on_stored_or_raw_message(

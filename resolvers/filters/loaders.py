@@ -23,13 +23,13 @@ from resolvers import pagination
 from resolvers.access import is_overseen_user
 from resolvers.context import Context
 from resolvers.filters import descriptions
-from resolvers.filters.descriptions import ENGLISH_TERMS, TERMS_BY_LANGUAGE
+from resolvers.filters.descriptions import ENGLISH_TERMS, TERMS_BY_LANGUAGE, LabelAndValue
 from resolvers.pagination import PageScan, read_by_keys, read_union
 from resolvers.sql_text import any_item_fits_sql, contains_text_sql
 
 RUN_ORDER_CURSOR_KIND = "filters"  # of one user, in the order they run
 CREATED_ORDER_CURSOR_KIND = "filters-made"  # of all users, in the order of creation
-RUN_SORT_KEY = (col(Filter.order), col(Filter.id))
+RUN_SORT_KEY = (col(Filter.position), col(Filter.id))
 CREATED_SORT_KEY = (col(Filter.created_at), col(Filter.id))
 VISIBLE_COLUMNS = frozenset(column.name for column in select_columns(Filter)) - {"relays"}
 
@@ -81,7 +81,9 @@ async def load_all_of_user(ctx: Context, user_id: int) -> Sequence[ColumnRow]:
 
 async def load_pages(ctx: Context, listings: list[FilterListing]) -> list[Page[ColumnRow]]:
     """Load the pages of these listings, in the order the filters run."""
-    names = VISIBLE_COLUMNS.intersection({"id", "order"}.union(*(key.columns for key in listings)))
+    names = VISIBLE_COLUMNS.intersection(
+        {"id", "position"}.union(*(key.columns for key in listings))
+    )
     statement = select(*select_columns(Filter, names)).where(is_visible_filter_sql(ctx))
     scans = [
         PageScan(
@@ -112,7 +114,7 @@ def _list_conditions(ctx: Context, conditions: FilterListConditions) -> list[Col
         terms.append(
             any_item_fits_sql(
                 ctx.environment.database.dialect,
-                col(Filter.targets),
+                col(Filter.forward_to),
                 contains_text_sql,
                 [conditions.target_part],
             )
@@ -151,16 +153,16 @@ class FilterActionValues:
     spam: bool | None
     mailbox_id: int | None
     copies: Sequence[int]
-    targets: Sequence[str]
-    labels: Sequence[str]
-    remove_labels: Sequence[str]
+    forward_to: Sequence[str]
+    keywords: Sequence[str]
+    remove_keywords: Sequence[str]
     reply: Mapping[str, str] | None
     webhook_id: int | None
     stop: bool
 
     @classmethod
     def from_stored_action(
-        cls, action: Mapping[str, Any], targets: Sequence[str]
+        cls, action: Mapping[str, Any], forward_to: Sequence[str]
     ) -> "FilterActionValues":
         """Build the values from the stored action and its targets."""
         return cls(
@@ -170,24 +172,26 @@ class FilterActionValues:
             spam=action.get("spam"),
             mailbox_id=action.get("mailbox"),
             copies=action.get("copyTo", ()),
-            targets=targets,
-            labels=action.get("labels", ()),
-            remove_labels=action.get("removeLabels", ()),
+            forward_to=forward_to,
+            keywords=action.get("keywords", ()),
+            remove_keywords=action.get("removeKeywords", ()),
             reply=action.get("reply"),
             webhook_id=action.get("webhook"),
             stop=bool(action.get("stop")),
         )
 
 
-def action_with_targets(action: Mapping[str, Any], targets: Sequence[str]) -> dict[str, Any]:
+def action_with_targets(action: Mapping[str, Any], forward_to: Sequence[str]) -> dict[str, Any]:
     """Return the action with its targets, in the form of `mail/filters/filter_compiler.py`."""
-    return {**action, "targets": list(targets)} if targets else dict(action)
+    return {**action, "forwardTo": list(forward_to)} if forward_to else dict(action)
 
 
 def rule_from_row(row: ColumnRow) -> CompiledFilter:
     """Build the rule that runs, with targets in their visible form (without passwords)."""
-    targets = [FilterTarget(row.id, target, target) for target in row.targets]
-    return CompiledFilter(row.id, row.query, action_with_targets(row.action, row.targets), targets)
+    targets = [FilterTarget(row.id, target, target) for target in row.forward_to]
+    return CompiledFilter(
+        row.id, row.query, action_with_targets(row.action, row.forward_to), targets
+    )
 
 
 def mailbox_ids_in_action(action: Mapping[str, Any]) -> list[int]:
@@ -215,9 +219,11 @@ async def load_sieve_names(ctx: Context, action: Mapping[str, Any]) -> ScriptNam
 
 async def sieve_script(ctx: Context, filter_row: ColumnRow) -> str:
     """Return a filter as a Sieve script. Actions without a Sieve form are comments at its start."""
-    action = action_with_targets(filter_row.action, filter_row.targets)
+    action = action_with_targets(filter_row.action, filter_row.forward_to)
     other_actions = filter_compiler.actions_without_sieve(action)
-    lines = [f"# Sieve does not say: it is sent on to {one}\n" for one in other_actions["targets"]]
+    lines = [
+        f"# Sieve does not say: it is sent on to {one}\n" for one in other_actions["forwardTo"]
+    ]
     lines += ["# Sieve does not say: a webhook is called\n" for _ in other_actions["webhook"]]
     tree = filter_compiler.script_from_filter(
         filter_row.id, filter_row.query, action, await load_sieve_names(ctx, action)
@@ -240,16 +246,16 @@ async def load_terms_of_user(ctx: Context, user_id: int) -> descriptions.FilterT
     )
 
 
-async def describe_query(ctx: Context, filter_row: ColumnRow) -> list[list[str]]:
-    """Describe the tests of a filter for people, as pairs of label and value."""
+async def describe_query(ctx: Context, filter_row: ColumnRow) -> list[LabelAndValue]:
+    """Describe the tests of a filter for people."""
     return descriptions.describe_query(
         await load_terms_of_user(ctx, filter_row.user_id), filter_row.query
     )
 
 
-async def describe_action(ctx: Context, filter_row: ColumnRow) -> list[list[str]]:
-    """Describe the actions of a filter for people, as pairs of label and value."""
-    action = action_with_targets(filter_row.action, filter_row.targets)
+async def describe_action(ctx: Context, filter_row: ColumnRow) -> list[LabelAndValue]:
+    """Describe the actions of a filter for people."""
+    action = action_with_targets(filter_row.action, filter_row.forward_to)
     names = await load_sieve_names(ctx, action)
     return descriptions.describe_action(
         await load_terms_of_user(ctx, filter_row.user_id), action, names.mailbox_paths

@@ -32,8 +32,8 @@ from resolvers.filters.validation import CheckedAction, FilterBeforeChange
 from resolvers.users.selection import load_managed_users
 
 MAX_NAME_LENGTH = 255  # characters
-ORDER_RANGE = range(-(1 << 31), 1 << 31)
-LOGGED_COLUMNS = ("name", "order", "active", "targets")  # columns in the admin log
+POSITION_RANGE = range(-(1 << 31), 1 << 31)
+LOGGED_COLUMNS = ("name", "position", "active", "forward_to")  # columns in the admin log
 
 FilterInputValues = Mapping[str, Any]  # by column; query and action as in the input
 
@@ -47,7 +47,7 @@ class ValidatedFilter:
 
 
 async def create_filter(ctx: Context, user_id: int | None, values: FilterInputValues) -> int:
-    """Create a filter and return its ID. Without `order` it runs last.
+    """Create a filter and return its ID. Without `position` it runs last.
 
     Raises InvalidInput, Forbidden, LimitReached or NotFound.
     """
@@ -57,7 +57,7 @@ async def create_filter(ctx: Context, user_id: int | None, values: FilterInputVa
         (user,) = await load_managed_users(ctx, [owner], path="user")
         await require_filter_capacity(ctx, owner)
         validated = await validate_new_filter(ctx, owner, values)
-        validated.row.setdefault("order", await next_run_order(ctx, owner))
+        validated.row.setdefault("position", await next_position(ctx, owner))
         await insert_filters(ctx, session, user, [validated], "filterCreate")
     return int(validated.row["id"])
 
@@ -65,7 +65,7 @@ async def create_filter(ctx: Context, user_id: int | None, values: FilterInputVa
 async def validate_new_filter(
     ctx: Context, owner_id: int, values: FilterInputValues
 ) -> ValidatedFilter:
-    """Validate a new filter and return its columns, without `order` unless it is given.
+    """Validate a new filter and return its columns, without `position` unless it is given.
 
     Raises InvalidInput or NotFound.
     """
@@ -128,13 +128,13 @@ async def delete_all_of_user(
     )
 
 
-async def next_run_order(ctx: Context, owner_id: int) -> int:
-    """Return the order number after all filters of a user."""
-    statement = select(func.max(col(Filter.order)).label("last")).where(
+async def next_position(ctx: Context, owner_id: int) -> int:
+    """Return the position after all filters of a user."""
+    statement = select(func.max(col(Filter.position)).label("last")).where(
         col(Filter.user_id) == owner_id
     )
     (row,) = await ctx.read(statement)
-    return 0 if row.last is None else min(row.last + 1, ORDER_RANGE[-1])
+    return 0 if row.last is None else min(row.last + 1, POSITION_RANGE[-1])
 
 
 async def update_filters(
@@ -185,13 +185,13 @@ async def _updated_columns(
     query, at = filter_row.query, ["set", "query"]
     if values.get("query") is not None:
         query = filter_validation.validated_merged_query(values["query"], filter_row.query, at)
-    checked_action = CheckedAction(filter_row.action, filter_row.targets, filter_row.relays)
+    checked_action = CheckedAction(filter_row.action, filter_row.forward_to, filter_row.relays)
     if values.get("action") is not None:
         filter_state = FilterBeforeChange(
             filter_row.id,
             filter_row.user_id,
             filter_row.action,
-            filter_row.targets,
+            filter_row.forward_to,
             filter_row.relays,
         )
         checked_action = await filter_validation.validated_merged_action(
@@ -282,12 +282,12 @@ def _validated_simple_columns(
         )
     if values.get("active") is not None:
         found["active"] = values["active"]
-    if values.get("order") is not None:
-        if values["order"] not in ORDER_RANGE:
+    if values.get("position") is not None:
+        if values["position"] not in POSITION_RANGE:
             raise InvalidInput(
-                "a number of 32 bits", constraint="range", path=[*input_path, "order"]
+                "a number of 32 bits", constraint="range", path=[*input_path, "position"]
             )
-        found["order"] = values["order"]
+        found["position"] = values["position"]
     if "public_metadata" in values:
         found["public_metadata"] = values["public_metadata"]
     return found
@@ -299,7 +299,7 @@ def _query_and_action_columns(
     return {
         "query": query,
         "action": checked_action.action,
-        "targets": list(checked_action.targets),
+        "forward_to": list(checked_action.targets),
         "relays": checked_action.encrypted_relays,
     }
 
@@ -359,8 +359,8 @@ async def _log_for_admins(
         if values is None:
             return None
         logged = {name: values[name] for name in LOGGED_COLUMNS if name in values}
-        if "targets" in logged:
-            logged["targets"] = [_target_without_secrets(one) for one in logged["targets"]]
+        if "forward_to" in logged:
+            logged["forward_to"] = [_target_without_secrets(one) for one in logged["forward_to"]]
         return logged
 
     entries = [

@@ -17,7 +17,7 @@ _WORD_PATTERN = re.compile(r'(-?)(?:"([^"]*)"?|([^\s"]+))')
 NOT_AT_DELIVERY_MESSAGE = "this is not known when a message is delivered"
 NO_TEST_MESSAGE = "filters can't test this: use from:, to:, cc:, subject:, list:, header: or body:"
 _FIELDS_NOT_AT_DELIVERY = frozenset(
-    ("mailbox", "mailboxes", "mailboxPatterns", "searchable", "thread", "uids", "seqs", "guids",
+    ("mailbox", "mailboxes", "mailboxPatterns", "searchable", "thread", "uids", "seqs", "emailIds",
      "seen", "flagged", "answered", "draft", "deleted", "forwarded", "keyword", "receivedSince",
      "receivedBefore", "savedSince", "savedBefore", "expiresBefore", "modifiedSince", "snoozed",
      "submissionStates")
@@ -79,11 +79,11 @@ def _attachment_test(_name: str, _value: Any) -> QueryForm:
 
 
 def _larger_test(_name: str, value: int) -> QueryForm:
-    return {"size": value} if value else {}
+    return {"larger": value} if value else {}
 
 
 def _smaller_test(_name: str, value: int) -> QueryForm:
-    return {"size": -value} if value else NEVER_TRUE
+    return {"smaller": value} if value else NEVER_TRUE
 
 
 def _words_test(_name: str, value: str) -> QueryForm:

@@ -15,7 +15,7 @@ from resolvers.access import require_user_id
 from resolvers.context import Context
 from resolvers.filters import mutations as filter_mutations
 from resolvers.filters.loaders import require_filter_capacity
-from resolvers.filters.mutations import ORDER_RANGE, ValidatedFilter
+from resolvers.filters.mutations import POSITION_RANGE, ValidatedFilter
 from resolvers.filters.sieve_script_mutations import not_compiled_error, validated_script_size
 from resolvers.mailboxes import loaders as mailbox_loaders
 from resolvers.mailboxes.loaders import MailboxSelector
@@ -50,9 +50,9 @@ async def import_script(
             await filter_mutations.delete_all_of_user(ctx, session, user, MUTATION_NAME)
         await require_filter_capacity(ctx, owner, len(reading.filters), "content")
         validated_filters = await _validate_filters(ctx, owner, reading.filters)
-        first = await filter_mutations.next_run_order(ctx, owner)
+        first = await filter_mutations.next_position(ctx, owner)
         for nth, one in enumerate(validated_filters):
-            one.row["order"] = min(first + nth, ORDER_RANGE[-1])
+            one.row["position"] = min(first + nth, POSITION_RANGE[-1])
         await filter_mutations.insert_filters(ctx, session, user, validated_filters, MUTATION_NAME)
     return SieveImportResult([int(one.row["id"]) for one in validated_filters], reading.warnings)
 

@@ -15,15 +15,15 @@ from resolvers.mailboxes.loaders import MailboxSelector
 
 QUERY_TYPES = {
     "from": str, "to": str, "subject": str, "listId": str, "text": str, "hasAttachment": bool,
-    "size": int, "header": dict, "regex": dict, "all": list, "any": list, "not": list,
-    "query": str,
+    "larger": int, "smaller": int, "header": dict, "regex": dict, "all": list, "any": list,
+    "not": list, "query": str,
 }  # fmt: skip
 ACTION_TYPES = {
     "seen": bool, "flag": bool, "delete": bool, "spam": bool, "mailbox": str, "copyTo": list,
-    "targets": list, "labels": list, "removeLabels": list, "reply": dict, "stop": bool,
+    "forwardTo": list, "keywords": list, "removeKeywords": list, "reply": dict, "stop": bool,
 }  # fmt: skip
 FILTER_TYPES = {
-    "name": str, "order": int, "active": bool, "query": dict, "action": dict, "metadata": dict,
+    "name": str, "position": int, "active": bool, "query": dict, "action": dict, "metadata": dict,
 }  # fmt: skip
 
 FilterRecord = Mapping[str, Any]
@@ -46,11 +46,11 @@ async def export_filters(ctx: Context, user_id: int) -> list[dict[str, Any]]:
     return [
         {
             "name": row.name,
-            "order": row.order,
+            "position": row.position,
             "active": row.active,
             "query": _exported_query(row.query),
             "action": _exported_action(
-                filter_loaders.action_with_targets(row.action, row.targets), paths
+                filter_loaders.action_with_targets(row.action, row.forward_to), paths
             ),
             "metadata": row.public_metadata,
         }
@@ -90,17 +90,17 @@ async def import_filter_returning_dropped_targets(
     query, action = record.get("query") or {}, dict(record.get("action") or {})
     _require_query_types(query, ["query"], 0)
     _require_action_types(action, ["action"])
-    targets = action.pop("targets", None) or []
+    targets = action.pop("forwardTo", None) or []
     bare = [one for one in targets if f":{MASKED_TEXT}@" in one]
     if len(bare) < len(targets):
-        action["targets"] = [one for one in targets if one not in bare]
+        action["forwardTo"] = [one for one in targets if one not in bare]
     if {**record, "action": action} in await export_filters(ctx, require_user_id(ctx)):
         return bare
     action_values = dict(action)
     for name in ("mailbox", "copyTo"):
         if value := action_values.get(name):
             action_values[name] = _selectors_from_paths(value, mailbox_paths, ["action", name])
-    plain = {name: record[name] for name in ("name", "order", "active") if name in record}
+    plain = {name: record[name] for name in ("name", "position", "active") if name in record}
     values = {
         **plain,
         "public_metadata": record.get("metadata"),

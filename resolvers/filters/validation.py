@@ -34,7 +34,7 @@ MAX_COPIES = 10  # mailboxes
 MAX_TARGETS = (
     limits.MAX_REDIRECTS
 )  # the limit of a script, so that the filter has the same effect as Sieve
-MAX_LABELS = 32
+MAX_KEYWORDS = 32
 MAX_SUBJECT_BYTES = 512  # bytes
 MAX_REPLY_BYTES = 16 << 10  # bytes of the text and of the HTML of a reply
 TEXT_TESTS = ("from", "to", "subject", "listId", "text")
@@ -116,9 +116,9 @@ def _validated_group(
 def _validated_test(test_name: str, value: Any, path: InputPath) -> Any:
     if test_name in TEXT_TESTS:
         return _validate_text(value, path)
-    if test_name == "size":
-        if not 0 < abs(value) < 1 << 63:
-            error_text = "more than so many bytes, or below 0 less; null for no such test"
+    if test_name in ("larger", "smaller"):
+        if not 0 < value < 1 << 63:
+            error_text = "at least 1 byte; null for no such test"
             raise InvalidInput(error_text, constraint="range", path=path)
         return int(value)
     if test_name == "header":
@@ -193,15 +193,15 @@ async def validated_merged_action(
     problems, found = ErrorCollector(), dict(filter_state.stored_action)
     for name, value in values.items():
         with problems.collecting():
-            if name != "targets":
+            if name != "forwardTo":
                 found[name] = await _validated_action_part(
                     ctx, name, value, filter_state, [*path, name]
                 )
     to = CheckedAction({}, filter_state.targets, filter_state.encrypted_relays)
     with problems.collecting():
-        if "targets" in values:
+        if "forwardTo" in values:
             to = await _validate_and_encrypt_targets(
-                ctx, values["targets"] or (), filter_state, [*path, "targets"]
+                ctx, values["forwardTo"] or (), filter_state, [*path, "forwardTo"]
             )
     problems.raise_collected()
     found = {name: value for name, value in found.items() if value is not None}
@@ -224,8 +224,8 @@ async def _validated_action_part(
         )
     elif action_name == "webhook":
         value = await _require_webhook_id(ctx, value, filter_state.user_id, path)
-    elif action_name in ("labels", "removeLabels"):
-        value = _validated_labels(value, path)
+    elif action_name in ("keywords", "removeKeywords"):
+        value = _validated_keywords(value, path)
     elif action_name == "reply":
         value = _validated_reply(value, path)
     return value
@@ -256,9 +256,9 @@ async def _require_target_mailbox_ids(
     return list(dict.fromkeys(row.id for row in rows if row))
 
 
-def _validated_labels(names: Sequence[str], path: InputPath) -> list[str]:
-    if len(names) > MAX_LABELS:
-        raise InvalidInput(f"at most {MAX_LABELS} keywords", constraint="max", path=path)
+def _validated_keywords(names: Sequence[str], path: InputPath) -> list[str]:
+    if len(names) > MAX_KEYWORDS:
+        raise InvalidInput(f"at most {MAX_KEYWORDS} keywords", constraint="max", path=path)
     for index, name in enumerate(names):
         try:
             validate_keyword(name)
@@ -327,7 +327,7 @@ def require_filter_fits_into_script(
     filter_id: int, stored_query: InputValues, checked_action: CheckedAction
 ) -> None:
     """Raise InvalidInput if the filter is larger than a Sieve script can be."""
-    action_ = {**checked_action.action, "targets": list(checked_action.targets)}
+    action_ = {**checked_action.action, "forwardTo": list(checked_action.targets)}
     longest = {mailbox: "x" * 100 for mailbox in (checked_action.action.get("mailbox"),) if mailbox}
     script = sieve.print_script(
         filter_compiler.script_from_filter(filter_id, stored_query, action_, ScriptNames(longest))

@@ -211,5 +211,5 @@ def _state_with_new_expiry(message: ColumnRow, retention: int | None) -> dict[st
     """Return the state of a message with a new expiry. The rest stays."""
     expires = None if retention is None else message.saved_at + timedelta(seconds=retention)
     return {name: getattr(message, name) for name in (*SYSTEM_FLAGS, "keywords")} | {
-        "expires": expires
+        "expires_at": expires
     }

@@ -184,9 +184,9 @@ async def plain_text(message: StoredMessage) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class HtmlOptions:
-    """How HTML is prepared. `cid_url` returns the URL for a Content-ID, or None."""
+    """How HTML is prepared. `url_of_content_id` returns the URL for a Content-ID, or None."""
 
-    cid_url: Callable[[str], str | None]
+    url_of_content_id: Callable[[str], str | None]
     is_sanitized: bool = True
     allows_remote_images: bool = False
 
@@ -237,7 +237,9 @@ class HtmlSanitizer:
         """Return the sanitized HTML."""
         images = self.options.allows_remote_images
         sanitized = [
-            mime.sanitize_html(body, allow_remote_images=images, url_for_content_id=self._cid_url)
+            mime.sanitize_html(
+                body, allow_remote_images=images, url_for_content_id=self._url_of_content_id
+            )
             for body in bodies
         ]
         return HtmlBodies(
@@ -246,9 +248,9 @@ class HtmlSanitizer:
             any(each.too_complex for each in sanitized),
         )
 
-    def _cid_url(self, cid: str) -> str | None:
+    def _url_of_content_id(self, content_id: str) -> str | None:
         self.has_written_urls = True
-        return self.options.cid_url(cid)
+        return self.options.url_of_content_id(content_id)
 
 
 def attachment_numbers_by_content_id(message: StoredMessage) -> dict[str, int]:
@@ -258,8 +260,8 @@ def attachment_numbers_by_content_id(message: StoredMessage) -> dict[str, int]:
     """
     found: dict[str, int] = {}
     for index, attachment in enumerate(message.row.attachments):
-        if attachment["cid"]:
-            found.setdefault(attachment["cid"], index)
+        if attachment["content_id"]:
+            found.setdefault(attachment["content_id"], index)
     return found
 
 
@@ -368,7 +370,7 @@ def attachment_part(message: StoredMessage, attachment_number: int) -> ParsedPar
     attachments: list[dict[str, Any]] = message.row.attachments
     if not 0 <= attachment_number < len(attachments):
         return None
-    return mime.find_part(message.structure, attachments[attachment_number]["part"])
+    return mime.find_part(message.structure, attachments[attachment_number]["section"])
 
 
 def part_by_section(message: StoredMessage, section: str) -> ParsedPart | None:

@@ -1,7 +1,7 @@
 """Deleted messages that can be restored: listing, single messages, and restoring by time."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -12,7 +12,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail.mailboxes.special_use_names import restored_mailbox_name
 from models.admin.tasks import Task
-from models.errors import Forbidden, InvalidInput, NotFound, require_all_found
+from models.errors import Forbidden, InvalidInput, NotFound
 from models.events.journal import ChangeKind
 from models.mailboxes.tables import SpecialUse
 from models.messages.tables import Message
@@ -62,10 +62,10 @@ class DeletedMessageListing:
 
 @dataclass(frozen=True, slots=True)
 class DeletionPeriod:
-    """Messages deleted from `start` on and before `end`, and whether they go into one mailbox."""
+    """Messages deleted from `since` to `before`, and whether they go into one mailbox."""
 
-    start: datetime
-    end: datetime
+    since: datetime
+    before: datetime
     user_id: int | None = None  # None: the viewer
     into_new_mailbox: bool = False  # named "Restored (date)" in the user's language
 
@@ -148,7 +148,7 @@ async def restore_messages(
     """Restore deleted messages, all or none: into `mailbox`, else where each was, else INBOX.
 
     Administrators restore messages of other accounts that they see as records; the mailbox is that
-    of each account. Raises NotFound, with its index, for a message that is not among the deleted
+    of each account. Raises NotFound, with its path, for a message that is not among the deleted
     ones, and OverQuota.
     """
     conditions = (
@@ -160,15 +160,17 @@ async def restore_messages(
         select(*select_columns(Message, {"id", "user_id"})).where(*conditions)
     )
     owners = {row.id: row.user_id for row in message_rows}
-    require_all_found(message_ids, owners)
+    _require_all_found(message_ids, owners)
     other_owners = set(owners.values()) - {ctx.viewer.user_id}
-    accounts = await load_managed_users(ctx, other_owners, path="ids") if other_owners else []
+    accounts = (
+        await load_managed_users(ctx, other_owners, path="deletedMessages") if other_owners else []
+    )
     async with ctx.write_session(*owners.values()) as session:
         statement = select(*select_columns(Message, STATE_COLUMNS | ORIGIN_COLUMNS)).where(
             *conditions
         )
         rows = {row.id: row for row in await ctx.read(statement)}
-        require_all_found(message_ids, rows)
+        _require_all_found(message_ids, rows)
         by_user = row_changes.group_rows_by_user(list(rows.values()))
         for user_id, user_message_ids in by_user.items():
             box = (
@@ -190,6 +192,13 @@ async def restore_messages(
             for row, message_count in ((row, len(by_user[row.id])) for row in accounts)
         ]
         await audit_log.log_changes(ctx, session, *entries)
+
+
+def _require_all_found(message_ids: Sequence[int], found_ids: Container[int]) -> None:
+    """Raise NotFound, with its path, for the first deleted message that is not found."""
+    for nth, message_id in enumerate(message_ids):
+        if message_id not in found_ids:
+            raise NotFound(str(message_id), path=["deletedMessages", str(nth), "id"])
 
 
 async def _restore_rows(
@@ -226,8 +235,9 @@ async def queue_restore_of_period(ctx: Context, period: DeletionPeriod) -> Task:
     Administrators can do that for users if they see their mail as records. Raises InvalidInput or
     Forbidden.
     """
-    if period.start >= period.end:
-        raise InvalidInput("the end comes after the start", constraint="range", path=["end"])
+    if period.since >= period.before:
+        text = "before is later than since"
+        raise InvalidInput(text, constraint="range", path=["before"])
     user = await load_managed_user(
         ctx, require_user_id(ctx) if period.user_id is None else period.user_id
     )
@@ -235,10 +245,10 @@ async def queue_restore_of_period(ctx: Context, period: DeletionPeriod) -> Task:
     if foreign and not can_see_managed_mail_records(ctx):
         requires = AdminPermission.IMPERSONATE
         raise Forbidden(f"this needs the permission {requires}", requires=requires)
-    end = min(period.end, ctx.environment.now())  # later deletions are not restored
+    before = min(period.before, ctx.environment.now())  # later deletions are not restored
     order = {
-        "start": period.start.isoformat(),
-        "end": end.isoformat(),
+        "since": period.since.isoformat(),
+        "before": before.isoformat(),
         "together": period.into_new_mailbox,
     }
     async with ctx.write_session(user.id) as session:
@@ -258,12 +268,12 @@ def _deleted_in_period_sql(
     ctx: Context, user_id: int, task_order: dict[str, Any]
 ) -> list[ColumnElement[bool]]:
     at = col(Message.deleted_at)
-    start, end = (datetime.fromisoformat(task_order[name]) for name in ("start", "end"))
+    since, before = (datetime.fromisoformat(task_order[name]) for name in ("since", "before"))
     return [
         col(Message.user_id) == user_id,
         *restorable_conditions_without_access(ctx),
-        at >= start,
-        at <= end,
+        at >= since,
+        at <= before,
     ]
 
 

@@ -9,8 +9,9 @@ from sqlalchemy import String, cast, collate, func, literal_column, select
 from sqlalchemy.dialects import postgresql
 from sqlmodel import col
 from sqlmodel import select as instances
+from sqlmodel.ext.asyncio.session import AsyncSession
 
-from models.errors import InvalidInput, LimitReached, NotFound
+from models.errors import Conflict, InvalidInput, LimitReached, NotFound
 from models.events.journal import ChangeKind
 from models.messages.labels import Label
 from models.messages.tables import Message
@@ -28,8 +29,17 @@ COLOR_PATTERN = re.compile("#[0-9a-f]{6}")
 
 
 @dataclass(frozen=True, slots=True)
+class NewLabel:
+    """A label to create. Its name is by default the keyword."""
+
+    keyword: str
+    name: str | None = None
+    color: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class LabelChange:
-    """New values of a label. None keeps the name; the color changes only if `changes_color`."""
+    """New values of labels. None keeps the name; the color changes only if `changes_color`."""
 
     name: str | None = None
     color: str | None = None
@@ -120,57 +130,105 @@ def has_keywords_sql() -> Any:
     return col(Message.keywords).op("<>")(literal_column("'[]'", postgresql.JSONB))
 
 
-async def set_label(ctx: Context, keyword: str, change: LabelChange) -> None:
-    """Set name and color of a keyword. A new label without a name gets that of the keyword.
+async def load_ids_by_keyword(ctx: Context, keywords: Sequence[str]) -> dict[str, int]:
+    """Load the IDs of the viewer's labels by keyword, in any case."""
+    folded_by_keyword = {keyword: ascii_lower(keyword) for keyword in keywords}
+    statement = select(col(Label.id), col(Label.folded)).where(
+        is_visible(ctx, Label), col(Label.folded).in_(set(folded_by_keyword.values()))
+    )
+    ids = {row.folded: int(row.id) for row in await ctx.read(statement)}
+    return {keyword: ids[folded] for keyword, folded in folded_by_keyword.items() if folded in ids}
 
-    Raises InvalidInput or LimitReached.
+
+async def create_label(ctx: Context, new_label: NewLabel) -> int:
+    """Create a label and return its ID.
+
+    Raises InvalidInput, Conflict if the keyword has a label, and LimitReached.
     """
-    folded = _validated_folded_keyword(keyword)
-    name = sql_text.validate_text(change.name, max_length=MAX_NAME_LENGTH, path=["name"])
-    if change.name is not None and name is None:
-        raise InvalidInput("a label has a name", constraint="required", path=["name"])
-    color = change.color.lower() if change.color else None
-    if color is not None and not COLOR_PATTERN.fullmatch(color):
-        raise InvalidInput("a colour is such as #1e90ff", constraint="pattern", path=["color"])
+    folded = _validated_folded_keyword(new_label.keyword)
+    name = _validated_name(new_label.name, path=["name"])
+    color = _validated_color(new_label.color, path=["color"])
     user_id = require_user_id(ctx)
     async with ctx.write_session(user_id) as session:
         statement = instances(Label).where(is_visible(ctx, Label), col(Label.folded) == folded)
-        label = (await session.exec(statement)).first()
-        if label is None:
-            await _require_label_capacity(ctx)
-            label = Label(
-                id=ctx.environment.new_id(),
-                user_id=user_id,
-                keyword=keyword,
-                folded=folded,
-                name=name or keyword,
-                color=color,
-                created_at=ctx.environment.now(),
-            )
-        elif (name or label.name, color if change.changes_color else label.color) == (
-            label.name,
-            label.color,
-        ):
-            return
-        else:
-            label.name = name or label.name
-            label.color = color if change.changes_color else label.color
+        if (await session.exec(statement)).first():
+            raise Conflict("this keyword has a label", path=["keyword"])
+        await _require_label_capacity(ctx)
+        label = Label(
+            id=ctx.environment.new_id(),
+            user_id=user_id,
+            keyword=new_label.keyword,
+            folded=folded,
+            name=name or new_label.keyword,
+            color=color,
+            created_at=ctx.environment.now(),
+        )
         session.add(label)
         await session.flush()
         await ctx.record_change(session, user_id, ChangeKind.LABEL_CHANGED, [label.id])
+        return int(label.id)
 
 
-async def delete_label(ctx: Context, keyword: str) -> None:
-    """Delete the label of a keyword; messages keep the keyword. Raises NotFound."""
-    folded, user_id = _validated_folded_keyword(keyword), require_user_id(ctx)
+async def update_labels(ctx: Context, label_ids: Sequence[int], change: LabelChange) -> None:
+    """Set name and color of the viewer's labels: all or none.
+
+    Raises InvalidInput, and NotFound for the first label that doesn't exist.
+    """
+    name = _validated_name(change.name, path=["set", "name"])
+    color = _validated_color(change.color, path=["set", "color"])
+    user_id = require_user_id(ctx)
     async with ctx.write_session(user_id) as session:
-        statement = instances(Label).where(is_visible(ctx, Label), col(Label.folded) == folded)
-        label = (await session.exec(statement)).first()
-        if label is None:
-            raise NotFound(keyword, path=["keyword"])
-        await session.delete(label)
+        changed_ids = []
+        for label in await _require_own_labels(ctx, session, label_ids):
+            new_values = (name or label.name, color if change.changes_color else label.color)
+            if new_values != (label.name, label.color):
+                label.name, label.color = new_values
+                session.add(label)
+                changed_ids.append(label.id)
+        if changed_ids:
+            await session.flush()
+            await ctx.record_change(session, user_id, ChangeKind.LABEL_CHANGED, changed_ids)
+
+
+async def delete_labels(ctx: Context, label_ids: Sequence[int]) -> None:
+    """Delete labels of the viewer: all or none. Messages keep the keywords. Raises NotFound."""
+    user_id = require_user_id(ctx)
+    async with ctx.write_session(user_id) as session:
+        labels = await _require_own_labels(ctx, session, label_ids)
+        for label in labels:
+            await session.delete(label)
         await session.flush()
-        await ctx.record_change(session, user_id, ChangeKind.LABEL_CHANGED, [label.id])
+        await ctx.record_change(
+            session, user_id, ChangeKind.LABEL_CHANGED, [label.id for label in labels]
+        )
+
+
+async def _require_own_labels(
+    ctx: Context, session: AsyncSession, label_ids: Sequence[int]
+) -> list[Label]:
+    """Load the viewer's labels, each once. Raises NotFound for the first that doesn't exist."""
+    statement = instances(Label).where(is_visible(ctx, Label), col(Label.id).in_(label_ids))
+    labels = {label.id: label for label in (await session.exec(statement)).all()}
+    for nth, label_id in enumerate(label_ids):
+        if label_id not in labels:
+            raise NotFound(str(label_id), path=["labels", str(nth), "id"])
+    return [labels[label_id] for label_id in dict.fromkeys(label_ids)]
+
+
+def _validated_name(text: str | None, *, path: Sequence[str]) -> str | None:
+    """Return the trimmed name; None if it is not given. Raises InvalidInput."""
+    name = sql_text.validate_text(text, max_length=MAX_NAME_LENGTH, path=path)
+    if text is not None and name is None:
+        raise InvalidInput("a label has a name", constraint="required", path=path)
+    return name
+
+
+def _validated_color(text: str | None, *, path: Sequence[str]) -> str | None:
+    """Return the color in lower case; None if it is not given. Raises InvalidInput."""
+    color = text.lower() if text else None
+    if color is not None and not COLOR_PATTERN.fullmatch(color):
+        raise InvalidInput("a colour is such as #1e90ff", constraint="pattern", path=path)
+    return color
 
 
 def _validated_folded_keyword(keyword: str) -> str:

@@ -108,7 +108,7 @@ async def require_upload_allowed(ctx: Context, mailbox: MailboxSelector, byte_co
     row = require_found(next(iter(await ctx.read(SELECT_QUOTA, given)), None))
     if row.allowed and row.used + byte_count > row.allowed:
         with mailbox_rights.hide_quota_figures_from_others(ctx, box.user_id):
-            raise OverQuota(used=row.used, allowed=row.allowed)
+            raise OverQuota(used=row.used, limit=row.allowed)
 
 
 async def store_message(

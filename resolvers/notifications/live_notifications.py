@@ -155,12 +155,12 @@ def _security_notification(event: JournalEvent, row: ColumnRow) -> LiveNotificat
 
 def _limit_notification(event: JournalEvent) -> LiveNotification:
     facts = event.facts
-    used, allowed = int(facts["used"]), int(facts["allowed"])
-    percent = used * 100 // allowed if allowed else 100
+    used, limit = int(facts["used"]), int(facts["limit"])
+    percent = used * 100 // limit if limit else 100
     is_full = facts["refused"] or facts["level"] == UsageLevel.FULL
     usage = "used up" if is_full else f"used up to {percent} %"
     text = "Something was turned away" if facts["refused"] else None
-    if text and facts["limit"] == LimitKind.FORWARDS:
+    if text and facts["limitKind"] == LimitKind.FORWARDS:
         text = "Something was not forwarded"
-    title = f"{LIMIT_TITLES[LimitKind(facts['limit'])]}: {usage}"
+    title = f"{LIMIT_TITLES[LimitKind(facts['limitKind'])]}: {usage}"
     return _notification(event, EVENT_TYPES[ChangeKind.LIMIT_REACHED], title, text)

@@ -116,7 +116,7 @@ FACT_NAMES: Mapping[str, tuple[str, ...]] = {  # names in the journal, by prefix
     "USER_": ("changed",),
     "AUTOREPLY_": ("changed",),
     "SETTING_": ("key",),
-    "LIMIT_": ("limit", "level", "used", "allowed", "refused", "resetsAt"),
+    "LIMIT_": ("limitKind", "level", "used", "limit", "refused", "resetsAt"),
 }
 
 

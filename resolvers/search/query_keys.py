@@ -18,7 +18,7 @@ TEXT_FIELDS = {
     "from": "from", "to": "to", "toonly": "toOnly", "cc": "cc", "bcc": "bcc",
     "recipient": "recipient", "subject": "subject", "text": "text", "body": "body",
     "query": "query", "list": "listId", "messageid": "messageId", "keyword": "keyword",
-    "label": "keyword", "thread": "thread", "uid": "uids", "seq": "seqs",
+    "label": "keyword", "uid": "uids", "seq": "seqs",
 }  # fmt: skip
 FLAG_FIELDS = {
     "seen": "seen", "flagged": "flagged", "answered": "answered", "draft": "draft",
@@ -39,7 +39,11 @@ TIME_FIELDS = {
 }  # fmt: skip
 DAY_FIELDS = {"on": "received", "senton": "sent", "savedon": "saved"}
 NUMBER_FIELDS = {"larger": "larger", "smaller": "smaller", "modseq": "modifiedSince"}
-LIST_FIELDS = {"pattern": "mailboxPatterns", "guid": "guids", "submission": "submissionStates"}
+LIST_FIELDS = {
+    "pattern": "mailboxPatterns",
+    "emailid": "emailIds",
+    "submission": "submissionStates",
+}
 SPECIAL_USES = {use.lower(): use for use in SpecialUse} | {
     "spam": SpecialUse.JUNK, "deleted": SpecialUse.TRASH, "bin": SpecialUse.TRASH,
     "draft": SpecialUse.DRAFTS,
@@ -65,6 +69,7 @@ KNOWN_KEYS = frozenset(
         "has",
         "hasattachment",
         "header",
+        "thread",
         *TEXT_FIELDS,
         *FLAG_FIELDS,
         *NUMBER_FIELDS,
@@ -140,6 +145,10 @@ def _fields_from_part_or_mailbox_key(key: str, text: str) -> FilterFields | None
     if key == "header":
         name, colon, part = text.partition(":")
         return {"header": {"name": name} | ({"contains": part[1:]} if colon else {})}
+    if key == "thread":
+        if not text:
+            raise InvalidValueError("at least one character")
+        return {"thread": {"id": text}}
     if key in ATTACHMENT_FIELDS:
         return {"attachment": {ATTACHMENT_FIELDS[key]: text}}
     if key == "in" and (use := SPECIAL_USES.get(text.lower())):
@@ -242,7 +251,8 @@ DOVEADM_KEYS = {
         name.upper(): _doveadm_key_like(name)
         for name in ("bcc", "subject", "text", "body", "keyword", "uid")
     },
-    **{name.upper(): _doveadm_key_like(name) for name in ("mailbox", "guid", "modseq", "seq")},
+    **{name.upper(): _doveadm_key_like(name) for name in ("mailbox", "modseq", "seq")},
+    "GUID": _doveadm_key_like("emailid"),
     "TO": _doveadm_key_like("toonly"),
     "INTHREAD": _doveadm_key_like("thread"),
     "UNKEYWORD": DoveadmKey(1, lambda text, _now: {"not": {"keyword": text}}),

@@ -95,8 +95,8 @@ def _terms_from_field(name: str, value: Any) -> Iterator[str]:
         yield f"{_KEY_BY_NUMBER_FIELD[name]}:{value}"
     elif name in _TERM_FOR_TRUE:
         yield _TERM_FOR_TRUE[name] if value else _TERM_FOR_FALSE[name]
-    elif name == "mailbox":
-        yield _term_from_mailbox(value)
+    elif name in ("mailbox", "thread"):
+        yield _term_from_mailbox(value) if name == "mailbox" else _term_from_thread(value)
     elif name == "mailboxes":
         yield f"mailboxes:({' , '.join(map(_term_from_mailbox, value))})" if value else "or:()"
     elif name == "header":
@@ -118,6 +118,10 @@ def _term_from_mailbox(mailbox: Mapping[str, str]) -> str:
     if "path" in mailbox:
         return f"mailbox:{_quoted_if_needed(mailbox['path'])}"
     return f"mailboxguid:{mailbox['guid']}" if "guid" in mailbox else f"mailboxid:{mailbox['id']}"
+
+
+def _term_from_thread(thread: Mapping[str, str]) -> str:
+    return f"thread:{_quoted_if_needed(thread['id'])}"
 
 
 def _terms_from_attachment(attachment: Mapping[str, str]) -> Iterator[str]:

@@ -2,7 +2,8 @@
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from time import monotonic
 from typing import Any, NamedTuple
@@ -10,8 +11,9 @@ from typing import Any, NamedTuple
 from sqlalchemy import func, select
 from sqlmodel import col
 from sqlmodel import select as instances
+from sqlmodel.ext.asyncio.session import AsyncSession
 
-from models.errors import InvalidInput, LimitReached, NotFound
+from models.errors import Conflict, InvalidInput, LimitReached, NotFound
 from models.events.journal import ChangeKind
 from models.search.saved_searches import SavedSearch
 from models.store.columns import ColumnRow, select_columns
@@ -40,6 +42,15 @@ RECOUNT_CHANGE_KINDS = frozenset(  # changes that can change the counts
 UNSEEN = MessageConditions(seen=False)
 
 ConditionsBuilder = Callable[[Mapping[str, Any]], MessageConditions]  # from stored filter fields
+
+
+@dataclass(frozen=True, slots=True)
+class SavedSearchChange:
+    """New values of saved searches; None keeps the value. A filter is in JSON and converted."""
+
+    name: str | None = None
+    fields: Mapping[str, Any] | None = None
+    conditions: MessageConditions | None = None
 
 
 class SavedSearchCounts(NamedTuple):
@@ -98,63 +109,130 @@ def require_countable_conditions(conditions: MessageConditions) -> None:
                 raise InvalidInput(text, constraint="unsupported", path=["filter", name])
 
 
-async def save_search(
-    ctx: Context, name: str, fields: Mapping[str, Any], conditions: MessageConditions
-) -> None:
-    """Store a search under a name and replace the search of the same name.
+async def load_ids_by_name(ctx: Context, names: Sequence[str]) -> dict[str, int]:
+    """Load the IDs of the viewer's saved searches by name, in any case."""
+    folded_by_name = {name: name.strip().casefold() for name in names}
+    statement = select(col(SavedSearch.id), col(SavedSearch.folded)).where(
+        is_visible(ctx, SavedSearch), col(SavedSearch.folded).in_(set(folded_by_name.values()))
+    )
+    ids = {row.folded: int(row.id) for row in await ctx.read(statement)}
+    return {name: ids[folded] for name, folded in folded_by_name.items() if folded in ids}
 
-    Raises Invalid if the filter cannot be used, LimitReached if it is too long or 100 are
-    stored.
+
+async def create_saved_search(
+    ctx: Context, name: str, fields: Mapping[str, Any], conditions: MessageConditions
+) -> int:
+    """Store a search under a new name and return its ID.
+
+    Raises InvalidInput if the filter can't be used, Conflict if the name is in use, and
+    LimitReached if the filter is too long or 100 searches are stored.
     """
-    valid_name = _validate_name(name)
-    require_countable_conditions(conditions)
-    if (size := len(json.dumps(fields, ensure_ascii=False))) > MAX_FILTER_LENGTH:
-        text = f"a search has at most {MAX_FILTER_LENGTH} characters"
-        raise LimitReached(text, limit=MAX_FILTER_LENGTH, used=size, path=["filter"])
+    valid_name = _validate_name(name, path=["name"])
     user_id = require_user_id(ctx)
-    await count_matches(ctx, user_id, conditions)  # raises if the filter cannot be evaluated
+    await _require_usable_filter(ctx, fields, conditions, path=["filter"])
     async with ctx.write_session(user_id) as session:
-        statement = instances(SavedSearch).where(
-            is_visible(ctx, SavedSearch), col(SavedSearch.folded) == valid_name.casefold()
+        await _require_free_name(ctx, valid_name, path=["name"])
+        await _require_room_for_saved_search(ctx)
+        search = SavedSearch(
+            id=ctx.environment.new_id(),
+            user_id=user_id,
+            name=valid_name,
+            folded=valid_name.casefold(),
+            filter=dict(fields),
+            created_at=ctx.environment.now(),
         )
-        search = (await session.exec(statement)).first()
-        if search is None:
-            await _require_room_for_saved_search(ctx)
-            search = SavedSearch(
-                id=ctx.environment.new_id(),
-                user_id=user_id,
-                name=valid_name,
-                folded=valid_name.casefold(),
-                created_at=ctx.environment.now(),
-            )
-        elif (search.name, search.filter) == (valid_name, dict(fields)):
-            return
-        search.name, search.filter = valid_name, dict(fields)
         session.add(search)
         await session.flush()
         await ctx.record_change(session, user_id, ChangeKind.SAVED_SEARCH_CHANGED, [search.id])
+        return int(search.id)
 
 
-async def delete_saved_search(ctx: Context, name: str) -> None:
-    """Delete the viewer's saved search with this name. Raises NotFound if there is none."""
-    folded, user_id = _validate_name(name).casefold(), require_user_id(ctx)
+async def update_saved_searches(
+    ctx: Context, search_ids: Sequence[int], change: SavedSearchChange
+) -> None:
+    """Set the name or the filter of the viewer's saved searches: all or none.
+
+    Raises NotFound for the first that doesn't exist, Conflict if the new name is in use, and as
+    `create_saved_search`.
+    """
+    name = None
+    if change.name is not None:
+        name = _validate_name(change.name, path=["set", "name"])
+        if len(set(search_ids)) > 1:
+            text = "several searches can't have one name"
+            raise InvalidInput(text, constraint="exclusive", path=["set", "name"])
+    if change.fields is not None and change.conditions is not None:
+        await _require_usable_filter(ctx, change.fields, change.conditions, path=["set", "filter"])
+    user_id = require_user_id(ctx)
     async with ctx.write_session(user_id) as session:
-        statement = instances(SavedSearch).where(
-            is_visible(ctx, SavedSearch), col(SavedSearch.folded) == folded
-        )
-        search = (await session.exec(statement)).first()
-        if search is None:
-            raise NotFound(name[:MAX_NAME_LENGTH], path=["name"])
-        await session.delete(search)
+        changed_ids = []
+        for search in await _require_own_saved_searches(ctx, session, search_ids):
+            new_name = name or search.name
+            fields = search.filter if change.fields is None else dict(change.fields)
+            if new_name.casefold() != search.folded:
+                await _require_free_name(ctx, new_name, path=["set", "name"])
+            if (search.name, search.filter) != (new_name, fields):
+                search.name, search.folded, search.filter = new_name, new_name.casefold(), fields
+                session.add(search)
+                changed_ids.append(search.id)
+        if changed_ids:
+            await session.flush()
+            await ctx.record_change(session, user_id, ChangeKind.SAVED_SEARCH_CHANGED, changed_ids)
+
+
+async def delete_saved_searches(ctx: Context, search_ids: Sequence[int]) -> None:
+    """Delete saved searches of the viewer: all or none. Raises NotFound."""
+    user_id = require_user_id(ctx)
+    async with ctx.write_session(user_id) as session:
+        searches = await _require_own_saved_searches(ctx, session, search_ids)
+        for search in searches:
+            await session.delete(search)
         await session.flush()
-        await ctx.record_change(session, user_id, ChangeKind.SAVED_SEARCH_CHANGED, [search.id])
+        await ctx.record_change(
+            session, user_id, ChangeKind.SAVED_SEARCH_CHANGED, [search.id for search in searches]
+        )
 
 
-def _validate_name(name: str) -> str:
+async def _require_own_saved_searches(
+    ctx: Context, session: AsyncSession, search_ids: Sequence[int]
+) -> list[SavedSearch]:
+    """Load the viewer's saved searches, each once. Raises NotFound for the first missing one."""
+    statement = instances(SavedSearch).where(
+        is_visible(ctx, SavedSearch), col(SavedSearch.id).in_(search_ids)
+    )
+    searches = {search.id: search for search in (await session.exec(statement)).all()}
+    for nth, search_id in enumerate(search_ids):
+        if search_id not in searches:
+            raise NotFound(str(search_id), path=["savedSearches", str(nth), "id"])
+    return [searches[search_id] for search_id in dict.fromkeys(search_ids)]
+
+
+async def _require_usable_filter(
+    ctx: Context,
+    fields: Mapping[str, Any],
+    conditions: MessageConditions,
+    *,
+    path: Sequence[str],
+) -> None:
+    """Raise an error if a filter is too long, or can't be evaluated or counted."""
+    require_countable_conditions(conditions)
+    if (size := len(json.dumps(fields, ensure_ascii=False))) > MAX_FILTER_LENGTH:
+        text = f"a search has at most {MAX_FILTER_LENGTH} characters"
+        raise LimitReached(text, limit=MAX_FILTER_LENGTH, used=size, path=path)
+    await count_matches(ctx, require_user_id(ctx), conditions)
+
+
+async def _require_free_name(ctx: Context, name: str, *, path: Sequence[str]) -> None:
+    """Raise Conflict if the viewer has a saved search with this name, in any case."""
+    if await load_ids_by_name(ctx, [name]):
+        raise Conflict("a saved search has this name", path=path)
+
+
+def _validate_name(name: str, *, path: Sequence[str]) -> str:
     """Return a validated name. Raises Invalid if it is empty or too long."""
-    valid_name = sql_text.validate_text(name, max_length=MAX_NAME_LENGTH, path=["name"])
+    valid_name = sql_text.validate_text(name, max_length=MAX_NAME_LENGTH, path=path)
     if valid_name is None:
-        raise InvalidInput("a search has a name", constraint="required", path=["name"])
+        raise InvalidInput("a search has a name", constraint="required", path=path)
     return valid_name
 
 

@@ -22,7 +22,7 @@ class UploadedAttachment:
     upload_id: int
     filename: str | None = None
     content_type: str | None = None
-    cid: str | None = None  # without angle brackets
+    content_id: str | None = None  # without angle brackets
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ async def read_attachments(
             row = require_found(rows[file.upload_id])
             name, kind = file.filename or row.filename, file.content_type or row.content_type
             content = await uploads.read_and_verify_upload(ctx, file.upload_id)
-            attachments.append(OutgoingFile(content, name, kind, file.cid))
+            attachments.append(OutgoingFile(content, name, kind, file.content_id))
         else:
             attachments.append(file)
     return attachments
@@ -93,7 +93,7 @@ def attachment_numbers(
     Raises NotFound if an attachment is selected that the message does not have.
     """
     if selection.all_unrelated:
-        return [n for n, each in enumerate(message.row.attachments) if not each["related"]]
+        return [n for n, each in enumerate(message.row.attachments) if not each["inline"]]
     for index, (key, number) in enumerate(selection.ids):
         if key != message.row.id or number >= len(message.row.attachments):
             raise NotFound(str(key), path=[*path, "ids"], index=index)
@@ -121,7 +121,7 @@ async def copy_attachments(
             require_found(message_content.attachment_part(message, number)),
         )
         content = await message.read_part(part)
-        name_and_type = facts["filename"], facts["content_type"], facts["cid"]
+        name_and_type = facts["filename"], facts["content_type"], facts["content_id"]
         attachments.append(
             sanitize_attachment(
                 OutgoingFile(content, *name_and_type, charset=part.params.get("charset"))

@@ -41,7 +41,7 @@ ACCOUNT_COLUMNS = frozenset(  # columns of the sending account
             "tenant_id",
             "username",
             "name",
-            "recipients",
+            "recipients_per_day",
             "allowed_senders",
             "openpgp_public_key",
         ),
@@ -293,13 +293,13 @@ async def _copy_kept_attachments(
     """
     message, path = previous.message, ["keepAttachments"]
     copies_referenced = fields.reference is not None and fields.reference.attachments is not None
-    new_content_ids = {file.cid for file in fields.attachments or ()}
+    new_content_ids = {file.content_id for file in fields.attachments or ()}
     kept_numbers = {
         number
         for number, each in enumerate(message.row.attachments)
-        if each["related"]
-        and each["cid"] not in new_content_ids
-        and _html_shows_content_id(each["cid"], fields.html)
+        if each["inline"]
+        and each["content_id"] not in new_content_ids
+        and _html_shows_content_id(each["content_id"], fields.html)
     }
     if previous.kept_attachments is not None:
         kept_numbers |= set(

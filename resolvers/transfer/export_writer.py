@@ -48,8 +48,8 @@ SETTING_COLUMNS = (
     ),
 )
 MESSAGE_COLUMNS = frozenset(
-    {"id", "mailbox_id", "size", "digest", "received_at", "expires", "keywords", "public_metadata",
-     "envelope_from", "envelope_to", *SYSTEM_FLAGS}
+    {"id", "mailbox_id", "size", "digest", "received_at", "expires_at", "keywords",
+     "public_metadata", "envelope_from", "envelope_to", *SYSTEM_FLAGS}
 )  # fmt: skip
 SORT_COLUMNS = (col(Message.listed_at), col(Message.id))
 
@@ -319,7 +319,7 @@ async def _write_messages(
             row.path,
             row.received_at,
             imap_flags(row),
-            row.expires,
+            row.expires_at,
             row.public_metadata,
             row.envelope_from,
             row.envelope_to,

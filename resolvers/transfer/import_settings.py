@@ -12,7 +12,7 @@ from resolvers.autoreply import autoreplies
 from resolvers.filters import sieve_script_mutations, sieve_scripts, transfer
 from resolvers.mailboxes.loaders import MailboxSelector
 from resolvers.messages import labels
-from resolvers.messages.labels import LabelChange
+from resolvers.messages.labels import LabelChange, NewLabel
 from resolvers.spam import sender_rule_mutations
 from resolvers.spam.sender_rule_mutations import NewSenderRules, RuleOwner
 from resolvers.submission import identity_mutations
@@ -181,7 +181,12 @@ async def _import_label(running: RunningImport, record: Mapping[str, Any]) -> bo
         if not (isinstance(keyword, str) and isinstance(name, str)):
             raise InvalidInput("no keyword, or no name", constraint="type", path=["keyword"])
         shade = color if isinstance(color, str) else None
-        await labels.set_label(running.ctx, keyword, LabelChange(name, shade, changes_color=True))
+        known_ids = await labels.load_ids_by_keyword(running.ctx, [keyword])
+        if known_ids:
+            change = LabelChange(name, shade, changes_color=True)
+            await labels.update_labels(running.ctx, list(known_ids.values()), change)
+        else:
+            await labels.create_label(running.ctx, NewLabel(keyword, name, shade))
     except RequestError as problem:
         running.outcome.add_skipped(f"label {keyword}", str(problem))
         return not isinstance(problem, LimitReached)

@@ -261,10 +261,10 @@ async def _set_deleted_flag_and_expiry(
             ) | _expiry_columns(record)
     rows = await row_changes.load_rows_in_transaction(session, list(states)) if states else []
     for with_expiry in (False, True):  # of one call all have the same columns
-        changed_rows = [row for row in rows if ("expires" in states[row.id]) is with_expiry]
+        changed_rows = [row for row in rows if ("expires_at" in states[row.id]) is with_expiry]
         if changed_rows:
             await flags.set_columns_of_each(running.ctx, session, changed_rows, states)
 
 
 def _expiry_columns(record: MessageRecord | None) -> dict[str, Any]:
-    return {"expires": record.expires} if record else {}
+    return {"expires_at": record.expires} if record else {}

@@ -27,6 +27,7 @@ from resolvers import pagination
 from resolvers.access import is_visible_user
 from resolvers.context import Context
 from resolvers.domains import loaders as domain_loaders
+from resolvers.domains.loaders import DomainIdOrName
 from resolvers.pagination import PageForm
 from resolvers.sql_text import MAX_SEARCH_LENGTH, contains_text_sql
 from resolvers.sql_text import any_item_fits_sql as any_holding
@@ -54,7 +55,7 @@ class UserConditions:
     required_tags: tuple[str, ...] | None = None  # all of
     patterns: tuple[str, ...] | None = None  # usernames with * and ?
     roles: tuple[Role, ...] | None = None
-    domain: str | None = None
+    domain: DomainIdOrName | None = None
     active: bool | None = None
     suspended: bool | None = None
     created_after: datetime | None = None
@@ -208,8 +209,7 @@ async def _load_filter_domain_id(ctx: Context, filter: UserConditions) -> int | 
     """Load the id of the domain in the filter; None if there is no condition or no such domain."""
     if filter.domain is None:
         return None
-    name = address_syntax.normalized_domain(filter.domain)
-    statement = select(col(Domain.id)).where(col(Domain.name) == name)
+    statement = select(col(Domain.id)).where(domain_loaders.is_referenced_domain(filter.domain))
     if not ctx.viewer.role.includes(Role.ADMIN):
         domains_of_visible_users = select(col(User.domain_id)).where(is_visible_user(ctx))
         statement = statement.where(

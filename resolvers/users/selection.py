@@ -18,6 +18,7 @@ from models.users.search_index import TRIGRAM_LENGTH, has_prefix, user_search_te
 from models.users.tables import User, UserTag
 from resolvers.access import is_managed_user, is_visible_user, require_user_id
 from resolvers.context import Context, GuardRule
+from resolvers.domains.loaders import DomainIdOrName
 
 MAX_PATTERN_LENGTH = 128  # characters, as of a username
 _WILDCARDS = re.compile(r"[*?]+")
@@ -37,7 +38,7 @@ class UserSelector:
     ids: tuple[int, ...] = ()
     usernames: tuple[str, ...] = ()  # or addresses
     patterns: tuple[str, ...] = ()  # usernames with * and ?
-    domains: tuple[str, ...] = ()
+    domains: tuple[DomainIdOrName, ...] = ()
     tags: tuple[str, ...] = ()
 
     @property
@@ -179,12 +180,18 @@ def _selection_conditions(dialect: str, selection: UserSelector) -> list[ColumnE
     if selection.patterns:
         conditions.append(matches_patterns_sql(dialect, selection.patterns))
     if selection.domains:
-        names = [address_syntax.normalized_domain(name) for name in selection.domains]
-        domains = select(col(Domain.id)).where(col(Domain.name).in_(names))
-        conditions.append(col(User.domain_id).in_(domains))
+        conditions.append(is_in_domains_sql(selection.domains))
     if selection.tags:
         conditions.append(has_any_tag_sql(selection.tags))
     return conditions
+
+
+def is_in_domains_sql(domains: Sequence[DomainIdOrName]) -> ColumnElement[bool]:
+    """SQL: users with the main address in one of these domains."""
+    names = [address_syntax.normalized_domain(ref.name) for ref in domains if ref.name is not None]
+    named_ids = select(col(Domain.id)).where(col(Domain.name).in_(names))
+    domain_ids = [ref.id for ref in domains if ref.id is not None]
+    return col(User.domain_id).in_(named_ids) | col(User.domain_id).in_(domain_ids)
 
 
 def matches_patterns_sql(dialect: str, patterns: Sequence[str]) -> ColumnElement[bool]:

@@ -33,8 +33,8 @@ USER_COLUMNS = (
     "active",
     "suspended",
     "disabled_scopes",
-    "recipients",
-    "received_max",
+    "recipients_per_day",
+    "received_per_hour",
     "received",
     "received_until",
     "retention",
@@ -94,7 +94,7 @@ async def load_service_settings(
         "address": displayed or "",
         "home": f"tenants/{user.tenant_id}/users/{user.id}",
         "mail": STORAGE_FORMAT,
-        "quota/storage": await quota_limits.load_quota(ctx, user),
+        "quota/storage": await quota_limits.load_quota(ctx, user) or None,
         "nologin": user.suspended or not user.active,
     }
     if service and SERVICES[service]:
@@ -128,18 +128,20 @@ async def _mailbox_and_limit_settings(
         values["password/min_length"] = policy.min_length
         values["password/min_classes"] = policy.min_classes
     if service in (None, "api", "smtp"):
-        values["limit/recipients"] = (await quota_limits.load_recipient_usage(ctx, user)).allowed
+        values["limit/recipients"] = (await quota_limits.load_recipient_usage(ctx, user)).limit
         values["limit/recipients_per_message"] = options.submission_max_recipients
     if service in (None, "lmtp"):
-        values["limit/received"] = quota_limits.received_usage(ctx.environment, user).allowed
+        values["limit/received"] = quota_limits.received_usage(ctx.environment, user).limit
     if service in (None, "api", "lmtp", "smtp"):
         values["limit/message_size"] = options.message_max_size
-    values["retention"] = user.retention or 0
+    values["retention"] = user.retention
     return values
 
 
 def _setting_text(value: Any) -> str:
-    """Return a value as text; booleans as yes or no."""
+    """Return a value as text: booleans as yes or no, None as unlimited."""
+    if value is None:
+        return "unlimited"
     return ("yes" if value else "no") if isinstance(value, bool) else str(value)
 
 

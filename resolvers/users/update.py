@@ -37,6 +37,7 @@ from resolvers.users.validation import (
     require_column_permissions,
     require_unlimited_quota_permission,
     schema_name,
+    schema_path,
     validate_columns,
 )
 
@@ -178,7 +179,7 @@ def _require_rights(ctx: Context, rows: Sequence[ColumnRow], patch: UserChanges)
         viewer.require(GuardRule(scope=Scope.FULL))
     if privileged_columns:
         require_users_in_administered_domains(
-            ctx, rows, [*PATCH_PATH, schema_name(privileged_columns[0])]
+            ctx, rows, [*PATCH_PATH, *schema_path(privileged_columns[0])]
         )
 
 
@@ -383,7 +384,7 @@ async def _require_keys_for_encryption(
             if values.get(name):
                 text = "this takes an OpenPGP key of the account"
                 raise InvalidInput(
-                    text, constraint="required", path=[*PATCH_PATH, schema_name(name)]
+                    text, constraint="required", path=[*PATCH_PATH, *schema_path(name)]
                 )
             if values.get(name, getattr(row, name)):
                 setting = schema_name(name)
@@ -403,10 +404,13 @@ async def _reset_counters_of_changed_limits(
     locked_users: LockedUsers, with_new: Callable[..., Sequence[ColumnRow]]
 ) -> None:
     """Reset the counters of limits that have changed."""
-    for kind in (UsageKind.RECIPIENTS, UsageKind.FORWARDS):
-        if rows := with_new(kind.lower()):
+    for kind, column in (
+        (UsageKind.RECIPIENTS, "recipients_per_day"),
+        (UsageKind.FORWARDS, "forwards_per_day"),
+    ):
+        if rows := with_new(column):
             await user_usage_reset.delete_usage(locked_users, [row.id for row in rows], [kind])
-    if receivers := with_new("received_max"):
+    if receivers := with_new("received_per_hour"):
         statement = update(User).where(col(User.id).in_([row.id for row in receivers]))
         await (await locked_users.session.connection()).execute(
             statement.values(**user_usage_reset.RESET_RECEIVED)

@@ -13,13 +13,19 @@ from resolvers.context import Context, GuardRule
 from resolvers.mailboxes.loaders import retention_seconds
 from resolvers.submission.sender_patterns import normalize_pattern
 from resolvers.users import custom_data
+from resolvers.users.limit_values import LimitValue, stored_limit
 
 MAX_NAME_LENGTH = 255  # characters
 MAX_TAG_LENGTH = 128
 MAX_LIST_LENGTH = 1000  # items
 MAX_NETWORKS = 100
 DEFAULT_SPAM_LEVEL = 50
-SCHEMA_NAMES = {"public_metadata": "metadata"}  # those that are not the column in camel case
+SCHEMA_PATHS = {  # of columns whose path is not their name in camel case
+    "public_metadata": ("metadata",),
+    "received_per_hour": ("limits", "receivedPerHour"),
+    "recipients_per_day": ("limits", "recipientsPerDay"),
+    "forwards_per_day": ("limits", "forwardsPerDay"),
+}
 JSON_INTEGER_LIMIT = 1 << 53  # a JSON number is exact below it
 COUNT_LIMIT = 1 << 31
 
@@ -61,16 +67,19 @@ def validate_columns(
     for name, value in values.items():
         with problems.collecting():
             check = VALIDATORS.get(name)
-            validated[name] = check(value, [*path_prefix, schema_name(name)]) if check else value
+            validated[name] = check(value, [*path_prefix, *schema_path(name)]) if check else value
     return validated
 
 
-def schema_name(column: str) -> str:
-    """Return the name of a column in the schema."""
-    if column in SCHEMA_NAMES:
-        return SCHEMA_NAMES[column]
+def schema_path(column: str) -> tuple[str, ...]:
+    """Return the path of a column in the inputs of the schema."""
     first, *rest = column.split("_")
-    return first + "".join(part.capitalize() for part in rest)
+    return SCHEMA_PATHS.get(column, (first + "".join(part.capitalize() for part in rest),))
+
+
+def schema_name(column: str) -> str:
+    """Return the path of a column in the schema as one text, such as limits.receivedPerHour."""
+    return ".".join(schema_path(column))
 
 
 def require_column_permissions(
@@ -85,7 +94,7 @@ def require_column_permissions(
         try:
             ctx.viewer.require(guard)
         except Forbidden as refusal:
-            refusal.path = [*path_prefix, schema_name(column)]
+            refusal.path = [*path_prefix, *schema_path(column)]
             raise
 
 
@@ -153,7 +162,11 @@ def _validate_networks(networks: Sequence[str] | None, path: Sequence[str]) -> l
 
 
 def _retention_seconds(retention: timedelta | None, path: Sequence[str]) -> int | None:
-    return retention_seconds(retention, path) if retention else None
+    if retention is None:
+        return None
+    if not retention:
+        raise InvalidInput("at least a second; null: for ever", constraint="range", path=path)
+    return retention_seconds(retention, path)
 
 
 def validate_spam_level(level: int | None, path: Sequence[str]) -> int:
@@ -168,16 +181,9 @@ def validate_spam_level(level: int | None, path: Sequence[str]) -> int:
     return level
 
 
-def _integer_below(limit: int) -> Callable[[int | None, Sequence[str]], int | None]:
-    """Return a check that a number is not negative and below the limit."""
-
-    def check(number: int | None, path: Sequence[str]) -> int | None:
-        if number is not None and not 0 <= number < limit:
-            error_text = f"not negative, and below 2^{limit.bit_length() - 1}"
-            raise InvalidInput(error_text, constraint="range", path=path)
-        return number
-
-    return check
+def _limit_validator(end: int) -> Callable[[LimitValue, Sequence[str]], int | None]:
+    """Return a check of a limit from 1 to below `end`, which returns its stored form."""
+    return lambda limit, path: stored_limit(limit, end, path)
 
 
 VALIDATORS: dict[str, Callable[[Any, Sequence[str]], Any]] = {
@@ -189,10 +195,10 @@ VALIDATORS: dict[str, Callable[[Any, Sequence[str]], Any]] = {
     "smtp_allowed_networks": _validate_networks,
     "retention": _retention_seconds,
     "spam_level": validate_spam_level,
-    "quota": _integer_below(JSON_INTEGER_LIMIT),
-    "recipients": _integer_below(COUNT_LIMIT),
-    "received_max": _integer_below(COUNT_LIMIT),
-    "forwards": _integer_below(COUNT_LIMIT),
+    "quota": _limit_validator(JSON_INTEGER_LIMIT),
+    "recipients_per_day": _limit_validator(COUNT_LIMIT),
+    "received_per_hour": _limit_validator(COUNT_LIMIT),
+    "forwards_per_day": _limit_validator(COUNT_LIMIT),
     "public_metadata": custom_data.validate_custom_data,
     "private_metadata": custom_data.validate_custom_data,
 }

@@ -212,7 +212,7 @@ async def test_spam_gets_no_reply(
 async def test_refused_message_gets_no_reply(
     root: GraphQLClient, environment: Environment, lmtp_client: SmtpTestClient
 ) -> None:
-    await make_autoreply_address(root, forwards=1)
+    await make_autoreply_address(root, limits={"forwardsPerDay": 1})
     await send_message_to_address(lmtp_client, reply="554 5.4.6", Delivered_To=AUTOREPLY_ADDRESS)
     await send_message_to_address(lmtp_client, reply="554 5.7.1", X_Spam_Score="9.9")
     assert await reply_recipients(environment) == []

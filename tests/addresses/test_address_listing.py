@@ -39,7 +39,7 @@ async def load_trace(client: GraphQLClient, address: str) -> list[tuple[Any, ...
 
 
 async def create_alias_domain(root: GraphQLClient, name: str, domain: str) -> None:
-    _, errors = await run_mutation(root, DOMAIN_ALIAS_CREATE, alias=name, domain=domain)
+    _, errors = await run_mutation(root, DOMAIN_ALIAS_CREATE, alias=name, domain={"name": domain})
     assert errors == []
 
 
@@ -129,12 +129,15 @@ async def test_list_applies_each_filter(root: GraphQLClient, ada: GraphQLClient)
         ({"requiredTags": ["red", "blue"]}, {"list@own.example"}),
         ({"kinds": ["DISCARD", "MAILBOX"], "wildcard": True}, {"*@own.example"}),
         ({"wildcard": True}, {"*@own.example", "every@*"}),
-        ({"wildcard": False, "domain": "OWN.example"}, {"list@own.example", "off@own.example"}),
+        (
+            {"wildcard": False, "domain": {"name": "OWN.example"}},
+            {"list@own.example", "off@own.example"},
+        ),
         ({"user": {"username": "ada"}, "temporary": False}, {"ada@example.org"}),
         ({"user": {"username": "nobody"}}, set()),
         ({"temporary": True}, set(temporary_addresses)),
         ({"active": False}, {"off@own.example"}),
-        ({"domain": "nowhere.example"}, set()),
+        ({"domain": {"name": "nowhere.example"}}, set()),
     ):
         assert set(await list_addresses(root, **condition)) == expected, condition
     domain_admin = await make_admin_of_domains(environment, root.http, "chief", "own.example")
@@ -168,7 +171,7 @@ async def test_list_needs_a_constant_number_of_statements(
     root: GraphQLClient, statements: list[str]
 ) -> None:
     document = """{ addresses(first: 50) { totalCount nodes { address forwardTo user { username }
-      domain { name } limits { forwards { used allowed } } privateComment } } }"""
+      domain { name } limits { forwardsPerDay { used limit } } privateComment } } }"""
 
     async def cost() -> int:
         del statements[:]

@@ -112,8 +112,8 @@ async def test_created_user_address_receives_mail_and_is_journaled(
         ({"user": None, "kind": "DISCARD", "forwardTo": ["a@b.example"]},
          (["forwardTo"], "exclusive")),
         ({"forwardTo": ["a@b.example"]}, (["forwardTo"], "exclusive")),
-        ({"forwards": 5}, (["forwards"], "exclusive")),
-        ({"forwards": -1}, (["forwards"], "range")),
+        ({"limits": {"forwardsPerDay": 5}}, (["limits", "forwardsPerDay"], "exclusive")),
+        ({"limits": {"forwardsPerDay": 0}}, (["limits", "forwardsPerDay"], "range")),
         ({"name": "x" * 129}, (["name"], "length")),
         ({"name": "a\nb"}, (["name"], "pattern")),
         ({"tags": [""]}, (["tags"], "length")),
@@ -142,10 +142,15 @@ async def test_invalid_address_is_refused_by_field_and_rule(
 
 
 async def test_all_input_errors_are_returned_at_once(root: GraphQLClient) -> None:
-    arguments = {"tags": [""], "forwards": -1, "forwardTo": ["x", "http://127.0.0.1/"]}
+    arguments = {
+        "tags": [""],
+        "limits": {"forwardsPerDay": -1},
+        "forwardTo": ["x", "http://127.0.0.1/"],
+    }
     _, errors = await try_create_address(root, "a+b@example.org", **arguments)
     assert [(e["path"], e["index"]) for e in errors] == [
-        (["address"], None), (["forwardTo"], 0), (["forwards"], None), (["tags"], 0),
+        (["address"], None), (["forwardTo"], 0), (["limits", "forwardsPerDay"], None),
+        (["tags"], 0),
     ]  # fmt: skip
 
 
@@ -192,13 +197,15 @@ async def test_targets_are_unique_and_hide_relay_passwords(root: GraphQLClient) 
         "Carol@far.example", "https://hooks.example.com/a?b=c",
         "smtps://us%40er:***@relay.example.com:465", "smtp://[2606:4700::1]",
     ]  # fmt: skip
-    address = await create_address(root, "list@own.example", forwardTo=targets, forwards=7)
+    address = await create_address(
+        root, "list@own.example", forwardTo=targets, limits={"forwardsPerDay": 7}
+    )
     assert (address["kind"], address["forwardTo"], address["user"]) == (
         "FORWARD",
         shown_targets,
         None,
     )
-    assert address["limits"] == {"forwards": {"allowed": 7, "used": 0, "resetsAt": None}}
+    assert address["limits"] == {"forwardsPerDay": {"limit": 7, "used": 0, "resetsAt": None}}
     row = await load_address_row(root.environment, "list@own.example")
     assert "p%2Fw" not in str(dict(row._mapping))  # noqa: SLF001
     assert (
@@ -264,7 +271,10 @@ async def test_secret_rotation_reencrypts_relay_passwords(root: GraphQLClient) -
 async def test_invalid_target_is_refused(root: GraphQLClient, target: str, rule: str) -> None:
     await create_address(root, "list@own.example", forwardTo=["carol@far.example"])
     _, errors = await domain_operations.run_mutation(
-        root, domain_operations.DOMAIN_ALIAS_CREATE, alias="other.example", domain="own.example"
+        root,
+        domain_operations.DOMAIN_ALIAS_CREATE,
+        alias="other.example",
+        domain={"name": "own.example"},
     )
     assert errors == []
     answer, errors = await try_update_addresses(
@@ -300,7 +310,7 @@ async def test_kind_changes_only_for_addresses_without_user(
     root: GraphQLClient, ada: GraphQLClient
 ) -> None:
     await create_address(
-        root, "list@own.example", forwardTo=["smtp://u:p@relay.example.com"], forwards=None
+        root, "list@own.example", forwardTo=["smtp://u:p@relay.example.com"], limits=None
     )
     ((answer,), errors) = await try_update_addresses(root, "list@own.example", kind="DISCARD")
     assert (answer["kind"], answer["forwardTo"], errors) == ("DISCARD", [], [])
@@ -350,7 +360,7 @@ async def test_new_main_address_replaces_the_old_one(
     assert error_summary(errors) == ("VALIDATION", ["set", "main"], 0, "main")
     main_address = await load_address(root, "second@example.org")
     _, errors = await try_delete_addresses(root, main_address)
-    assert error_summary(errors) == ("CONFLICT", ["ids"], 0, None)
+    assert error_summary(errors) == ("CONFLICT", ["addresses"], 0, None)
 
 
 async def test_first_address_becomes_main_and_sets_the_users_domain(root: GraphQLClient) -> None:
@@ -375,7 +385,9 @@ async def test_first_address_becomes_main_and_sets_the_users_domain(root: GraphQ
 async def test_main_address_in_other_domain_moves_user_within_limits(
     root: GraphQLClient, ada: GraphQLClient
 ) -> None:
-    await domain_operations.create_domain(root, "own.example", maxUsers=1, quota=0, maxUserQuota=0)
+    await domain_operations.create_domain(
+        root, "own.example", maxUsers=1, quota=None, maxUserQuota=None
+    )
     await create_address(root, "ada@own.example", user={"username": "ada"})
     _, errors = await try_update_addresses(ada, "ada@own.example", main=True)
     assert error_summary(errors) == ("FORBIDDEN", ["set", "main"], None, "DOMAIN_ADMIN")
@@ -501,8 +513,8 @@ async def test_temporary_address_receives_mail_until_it_expires(
         ({"validity": "P4000D"}, "VALIDATION", "validity"),
         ({"forSite": "not a domain"}, "VALIDATION", "forSite"),
         ({"comment": "x" * 1001}, "VALIDATION", "comment"),
-        ({"domain": "other.example"}, "NOT_FOUND", "domain"),
-        ({"domain": "nowhere.example"}, "NOT_FOUND", "domain"),
+        ({"domain": {"name": "other.example"}}, "NOT_FOUND", "domain"),
+        ({"domain": {"name": "nowhere.example"}}, "NOT_FOUND", "domain"),
         ({"user": {"address": "bob@other.example"}}, "NOT_FOUND", "user"),
     ],
 )
@@ -549,13 +561,13 @@ async def test_owner_changes_few_fields_and_others_none(
         ({"name": "x", "address": "y@example.org"}, "address"),
         ({"privateMetadata": {}}, "privateMetadata"),
         ({"sendAs": False}, "sendAs"),
-        ({"forwards": 1}, "forwards"),
+        ({"limits": {"forwardsPerDay": 1}}, "limits"),
     ):
         _, errors = await try_update_addresses(ada, "second@example.org", **values)
-        expected_error = ("FORBIDDEN", ["set", name], 0, "DOMAIN_ADMIN")
-        assert error_summary(errors) == expected_error
+        path = ["set", name] + (["forwardsPerDay"] if name == "limits" else [])
+        assert error_summary(errors) == ("FORBIDDEN", path, 0, "DOMAIN_ADMIN")
     _, errors = await try_delete_addresses(ada, second_address)
-    assert error_summary(errors) == ("FORBIDDEN", ["ids"], 0, "DOMAIN_ADMIN")
+    assert error_summary(errors) == ("FORBIDDEN", ["addresses"], 0, "DOMAIN_ADMIN")
     before = await load_address_row(root.environment, "second@example.org")
     assert await load_address(bob, "second@example.org") is None
     assert (await bob(f'{{ node(id: "{second_address["id"]}") {{ id }} }}'))["node"] is None
@@ -606,7 +618,7 @@ async def test_domain_admin_manages_addresses_of_own_domains_only(root: GraphQLC
     assert error_summary(errors) == ("FORBIDDEN", ["addresses"], 0, "ADMIN")
     admin_address = await load_address(root, "over@a.example")
     _, errors = await try_delete_addresses(domain_admin, admin_address)
-    assert error_summary(errors) == ("FORBIDDEN", ["ids"], 0, "ADMIN")
+    assert error_summary(errors) == ("FORBIDDEN", ["addresses"], 0, "ADMIN")
     assert platform_admin.user.id
 
     # of a user of another domain, they change the address but not the account

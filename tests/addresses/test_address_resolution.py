@@ -470,7 +470,7 @@ async def test_full_mailbox_is_refused_by_user_domain_or_default_quota(
             await session.exec(update(table).values(**values))
         with pytest.raises(OverQuota) as raised:
             await address_resolution.load_recipient_below_limits(environment, "ada@example.org")
-        assert (raised.value.used, raised.value.allowed) == (used, used)
+        assert (raised.value.used, raised.value.limit) == (used, used)
         async with environment.write_session() as session:
             await session.exec(update(User).values(quota=None))
             await session.exec(update(Domain).values(default_user_quota=0))

@@ -65,7 +65,9 @@ SUBMISSIONS = """{ viewer { user { submissions { totalCount nodes {
 async def test_bcc_rule_is_created_updated_listed_and_deleted(
     root: GraphQLClient, ada: GraphQLClient
 ) -> None:
-    await run_mutation(root, DOMAIN_ALIAS_CREATE, alias="also.example", domain="example.org")
+    await run_mutation(
+        root, DOMAIN_ALIAS_CREATE, alias="also.example", domain={"name": "example.org"}
+    )
     answer, errors = await run_mutation(
         root, BCC_RULE_CREATE, match=" Ad.A@also.example", bccTo="Archive@far.example",
         direction="SENDER",
@@ -135,7 +137,9 @@ INVALID_RULES: list[tuple[str, str, tuple[Any, ...]]] = [
 async def test_invalid_rule_is_refused_by_field_and_rule(
     root: GraphQLClient, environment: Environment
 ) -> None:
-    await run_mutation(root, DOMAIN_ALIAS_CREATE, alias="also.example", domain="example.org")
+    await run_mutation(
+        root, DOMAIN_ALIAS_CREATE, alias="also.example", domain={"name": "example.org"}
+    )
     first_id = await create_bcc_rule(root, "taken@example.org", ARCHIVE)
     second_id = await create_bcc_rule(root, "taken@example.org", ARCHIVE, "SENDER")
     third_id = await create_bcc_rule(root, "@example.org", ARCHIVE)
@@ -180,7 +184,9 @@ async def test_rules_in_one_update_do_not_conflict_with_each_other(
 async def test_received_message_is_copied_by_recipient_rules(
     root: GraphQLClient, ada: GraphQLClient, bob: GraphQLClient, environment: Environment
 ) -> None:
-    await run_mutation(root, DOMAIN_ALIAS_CREATE, alias="also.example", domain="example.org")
+    await run_mutation(
+        root, DOMAIN_ALIAS_CREATE, alias="also.example", domain={"name": "example.org"}
+    )
     await create_bcc_rule(root, "ada@example.org", ARCHIVE)
     await create_bcc_rule(root, "@example.org", "all@far.example")
     disabled_id = await create_bcc_rule(root, "bob@example.org", "off@far.example")
@@ -496,7 +502,9 @@ async def test_domain_admin_manages_rules_of_own_domains_only(
     root: GraphQLClient, ada: GraphQLClient, environment: Environment
 ) -> None:
     await create_domain(root, "far.example")
-    await run_mutation(root, DOMAIN_ALIAS_CREATE, alias="also.example", domain="example.org")
+    await run_mutation(
+        root, DOMAIN_ALIAS_CREATE, alias="also.example", domain={"name": "example.org"}
+    )
     other_rule_id = await create_bcc_rule(root, "@far.example", "x@else.example")
     domain_rule_id = await create_bcc_rule(root, "@example.org", ARCHIVE)
     admin = await make_domain_admin(environment, root.http, "dora", [AdminPermission.BCC_RULES])

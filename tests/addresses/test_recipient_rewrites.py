@@ -218,7 +218,9 @@ async def test_rewritten_recipient_reaches_the_expected_user(
     root: GraphQLClient, ada: GraphQLClient, bob: GraphQLClient, environment: Environment
 ) -> None:
     adas_id, bobs_id = ada.user.id, bob.user.id
-    await run_mutation(root, DOMAIN_ALIAS_CREATE, alias="also.example", domain="example.org")
+    await run_mutation(
+        root, DOMAIN_ALIAS_CREATE, alias="also.example", domain={"name": "example.org"}
+    )
     await create_recipient_rewrite(root, "@old.example", "@example.org")
     await create_recipient_rewrite(root, "info@old.example", "bob@example.org")
     await create_recipient_rewrite(root, "@all.example", "b.ob@also.example")
@@ -346,11 +348,11 @@ async def test_renamed_domain_keeps_its_rewrites_and_bcc_rules(
     await create_bcc_rule(root, "@example.org", "ada@example.org")
     await create_recipient_rewrite(root, "@new.example", "@example.org")
     _, errors = await run_mutation(
-        root, DOMAIN_RENAME, oldDomain="example.org", newDomain="new.example"
+        root, DOMAIN_RENAME, domain={"name": "example.org"}, newName="new.example"
     )
-    assert error_summary(errors)[:2] == ("CONFLICT", ["newDomain"])
+    assert error_summary(errors)[:2] == ("CONFLICT", ["newName"])
     _, errors = await run_mutation(
-        root, DOMAIN_RENAME, oldDomain="example.org", newDomain="next.example"
+        root, DOMAIN_RENAME, domain={"name": "example.org"}, newName="next.example"
     )
     assert errors == []
     rewrites = {(row[0], row[1], row[2]) for row in await select_rows(

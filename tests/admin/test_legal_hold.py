@@ -35,7 +35,7 @@ from tests.support.stores.counter_check import (
     select_rows,
 )
 
-COPY = """position origin mailboxPath subject from { address } to { address } size digest hash
+COPY = """position origin mailboxPath subject from { address } to { address } size sha256 chainHash
   preview
   envelopeFrom envelopeTo receivedAt copiedAt hasAttachments"""
 LEGAL_HOLD_QUERY = f"""query ($id: ID!, $first: Int, $after: String) {{

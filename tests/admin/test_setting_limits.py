@@ -30,10 +30,12 @@ LIMIT_CASES: list[tuple[str, int, str, dict[str, Any], list[str], int]] = [
     ("submission_max_recipients", 1, "composeRequest", {"to": RECIPIENTS}, ["to"], 2),
     ("bulk_max_items", 1, "domainUpdate", {"domains": [{"name": "a"}, {"name": "b"}],
                                  "set": {"active": True}}, ["domains"], 2),
-    ("bulk_max_items", 1, "domainAliasDelete", {"ids": ["@DomainAlias"] * 2}, ["ids"], 2),
+    ("bulk_max_items", 1, "domainAliasDelete", {"domainAliases": [{"alias": "a.example"}] * 2},
+     ["domainAliases"], 2),
     ("bulk_max_items", 1, "addressUpdate",
      {"addresses": RECIPIENTS, "set": {"name": "X"}}, ["addresses"], 2),
-    ("bulk_max_items", 1, "addressDelete", {"ids": ["@Address"] * 2}, ["ids"], 2),
+    ("bulk_max_items", 1, "addressDelete", {"addresses": RECIPIENTS},
+     ["addresses"], 2),
     ("bulk_max_items", 1, "mailboxDelete",
      {"mailboxes": [{"path": "A"}, {"path": "B"}]}, ["mailboxes"], 2),
     ("bulk_max_items", 1, "mailboxSubscribe", {"paths": ["A", "B"]}, ["paths"], 2),
@@ -52,7 +54,7 @@ LIMIT_CASES: list[tuple[str, int, str, dict[str, Any], list[str], int]] = [
      ["content"], 500),
     ("upload_max_size", 100, "userImport", {"archive": {"text": "x" * 500}}, ["archive"], 500),
 ]  # fmt: skip
-MUTATIONS_BY_IDS = {"domainAliasDelete", "addressDelete", "quarantineDelete"}
+MUTATIONS_BY_IDS = {"quarantineDelete"}
 
 
 async def run_mutation(client: GraphQLClient, mutation: str, arguments: dict[str, Any]) -> Any:

@@ -251,9 +251,9 @@ async def test_default_quota_updates_allocated_quota_of_domains(
         assert report.findings == []
     await root(SETTING_DELETE, keys=["users.defaultQuota"])
     assert await load_allocated_quotas(environment) == {"example.org": 7 * gib, "far.example": 0}
-    document = "{ viewer { user { limits { quota { allowed } } } } }"
+    document = "{ viewer { user { limits { quota { limit } } } } }"
     for client in (ada, bob):
-        assert (await client(document))["viewer"]["user"]["limits"]["quota"]["allowed"] == gib
+        assert (await client(document))["viewer"]["user"]["limits"]["quota"]["limit"] == gib
 
 
 async def test_history_shows_actor_values_and_reason(

@@ -284,7 +284,11 @@ async def test_any_own_address_in_to_or_cc_gets_reply(
 ) -> None:
     await add_sales_address(ada)
     alias = await execute_mutation(
-        root, "domainAliasCreate", "domainAlias { id }", alias="example.net", domain="example.org"
+        root,
+        "domainAliasCreate",
+        "domainAlias { id }",
+        alias="example.net",
+        domain={"name": "example.org"},
     )
     assert alias["errors"] == []
     await set_autoreply(ada)
@@ -309,7 +313,7 @@ async def test_only_configured_addresses_reply(
     await send_unique_message(lmtp_client, to="sales+spring@example.org")
     ((_, message),) = await relay_queued_mail(environment)
     assert message["From"].addresses[0].addr_spec == "sales+spring@example.org"
-    arguments = {"oldDomain": "example.org", "newDomain": "example.net"}
+    arguments = {"domain": {"name": "example.org"}, "newName": "example.net"}
     assert (await execute_mutation(root, "domainRename", "domain { name }", **arguments))[
         "errors"
     ] == []

@@ -315,7 +315,7 @@ async def test_preview_of_received_message_shows_reply_or_reason(ada: GraphQLCli
 @pytest.mark.parametrize(("arguments", "code"), [
     ({}, "BAD_USER_INPUT"),
     ({"sender": "carol@example.com", "to": "bob@example.org"}, "NOT_FOUND"),
-    ({"message": {"guid": "0" * 32}}, "NOT_FOUND"),
+    ({"message": {"emailId": "0" * 32}}, "NOT_FOUND"),
 ])  # fmt: skip
 @pytest.mark.usefixtures("bob")
 async def test_invalid_preview_is_refused(

@@ -17,7 +17,10 @@ MUTATIONS: list[tuple[str, Any]] = [
     ("messageDelete", {"select": {"mailbox": {"path": "A"}, "uids": "1:2"}}),
     ("mailboxRename", {"mailbox": {"path": "A"}, "newPath": "C/D"}),
     ("messageDelete", {"select": {"mailbox": {"path": "B"}}, "permanent": True}),
-    ("deletedMessageRestore", {"ids": None}),  # the messages that are archived at that time
+    (
+        "deletedMessageRestore",
+        {"deletedMessages": None},
+    ),  # the messages that are archived at that time
     ("mailboxUpdate", {"mailboxes": [{"path": "C"}], "set": {"subscribed": False}}),
     ("mailboxDelete", {"mailboxes": [{"path": "B"}]}),
     ("messageUpdate", {"select": {"mailbox": {"path": "INBOX"}}, "set": {"flagged": True}}),
@@ -41,9 +44,10 @@ async def run_mutations(
         await deliver_to(client, f"Number {number}")
     for name, arguments in MUTATIONS:
         call_input = arguments
-        if "ids" in arguments:
+        if "deletedMessages" in arguments:
             (account,) = (await client(ARCHIVED_QUERY))["viewer"].values()
-            call_input = {"ids": [message["id"] for message in account["deletedMessages"]["nodes"]]}
+            refs = [{"id": message["id"]} for message in account["deletedMessages"]["nodes"]]
+            call_input = {"deletedMessages": refs}
         input_type = f"{name[0].upper()}{name[1:]}Input"
         document = (
             f"mutation ($i: {input_type}!) {{ it: {name}(input: $i) {{ errors {{ code }} }} }}"

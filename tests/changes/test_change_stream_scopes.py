@@ -390,7 +390,7 @@ async def test_domain_argument_selects_domain_or_is_refused(
     )
     assert (
         await live_server.follow_until_refused(
-            domain_admin, USERS_SUBSCRIPTION, filter={"domain": "none.test"}
+            domain_admin, USERS_SUBSCRIPTION, filter={"domain": {"name": "none.test"}}
         )
         == "NOT_FOUND"
     )

@@ -103,7 +103,7 @@ async def load_submission_ids(environment: Environment) -> list[Any]:
 
 async def create_filter(ada: GraphQLClient, **action: Any) -> None:
     """Create a filter that acts on all messages."""
-    await add_filter(ada, {}, action or {"labels": ["work"]}, name="all")
+    await add_filter(ada, {}, action or {"keywords": ["work"]}, name="all")
 
 
 async def test_fetched_spam_is_stored_in_junk(
@@ -334,7 +334,7 @@ async def test_filters_apply_if_enabled(
     await ada('mutation { mailboxCreate(input: {paths: ["A"]}) { errors { code } } }')
     await add_filter(ada, {"subject": "one"}, {"mailbox": {"path": "A"}, "flag": True}, name="a")
     await add_filter(ada, {"subject": "bin"}, {"delete": True}, name="b")
-    await add_filter(ada, {"subject": "one"}, {"labels": ["work"], "seen": True}, name="c")
+    await add_filter(ada, {"subject": "one"}, {"keywords": ["work"], "seen": True}, name="c")
     for name in ("One", "Bin", "Rest"):
         dovecot_account.save_message(raw_message(name))
     run = await run_connector(
@@ -462,10 +462,10 @@ async def test_fetched_message_keeps_date_flags_and_bytes(
     ) == (True, True, True, True)
     assert sorted(stored_message.keywords) == ["$Mine", "work"]
     document = (
-        '{ viewer { user { mailbox(by: {path: "INBOX"}) { messages { nodes { source } } } } } }'
+        '{ viewer { user { mailbox(by: {path: "INBOX"}) { messages { nodes { rawSource } } } } } }'
     )
     (node,) = (await ada(document))["viewer"]["user"]["mailbox"]["messages"]["nodes"]
-    assert node["source"].encode() == raw
+    assert node["rawSource"].encode() == raw
     # Flag changes are synchronized.
     dovecot_account.run_doveadm("flags remove", "\\Flagged", "mailbox", "INBOX", "all")
     await rerun_connector(ada.environment, connector_id)
@@ -550,11 +550,11 @@ async def test_fetched_message_is_encrypted_if_the_account_encrypts(
     run = await run_connector(ada.environment, await add_connector(ada, dovecot_account, **checks))
     assert (run.state, run.imported) == (TaskState.SUCCEEDED, 2), run.log
     document = (
-        '{ viewer { user { mailbox(by: {path: "INBOX"}) { messages { nodes { source } } } } } }'
+        '{ viewer { user { mailbox(by: {path: "INBOX"}) { messages { nodes { rawSource } } } } } }'
     )
     (node,) = (await ada(document))["viewer"]["user"]["mailbox"]["messages"]["nodes"]
-    assert "A secret." not in node["source"]
-    assert b"A secret." in decrypt_message(node["source"].encode(), key_pair)
+    assert "A secret." not in node["rawSource"]
+    assert b"A secret." in decrypt_message(node["rawSource"].encode(), key_pair)
 
 
 @pytest.mark.parametrize("fault_point", ["sifted", "commit", "fetched"])

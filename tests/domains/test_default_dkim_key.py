@@ -137,9 +137,11 @@ async def test_wildcard_key_of_equal_selector_has_no_dns_record(root: GraphQLCli
 
 async def test_failed_or_validated_domain_create_creates_no_key(root: GraphQLClient) -> None:
     await create_domain(root, "old.example")
-    assert (await run_mutation(root, DOMAIN_ALIAS_CREATE, alias=NEW_DOMAIN, domain="old.example"))[
-        1
-    ] == []
+    assert (
+        await run_mutation(
+            root, DOMAIN_ALIAS_CREATE, alias=NEW_DOMAIN, domain={"name": "old.example"}
+        )
+    )[1] == []
     for name in ("old.example", NEW_DOMAIN):
         _, errors = await run_mutation(root, DOMAIN_CREATE, name=name)
         assert error_summary(errors)[:2] == ("CONFLICT", ["name"])

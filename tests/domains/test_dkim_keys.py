@@ -458,21 +458,23 @@ async def test_invalid_rotation_is_refused(
 
 
 async def test_renamed_domain_keeps_its_keys(root: GraphQLClient) -> None:
-    await run_mutation(root, DOMAIN_ALIAS_CREATE, alias="second.example", domain="example.org")
+    await run_mutation(
+        root, DOMAIN_ALIAS_CREATE, alias="second.example", domain={"name": "example.org"}
+    )
     await dkim_key_operations.create_key_of_each_algorithm(root)
     await dkim_key_operations.create_dkim_key(root, domains=["second.example"])
     payload, errors = await run_mutation(
-        root, DOMAIN_RENAME, oldDomain="example.org", newDomain="new.example"
+        root, DOMAIN_RENAME, domain={"name": "example.org"}, newName="new.example"
     )
     assert errors == []
     assert sorted(key["domain"] for key in await list_keys(root)) == [
         "new.example", "new.example", "second.example"
     ]  # fmt: skip
-    document = DOMAIN_RENAME.replace("usersUpdated", "dkimKeysUpdated")
+    document = DOMAIN_RENAME.replace("userCount", "dkimKeyCount")
     payload, errors = await run_mutation(
-        root, document, oldDomain="new.example", newDomain="b.example"
+        root, document, domain={"name": "new.example"}, newName="b.example"
     )
-    assert (errors, payload["dkimKeysUpdated"]) == ([], 2)
+    assert (errors, payload["dkimKeyCount"]) == ([], 2)
     assert await load_domain(root, "b.example")
     assert (await load_signing_key(root, "b.example"))["dnsTxt"]["name"].endswith(
         "_domainkey.b.example"
@@ -481,12 +483,12 @@ async def test_renamed_domain_keeps_its_keys(root: GraphQLClient) -> None:
 
 async def test_keys_are_deleted_with_their_domain_or_alias(root: GraphQLClient) -> None:
     await create_domain(root, "new.example")
-    payload, _ = await run_mutation(
-        root, DOMAIN_ALIAS_CREATE, alias="second.example", domain="new.example"
+    await run_mutation(
+        root, DOMAIN_ALIAS_CREATE, alias="second.example", domain={"name": "new.example"}
     )
     for name in ("new.example", "second.example"):
         await dkim_key_operations.create_dkim_key(root, domains=[name])
-    await run_mutation(root, DOMAIN_ALIAS_DELETE, ids=[payload["domainAlias"]["id"]])
+    await run_mutation(root, DOMAIN_ALIAS_DELETE, domainAliases=[{"alias": "SECOND.example"}])
     assert [key["domain"] for key in await list_keys(root)] == ["new.example"]
     _, errors = await run_mutation(root, DOMAIN_DELETE, domains=[{"name": "new.example"}])
     assert errors == []

@@ -43,7 +43,9 @@ async def test_other_domains_are_hidden_from_domain_admin(
     root: GraphQLClient, environment: Environment
 ) -> None:
     await create_domain(root, "far.example", tags=["x"])
-    await run_mutation(root, DOMAIN_ALIAS_CREATE, alias="far-too.example", domain="far.example")
+    await run_mutation(
+        root, DOMAIN_ALIAS_CREATE, alias="far-too.example", domain={"name": "far.example"}
+    )
     await make_domain_user(environment, "zoe@far.example")
     permissions = ("DOMAIN_DESCRIPTION", "DOMAIN_ALIASES", "UNLIMITED_QUOTA")
     admin = await make_admin_of_domains(
@@ -83,24 +85,30 @@ async def test_other_domains_are_hidden_from_domain_admin(
         arguments = {"domains": [ref], "set": {"description": "mine"}}
         _, errors = await run_mutation(admin, DOMAIN_UPDATE, **arguments)
         assert error_summary(errors) == ("NOT_FOUND", ["domains"], 0, name)
-        _, errors = await run_mutation(admin, DOMAIN_ALIAS_CREATE, alias="x.example", domain=name)
+        _, errors = await run_mutation(
+            admin, DOMAIN_ALIAS_CREATE, alias="x.example", domain={"name": name}
+        )
         assert error_summary(errors) == ("NOT_FOUND", ["domain"], None, name)
     _, errors = await run_mutation(
-        admin, DOMAIN_ALIAS_CREATE, alias="x.example", domain="far-too.example"
+        admin, DOMAIN_ALIAS_CREATE, alias="x.example", domain={"name": "far-too.example"}
     )
     assert error_summary(errors) == ("NOT_FOUND", ["domain"], None, "far-too.example")
     conflict_errors = [
-        (await run_mutation(admin, DOMAIN_ALIAS_CREATE, alias=name, domain="example.org"))[1]
+        (
+            await run_mutation(
+                admin, DOMAIN_ALIAS_CREATE, alias=name, domain={"name": "example.org"}
+            )
+        )[1]
         for name in ("far.example", "far-too.example")
     ]
     assert [error["message"] for (error,) in conflict_errors] == ["far.example is taken",
                                                         "far-too.example is taken"]  # fmt: skip
-    _, errors = await run_mutation(admin, DOMAIN_ALIAS_DELETE, ids=[alias_id])
-    assert error_summary(errors)[:3] == ("NOT_FOUND", ["ids"], 0)
+    _, errors = await run_mutation(admin, DOMAIN_ALIAS_DELETE, domainAliases=[{"id": alias_id}])
+    assert error_summary(errors)[:3] == ("NOT_FOUND", ["domainAliases", "0", "id"], None)
     forbidden_mutations: tuple[tuple[str, dict[str, Any]], ...] = (
         (DOMAIN_CREATE, {"name": "x.example"}),
         (DOMAIN_DELETE, {"domains": [{"name": "example.org"}]}),
-        (DOMAIN_RENAME, {"oldDomain": "example.org", "newDomain": "x.example"}),
+        (DOMAIN_RENAME, {"domain": {"name": "example.org"}, "newName": "x.example"}),
     )
     for document, arguments in forbidden_mutations:
         _, errors = await run_mutation(admin, document, **arguments)
@@ -159,15 +167,15 @@ async def test_domain_admin_changes_only_delegated_fields(
         "DOMAIN_DESCRIPTION",
     )
     for name, value in (
-        ("active", False), ("tags", []), ("maxUsers", 0), ("quota", 0), ("backupMx", True),
-        ("defaultUserQuota", 0), ("maxUserQuota", 0), ("maxAddresses", 0),
+        ("active", False), ("tags", []), ("maxUsers", None), ("quota", None), ("backupMx", True),
+        ("defaultUserQuota", None), ("maxUserQuota", None), ("maxAddresses", None),
         ("globalAddressList", False),
     ):  # fmt: skip
         _, errors = await try_update_domain(
             admin_with_permission, "example.org", **{"description": "x", name: value}
         )
         assert error_summary(errors) == ("FORBIDDEN", ["set", name], None, "ADMIN")
-    arguments = {"alias": "also.example", "domain": "example.org"}
+    arguments = {"alias": "also.example", "domain": {"name": "example.org"}}
     _, errors = await run_mutation(admin_with_permission, DOMAIN_ALIAS_CREATE, **arguments)
     assert error_summary(errors) == ("FORBIDDEN", [], None, "DOMAIN_ALIASES")
     assert await select_rows(environment, "SELECT count(*) FROM domain_aliases") == [(0,)]

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.usefixtures("verify_counters")
 async def test_active_alias_domain_receives_mail_of_its_target(
     root: GraphQLClient, ada: GraphQLClient, environment: Environment
 ) -> None:
-    arguments = {"alias": "XN--Bcher-KVA.example", "domain": "Example.ORG"}
+    arguments = {"alias": "XN--Bcher-KVA.example", "domain": {"name": "Example.ORG"}}
     payload, errors = await run_mutation(root, DOMAIN_ALIAS_CREATE, **arguments)
     alias = payload["domainAlias"]
     assert errors == []
@@ -51,15 +51,17 @@ async def test_active_alias_domain_receives_mail_of_its_target(
         [domain_id],
     )
     await run_mutation(
-        root, DOMAIN_ALIAS_CREATE, alias="off.example", domain="example.org", active=False
+        root, DOMAIN_ALIAS_CREATE, alias="off.example", domain={"name": "example.org"}, active=False
     )
     with pytest.raises(NotFound):
         await address_resolution.load_recipient_below_limits(environment, "ada@off.example")
-    payload, errors = await run_mutation(root, DOMAIN_ALIAS_DELETE, ids=[alias["id"]])
+    payload, errors = await run_mutation(
+        root, DOMAIN_ALIAS_DELETE, domainAliases=[{"id": alias["id"]}]
+    )
     assert (payload["deletedIds"], errors) == ([alias["id"]], [])
     with pytest.raises(NotFound):
         await address_resolution.load_recipient_below_limits(environment, "ada@bücher.example")
-    _, errors = await run_mutation(root, DOMAIN_ALIAS_DELETE, ids=[alias["id"]])
+    _, errors = await run_mutation(root, DOMAIN_ALIAS_DELETE, domainAliases=[{"id": alias["id"]}])
     assert error_summary(errors)[:3] == ("NOT_FOUND", ["ids"], 0)
 
 
@@ -69,8 +71,11 @@ async def test_active_alias_domain_receives_mail_of_its_target(
         ({"alias": "example.org"}, ("VALIDATION", ["alias"], None, "self")),
         ({"alias": "new.example"}, ("CONFLICT", ["alias"], None, None)),
         ({"alias": "ALSO.example"}, ("CONFLICT", ["alias"], None, None)),
-        ({"domain": "also.example"}, ("CONFLICT", ["domain"], None, None)),
-        ({"domain": "nowhere.example"}, ("NOT_FOUND", ["domain"], None, "nowhere.example")),
+        ({"domain": {"name": "also.example"}}, ("CONFLICT", ["domain"], None, None)),
+        (
+            {"domain": {"name": "nowhere.example"}},
+            ("NOT_FOUND", ["domain"], None, "nowhere.example"),
+        ),
         ({"alias": "a b.example"}, ("VALIDATION", ["alias"], None, "domain")),
         ({"alias": "a" * 300}, ("VALIDATION", ["alias"], None, "domain")),
     ],
@@ -80,9 +85,13 @@ async def test_alias_of_alias_or_of_existing_name_is_refused(
     root: GraphQLClient, alias_input: dict[str, Any], refusal: tuple[Any, ...]
 ) -> None:
     await create_domain(root, "new.example")
-    await run_mutation(root, DOMAIN_ALIAS_CREATE, alias="also.example", domain="new.example")
+    await run_mutation(
+        root, DOMAIN_ALIAS_CREATE, alias="also.example", domain={"name": "new.example"}
+    )
     _, errors = await run_mutation(
-        root, DOMAIN_ALIAS_CREATE, **{"alias": "x.example", "domain": "example.org", **alias_input}
+        root,
+        DOMAIN_ALIAS_CREATE,
+        **{"alias": "x.example", "domain": {"name": "example.org"}, **alias_input},
     )
     assert error_summary(errors) == refusal
     _, errors = await run_mutation(root, DOMAIN_CREATE, name="also.example")
@@ -93,7 +102,9 @@ async def test_aliases_are_found_by_part_of_alias_or_target(root: GraphQLClient)
     for name in ("pond.example", "lake.example"):
         await create_domain(root, name)
     for alias, domain in (("b.org", "pond"), ("a.org", "pond"), ("c.org", "lake")):
-        await run_mutation(root, DOMAIN_ALIAS_CREATE, alias=alias, domain=f"{domain}.example")
+        await run_mutation(
+            root, DOMAIN_ALIAS_CREATE, alias=alias, domain={"name": f"{domain}.example"}
+        )
 
     async def find_aliases(**conditions: Any) -> tuple[str, int]:
         page = (await root(DOMAIN_ALIASES_QUERY, **conditions))["domainAliases"]

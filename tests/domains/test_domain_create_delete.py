@@ -18,6 +18,7 @@ from models.users.roles import Role
 from models.users.tables import User
 from resolvers.context import Context, Viewer
 from resolvers.users import loaders as user_loaders
+from resolvers.users.limit_values import Unlimited
 from resolvers.users.quota import limits as quota_limits
 from tests.conftest import GraphQLClient, deliver_to
 from tests.support.accounts.address_rows import add_addresses
@@ -28,6 +29,7 @@ from tests.support.operations.domain_operations import (
     DOMAIN_DELETE,
     DOMAIN_LIMITS,
     NO_DOMAIN_LIMITS,
+    UNLIMITED_FIELDS,
     create_domain,
     error_summary,
     load_domain,
@@ -61,6 +63,7 @@ async def test_domain_create_sets_given_and_default_values(root: GraphQLClient) 
         "maxAddresses": 400,
         "maxUsers": 10,
         "defaultUserQuota": 3 * GIB,
+        "defaultUserQuotaInherited": False,
         "maxUserQuota": 10 * GIB,
         "maxNewUserQuota": 10 * GIB,
         "defaultNewUserQuota": 3 * GIB,
@@ -92,9 +95,10 @@ async def test_unlimited_domain_has_no_remaining_counts(root: GraphQLClient) -> 
     assert [domain[name] for name in limit_fields] == [None, None, None]
     assert (domain["defaultUserQuota"], domain["defaultNewUserQuota"]) == (GIB, GIB)
     domain = await create_domain(
-        root, "free.example", **{**NO_DOMAIN_LIMITS, "defaultUserQuota": 0}
+        root, "free.example", **{**UNLIMITED_FIELDS, "defaultUserQuota": None}
     )
-    assert (domain["defaultUserQuota"], domain["defaultNewUserQuota"]) == (0, None)
+    assert (domain["defaultUserQuota"], domain["defaultNewUserQuota"]) == (None, None)
+    assert domain["defaultUserQuotaInherited"] is False
 
 
 async def test_remaining_limits_are_exact(root: GraphQLClient) -> None:
@@ -129,14 +133,20 @@ async def test_remaining_limits_are_exact(root: GraphQLClient) -> None:
         ({"description": "x" * 1001}, ("VALIDATION", ["description"], None, "length")),
         ({"tags": ["a", " "]}, ("VALIDATION", ["tags"], 1, "length")),
         ({"tags": ["a"] * 101}, ("VALIDATION", ["tags"], None, "max")),
-        ({"maxUsers": -1}, ("VALIDATION", ["maxUsers"], None, "min")),
-        ({"maxAddresses": -1}, ("VALIDATION", ["maxAddresses"], None, "min")),
+        ({"maxUsers": 0}, ("VALIDATION", ["maxUsers"], None, "range")),
+        ({"maxAddresses": -1}, ("VALIDATION", ["maxAddresses"], None, "range")),
+        ({"quota": 0}, ("VALIDATION", ["quota"], None, "range")),
+        (
+            {"defaultUserQuota": 1, "inheritDefaultUserQuota": True},
+            ("VALIDATION", ["inheritDefaultUserQuota"], None, "exclusive"),
+        ),
         ({"maxUserQuota": "11 GiB"}, ("VALIDATION", ["maxUserQuota"], None, "max")),
         ({"quota": "1 GiB"}, ("VALIDATION", ["maxUserQuota"], None, "max")),
         ({"defaultUserQuota": "11 GiB"}, ("VALIDATION", ["defaultUserQuota"], None, "max")),
-        ({"defaultUserQuota": 0}, ("VALIDATION", ["defaultUserQuota"], None, "max")),
+        ({"defaultUserQuota": 0}, ("VALIDATION", ["defaultUserQuota"], None, "range")),
+        ({"defaultUserQuota": None}, ("VALIDATION", ["defaultUserQuota"], None, "max")),
         (
-            {"defaultUserQuota": None, "maxUserQuota": 5},
+            {"inheritDefaultUserQuota": True, "maxUserQuota": 5},
             ("VALIDATION", ["defaultUserQuota"], None, "max"),
         ),
         ({"relayAllRecipients": True}, ("VALIDATION", ["relayAllRecipients"], None, "requires")),
@@ -151,8 +161,11 @@ async def test_invalid_domain_input_names_its_field(
     root: GraphQLClient, invalid_input: dict[str, Any], refusal: tuple[Any, ...]
 ) -> None:
     count_before = await select_rows(root.environment, "SELECT count(*) FROM domains")
+    limits = dict(DOMAIN_LIMITS)
+    if "defaultUserQuota" not in invalid_input and "inheritDefaultUserQuota" in invalid_input:
+        del limits["defaultUserQuota"]
     payload, errors = await run_mutation(
-        root, DOMAIN_CREATE, **{"name": "new.example", **DOMAIN_LIMITS, **invalid_input}
+        root, DOMAIN_CREATE, **{"name": "new.example", **limits, **invalid_input}
     )
     assert (payload["domain"], error_summary(errors)) == (None, refusal)
     assert await select_rows(root.environment, "SELECT count(*) FROM domains") == count_before
@@ -177,7 +190,9 @@ async def test_one_of_concurrent_domain_and_alias_creates_succeeds(root: GraphQL
     await create_domain(root, "old.example")
     attempts = [
         run_mutation(root, DOMAIN_CREATE, name="new.example"),
-        run_mutation(root, DOMAIN_ALIAS_CREATE, alias="new.example", domain="old.example"),
+        run_mutation(
+            root, DOMAIN_ALIAS_CREATE, alias="new.example", domain={"name": "old.example"}
+        ),
     ]
     outcomes = await asyncio.gather(*attempts)
     assert sorted(len(errors) for _, errors in outcomes) == [0, 1]
@@ -192,7 +207,7 @@ async def test_user_create_creates_domain_only_if_allowed(
 ) -> None:
     user = await make_domain_user(environment, "eve@new.example")
     domain = await load_domain(root, "new.example")
-    assert (domain["maxUsers"], domain["quota"], domain["userCount"]) == (0, 0, 1)
+    assert (domain["maxUsers"], domain["quota"], domain["userCount"]) == (None, None, 1)
     assert domain["id"] == global_ids.encode("Domain", user.domain_id or 0)
     closed_environment = Environment(
         environment.database,
@@ -213,7 +228,7 @@ async def test_user_create_creates_domain_only_if_allowed(
 async def test_domain_limits_come_from_the_settings(root: GraphQLClient) -> None:
     """For domainCreate, and for an address that creates the domain."""
     fields = ["maxUsers", "maxAddresses", "maxUserQuota", "quota", "defaultUserQuota"]
-    no_limits = dict(zip(fields, (0, 0, 0, 0, GIB), strict=True))
+    no_limits = dict(zip(fields, (None, None, None, None, GIB), strict=True))
     _, errors = await run_mutation(root, DOMAIN_CREATE, name="a.example")
     await make_domain_user(root.environment, "eve@b.example")
     assert errors == []
@@ -236,7 +251,7 @@ async def test_domain_limits_come_from_the_settings(root: GraphQLClient) -> None
     for name in ("c.example", "d.example"):
         assert {key: (await load_domain(root, name))[key] for key in fields} == limits
     actual = {key: (await load_domain(root, "e.example"))[key] for key in fields}
-    assert actual == limits | {"maxUsers": 7, "quota": 0}
+    assert actual == limits | {"maxUsers": 7, "quota": None}
     with pytest.raises(LimitReached):
         await make_domain_user(root.environment, "bob@d.example")
 
@@ -352,7 +367,9 @@ async def test_quota_is_that_of_user_domain_or_platform(
         ),
         now=root.environment.now,
     )
-    eve = await make_domain_user(environment, "eve@example.org", quota=user)
+    eve = await make_domain_user(
+        environment, "eve@example.org", quota=Unlimited.UNLIMITED if user == 0 else user
+    )
     async with environment.write_session() as session:
         await session.exec(update(Domain).values(default_user_quota=domain))
         await session.exec(update(User).values(used=1000))
@@ -365,7 +382,7 @@ async def test_quota_is_that_of_user_domain_or_platform(
         await address_resolution.load_recipient_below_limits(environment, "eve@example.org")
         enforced = 0
     except RequestError as refused:
-        enforced = vars(refused)["allowed"]
+        enforced = vars(refused)["limit"]
     assert enforced == expected
     async with environment.write_session() as session:
         await session.exec(update(User).values(used=0))
@@ -387,7 +404,9 @@ async def test_domain_with_users_or_aliases_needs_cascade_to_delete(
     for name in ("a.example", "b.example"):
         await create_domain(root, name)
     eve = await make_domain_user(environment, "eve@a.example")
-    await run_mutation(root, DOMAIN_ALIAS_CREATE, alias="also.example", domain="b.example")
+    await run_mutation(
+        root, DOMAIN_ALIAS_CREATE, alias="also.example", domain={"name": "b.example"}
+    )
     domain_refs = [{"name": "b.example"}, {"name": "a.example"}]
     payload, errors = await run_mutation(root, DOMAIN_DELETE, domains=domain_refs)
     assert (payload["deletedIds"], error_summary(errors)) == (

@@ -84,7 +84,9 @@ async def test_many_domains_load_in_constant_statements(
     count_before = await count_statements()
     for n in range(20):
         await make_domain_user(ada.environment, f"x@d{n}.example")
-        await run_mutation(root, DOMAIN_ALIAS_CREATE, alias=f"a{n}.example", domain=f"d{n}.example")
+        await run_mutation(
+            root, DOMAIN_ALIAS_CREATE, alias=f"a{n}.example", domain={"name": f"d{n}.example"}
+        )
     await make_admin_of_domains(
         ada.environment, root.http, "two", *(f"d{n}.example" for n in range(20))
     )

@@ -43,7 +43,7 @@ OLD_DOMAIN, NEW_DOMAIN = "old.example", "new.example"
 async def rename_domain(
     client: GraphQLClient, old: str = OLD_DOMAIN, new: str = NEW_DOMAIN, **extra: Any
 ) -> tuple[Any, Any]:
-    return await run_mutation(client, DOMAIN_RENAME, oldDomain=old, newDomain=new, **extra)
+    return await run_mutation(client, DOMAIN_RENAME, domain={"name": old}, newName=new, **extra)
 
 
 async def load_user_names(environment: Environment) -> dict[int, tuple[Any, ...]]:
@@ -60,7 +60,7 @@ async def user_ids(
 ) -> dict[str, int]:
     """The IDs of two users of the old domain, and of a user with an address in it."""
     await create_domain(root, OLD_DOMAIN, **NO_DOMAIN_LIMITS)
-    await run_mutation(root, DOMAIN_ALIAS_CREATE, alias="also.example", domain=OLD_DOMAIN)
+    await run_mutation(root, DOMAIN_ALIAS_CREATE, alias="also.example", domain={"name": OLD_DOMAIN})
     eve = await make_domain_user(environment, "e.ve@old.example", name="Eve @old.example")
     dan = await make_domain_user(environment, "dan", address="D.an@Old.Example")
     await add_addresses(environment, "ada@old.example", "*@old.example", user_id=ada.user.id)
@@ -78,7 +78,7 @@ async def test_rename_from_unicode_domain_changes_usernames(
 ) -> None:
     assert (await rename_domain(root, new="bücher.example"))[1] == []
     payload, errors = await rename_domain(root, old="bücher.example", new="back.example")
-    assert (errors, payload["usersUpdated"]) == ([], 2)
+    assert (errors, payload["userCount"]) == ([], 2)
     name = "e.ve@back.example"
     words = search_text(name, "Eve @old.example", name)
     assert (await load_user_names(environment))[user_ids["eve"]] == (
@@ -102,7 +102,7 @@ async def test_rename_changes_all_usernames_and_addresses(
     payload, errors = await rename_domain(root, new="XN--Bcher-KVA.example")
     assert errors == []
     assert payload["domain"]["name"] == "bücher.example"
-    counts = [payload[f"{name}Updated"] for name in ("addresses", "users", "domainAliases")]
+    counts = [payload[f"{name}Count"] for name in ("address", "user", "domainAlias")]
     assert counts == [5, 2, 1]
 
     names_by_id = await load_user_names(environment)
@@ -184,11 +184,11 @@ async def test_refused_or_validated_rename_lists_conflicts_only(
     )
     for options in ({"validateOnly": True}, {}):
         payload, errors = await rename_domain(root, options=options)
-        assert (payload["domain"], payload["usersUpdated"]) == (None, 0)
+        assert (payload["domain"], payload["userCount"]) == (None, 0)
         assert [error["code"] for error in errors] == ["CONFLICT", "CONFLICT"]
         assert "is a domain" in errors[0]["message"]
         assert "e.ve@old.example" in errors[1]["message"]
-        assert {error["path"][0] for error in errors} == {"newDomain"}
+        assert {error["path"][0] for error in errors} == {"newName"}
         _, errors = await rename_domain(root, new="also.example", options=options)
         assert [error["code"] for error in errors] == ["CONFLICT"]
         assert "alias" in errors[0]["message"]
@@ -203,7 +203,7 @@ async def test_refused_or_validated_rename_lists_conflicts_only(
             assert (error["code"], error["constraint"]) == ("VALIDATION", constraint)
         for old in ("nowhere.example", "also.example"):  # an alias does not name the domain
             _, (error,) = await rename_domain(root, old, "x.example", options=options)
-            assert (error["code"], error["path"]) == ("NOT_FOUND", ["oldDomain"])
+            assert (error["code"], error["path"]) == ("NOT_FOUND", ["domain"])
     assert (
         await load_user_names(environment),
         await select_rows(environment, "SELECT * FROM changes"),
@@ -269,11 +269,11 @@ async def test_rename_of_large_domain_runs_constant_statements(
         return len([statement for statement in statements if "api_keys" not in statement]), payload
 
     count_for_one, payload = await count_statements(OLD_DOMAIN, NEW_DOMAIN)
-    assert (payload["usersUpdated"], payload["journalCursor"][:2]) == (1, "1.")
+    assert (payload["userCount"], payload["journalCursor"][:2]) == (1, "1.")
     await count_statements(NEW_DOMAIN, OLD_DOMAIN)
     await insert_users(environment, 3000)
     count_for_many, payload = await count_statements(OLD_DOMAIN, NEW_DOMAIN)
-    assert (count_for_many, payload["usersUpdated"], payload["addressesUpdated"]) == (
+    assert (count_for_many, payload["userCount"], payload["addressCount"]) == (
         count_for_one,
         3001,
         3001,

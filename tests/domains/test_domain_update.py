@@ -8,10 +8,12 @@ from mail.recipients import address_resolution
 from models.errors import NotFound
 from models.events.journal import ChangeKind
 from models.runtime.environment import Environment
+from resolvers.users.limit_values import Unlimited
 from tests.conftest import GraphQLClient
 from tests.support.operations.domain_operations import (
     DOMAIN_UPDATE,
     NO_DOMAIN_LIMITS,
+    UNLIMITED_FIELDS,
     create_domain,
     error_summary,
     load_domain,
@@ -112,11 +114,11 @@ async def test_limit_equal_to_current_use_is_accepted(root: GraphQLClient) -> No
 
 async def test_quota_limit_is_refused_with_unlimited_user(root: GraphQLClient) -> None:
     await create_domain(root, "new.example", **NO_DOMAIN_LIMITS)
-    await make_domain_user(root.environment, "a@new.example", quota=0)
+    await make_domain_user(root.environment, "a@new.example", quota=Unlimited.UNLIMITED)
     for values in ({"quota": "9 GiB"}, {"maxUserQuota": "9 GiB"}):
         _, errors = await try_update_domain(root, "new.example", **values)
         assert error_summary(errors)[:2] == ("LIMIT_REACHED", ["set", *values])
-    await create_domain(root, "heirs.example", **{**NO_DOMAIN_LIMITS, "defaultUserQuota": 0})
+    await create_domain(root, "heirs.example", **{**UNLIMITED_FIELDS, "defaultUserQuota": None})
     await make_domain_user(root.environment, "a@heirs.example")
     _, errors = await try_update_domain(root, "heirs.example", quota="9 GiB")
     assert error_summary(errors)[:2] == ("VALIDATION", ["set", "quota"])
@@ -130,10 +132,14 @@ async def test_allocated_quota_follows_the_default_quota(
     root: GraphQLClient, environment: Environment
 ) -> None:
     await create_domain(root, "new.example", **NO_DOMAIN_LIMITS)
-    for name, quota in (("a", None), ("b", None), ("c", 5 * GIB), ("d", 0)):
+    for name, quota in (("a", None), ("b", None), ("c", 5 * GIB), ("d", Unlimited.UNLIMITED)):
         await make_domain_user(environment, f"{name}@new.example", quota=quota)
-    for default, allocated in ((2 * GIB, 9), (0, 5), (None, 7)):
-        (domain,), errors = await try_update_domain(root, "new.example", defaultUserQuota=default)
+    for patch, allocated in (
+        ({"defaultUserQuota": 2 * GIB}, 9),
+        ({"defaultUserQuota": None}, 5),
+        ({"inheritDefaultUserQuota": True}, 7),
+    ):
+        (domain,), errors = await try_update_domain(root, "new.example", **patch)
         assert (errors, domain["quotaAllocated"]) == ([], allocated * GIB)
         await assert_store_consistent(environment)
 
@@ -143,7 +149,7 @@ async def test_null_clears_and_missing_field_keeps_value(root: GraphQLClient) ->
     cleared = {"description": None, "tags": None, "maxUsers": None, "quota": None}
     (domain,), errors = await try_update_domain(root, "new.example", **cleared)
     assert errors == []
-    assert [domain[name] for name in cleared] == [None, [], 0, 0]
+    assert [domain[name] for name in cleared] == [None, [], None, None]
     assert (domain["maxUserQuota"], domain["maxAddresses"]) == (10 * GIB, 400)
     _, errors = await try_update_domain(root, "new.example", active=None)
     assert error_summary(errors) == ("VALIDATION", ["set", "active"], None, "required")

@@ -43,7 +43,10 @@ async def test_domain_and_alias_have_the_policy_of_the_server(
     client_with_domains: GraphQLClient,
 ) -> None:
     await run_mutation(
-        client_with_domains, DOMAIN_ALIAS_CREATE, alias="second.example", domain="new.example"
+        client_with_domains,
+        DOMAIN_ALIAS_CREATE,
+        alias="second.example",
+        domain={"name": "new.example"},
     )
     for name in ("new.example", "NEW.example:443", "second.example", "xn--bcher-kva.example"):
         assert await get_policy(client_with_domains, f"mta-sts.{name}") == (200, ENFORCED_POLICY)

@@ -34,9 +34,10 @@ REFERENCES: dict[tuple[str, str], Any] = {
     ("MailboxRef", "specialUse"): "DRAFTS",
     ("MessageRef", "uid"): {"mailbox": {"path": "USER-box"}, "uid": 1},
     ("MessageSelection", "mailbox"): {"path": "USER-box"},
+    ("LabelRef", "keyword"): "USER-label",
+    ("SavedSearchRef", "name"): "USER-search",
     ("UserRef", "address"): "USER@DOMAIN",
     ("UserRef", "username"): "USER",
-    ("UserSelection", "domains"): ["DOMAIN"],
     ("UserSelection", "patterns"): ["USER*"],
     ("UserSelection", "tags"): ["USER-tag"],
     ("UserSelection", "usernames"): ["USER"],
@@ -44,10 +45,11 @@ REFERENCES: dict[tuple[str, str], Any] = {
 UNKNOWN_BEFORE = {  # members that name an object by a value that the database assigned to it
     ("AddressRef", "id"), ("CertificateRef", "id"), ("DkimKeyRef", "id"), ("DomainAliasRef", "id"),
     ("DomainRef", "id"), ("MailboxRef", "id"), ("MailboxRef", "guid"), ("MessageRef", "id"),
-    ("MessageRef", "guid"), ("MessageSelection", "ids"), ("SubmissionRef", "id"),
+    ("MessageRef", "emailId"), ("MessageSelection, "ids"), ("SubmissionRef", "id"),
     ("FileRef", "id"), ("FileShareRef", "id"), ("IdentityRef", "id"), ("QueueEntryRef", "id"),
     ("QueueEntryRef", "queueId"),
     ("SubmissionRef", "queueId"), ("UserRef", "id"), ("UserSelection", "ids"),
+    ("DeletedMessageRef", "id"), ("LabelRef", "id"), ("SavedSearchRef", "id"), ("ThreadRef", "id"),
 }  # fmt: skip
 NO_NAMES = {  # members that narrow a selection
     ("MessageSelection", "all"), ("MessageSelection", "filter"), ("MessageSelection", "uids"),
@@ -60,15 +62,11 @@ TEXTS: dict[tuple[str, str], Any] = {
     ("DkimKeyCopyInput", "from"): "DOMAIN",
     ("DkimKeyRotateInput", "domains"): ["DOMAIN"],
     ("DkimKeySetInput", "domains"): ["DOMAIN"],
-    ("DomainAliasCreateInput", "domain"): "DOMAIN",
-    ("DomainRenameInput", "oldDomain"): "DOMAIN",
     ("KeyValueDeleteInput", "key"): "USER-key",
     ("KeyValueIncrementInput", "key"): "USER-key",
-    ("LabelSetInput", "keyword"): "USER-label",
     ("MailboxSubscribeInput", "paths"): ["USER-box"],
     ("RateLimitFilter", "domains"): ["DOMAIN"],
     ("RecipientRewriteCreateInput", "to"): "USER@DOMAIN",
-    ("SavedSearchSetInput", "name"): "USER-search",
     ("SieveScriptActivateInput", "name"): "USER-script",
     ("SieveScriptDeleteInput", "names"): ["USER-script"],
     ("SieveScriptRenameInput", "name"): "USER-script",
@@ -77,7 +75,7 @@ TEXTS: dict[tuple[str, str], Any] = {
 EXTRA_INPUT: dict[str, dict[str, Any]] = {
     "addressCreate": {"address": "USER-other@DOMAIN"},
     "domainAliasCreate": {"alias": "USER.alias.example"},
-    "domainRename": {"newDomain": "renamed.DOMAIN"},
+    "domainRename": {"newName": "renamed.DOMAIN"},
     "identityCreate": {"name": "Identity"},
     "mailboxRename": {"newPath": "USER-moved"},
     "recipientRewriteCreate": {"from": "USER-rewritten@DOMAIN"},
@@ -89,7 +87,8 @@ ACCOUNT = f"""
   m_user: userCreate(input: {{username: "USER", address: "USER@DOMAIN", tags: ["USER-tag"],
     passwordDisabled: true}}) {ERRORS}"""
 CREATE_FIELDS = {  # fields that create the object of a reference, by the name in the reference
-    "ALIAS": f'm_alias: domainAliasCreate(input: {{alias: "ALIAS", domain: "DOMAIN"}}) {ERRORS}',
+    "ALIAS": f"""
+  m_alias: domainAliasCreate(input: {{alias: "ALIAS", domain: {{name: "DOMAIN"}}}}) {ERRORS}""",
     "USER-box": f"""
   m_theirs: mailboxCreate(input: {{paths: ["USER-box"], users: {{usernames: ["USER"]}}}}) {ERRORS}
   m_mine: mailboxCreate(input: {{paths: ["USER-box"]}}) {ERRORS}
@@ -97,12 +96,13 @@ CREATE_FIELDS = {  # fields that create the object of a reference, by the name i
     to: [{{address: "x@y.example"}}]}}) {ERRORS}
   m_sent: messageUpload(input: {{mailbox: {{path: "USER-box"}}, users: {{usernames: ["USER"]}},
     raw: "From: x@y.example\\nSubject: Theirs\\n\\nHi\\n"}}) {ERRORS}""",
-    "USER-label": f'm_label: labelSet(input: {{keyword: "USER-label", name: "Label"}}) {ERRORS}',
+    "USER-label": f'm_label: labelCreate(input: {{keyword: "USER-label", name: "Label"}}) {ERRORS}',
     "USER-key": f'm_key: keyValueSet(input: {{key: "USER-key", value: "1"}}) {ERRORS}',
     "DOMAIN": f'm_dkim: dkimKeySet(input: {{domains: ["DOMAIN"], algorithm: ED25519}}) {ERRORS}',
     "USER-script": f"""
   m_script: sieveScriptSet(input: {{name: "USER-script", content: "keep;"}}) {ERRORS}""",
-    "USER-search": f'm_search: savedSearchSet(input: {{name: "USER-search", query: "x"}}) {ERRORS}',
+    "USER-search": f"""
+  m_search: savedSearchCreate(input: {{name: "USER-search", query: "x"}}) {ERRORS}""",
 }
 MUTATION_FIELDS: dict[str, GraphQLField] = SDL.type_map["Mutation"].fields  # type: ignore[attr-defined]  # ty: ignore
 MAX_DEPTH = 4

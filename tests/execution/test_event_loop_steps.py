@@ -9,17 +9,17 @@ from tests.support.mail.expensive_messages import EXPENSIVE_SHAPES
 from tests.support.servers.loop_step_timer import MAX_STEP_SECONDS, measure_steps
 
 ADDRESS_FIELDS = "{ name address }"
-PART_FIELDS = "{ section contentType { value params } disposition filename cid size }"
+PART_FIELDS = "{ section contentType { value params } disposition filename contentId size }"
 MESSAGE_FIELDS = f"""
     subject from {ADDRESS_FIELDS} to {ADDRESS_FIELDS} cc {ADDRESS_FIELDS} bcc {ADDRESS_FIELDS}
     replyTo {ADDRESS_FIELDS} sender {ADDRESS_FIELDS}
-    messageId inReplyTo references date preview size attachmentCount listInfo: list {{ listId }}
+    messageId inReplyTo references date preview size attachmentCount mailingList {{ listId }}
     html raw: html(sanitize: false) remoteImageCount hasComplexHtml text snippet
     headers {{ key value raw }} rawHeader header(name: "cc") body
-    bodyPart(section: "1", maxBytes: 1000) source virtualSize envelopeImap bodyImap
-    bodyStructureImap events {{ uid summary attendees {ADDRESS_FIELDS} }}
+    bodyPart(section: "1", maxBytes: 1000) rawSource virtualSize envelopeImap bodyImap
+    bodyStructureImap calendarEvents {{ uid summary attendees {ADDRESS_FIELDS} }}
     attachments {{ filename text message {{ subject text }} }}
-    structure {{ section parts {PART_FIELDS} }}
+    mimeStructure {{ section parts {PART_FIELDS} }}
 """
 READ_MESSAGE = f"query Read($id: ID!) {{ message(by: {{ id: $id }}) {{ {MESSAGE_FIELDS} }} }}"
 LIST_MESSAGES = "{ messages(first: 1) { nodes { id } } }"

@@ -123,7 +123,7 @@ async def test_list_reads_only_requested_columns(
     if name.startswith("LegalHold."):
         await (await SAMPLE_CALLS["legalHoldCreate"](ada, root))(root)
     if name.startswith("SavedSearch."):
-        await (await SAMPLE_CALLS["savedSearchSet"](ada, root))(ada)
+        await (await SAMPLE_CALLS["savedSearchCreate"](ada, root))(ada)
     if name == "User.sieveScripts":
         await (await SAMPLE_CALLS["sieveScriptSet"](ada, root))(ada)
     if "onnector" in name:

@@ -24,7 +24,7 @@ UPLOAD_FIELD = """upload: messageUpload(input: {mailbox: {path: "INBOX"}, subjec
   { errors { code } }"""
 SLOW_READ_FIELD = """seen: messageUpdate(
   input: {select: {mailbox: {path: "INBOX"}}, set: {seen: true}})
-  { messages { seen source } errors { code } }"""
+  { messages { seen rawSource } errors { code } }"""
 
 
 class BlockedStore(FolderStore):

@@ -57,7 +57,7 @@ VALUES = st.recursive(
         st.dictionaries(
             st.sampled_from(
                 ["ids", "mailbox", "path", "id", "uids", "filter", "not", "and", "or", "seen",
-                 "flagged", "flags", "subject", "select", "set", "users", "expires", "async",
+                 "flagged", "flags", "subject", "select", "set", "users", "expiresAt", "async",
                  "options", "ifUnchangedSince", "specialUse", "larger", "sentSince", "unknown"]
             ),
             inner,
@@ -71,7 +71,7 @@ DOCUMENT = """query (
   $many: [[Int!]], $first: Int = 3, $by: MailboxRef, $tier: StorageTier, $must: String!
 ) { __typename }"""
 VARIABLE_NAMES = ("input", "filter", "select", "ids", "many", "first", "by", "tier", "must")
-UPDATE_INPUT = {"select": {"ids": ["msg_1"]}, "set": {"flagged": True, "expires": None}}
+UPDATE_INPUT = {"select": {"ids": ["msg_1"]}, "set": {"flagged": True, "expiresAt": None}}
 
 
 @given(st.dictionaries(st.sampled_from(VARIABLE_NAMES), VALUES))

@@ -263,8 +263,8 @@ async def test_share_serves_file_and_counts_accesses(
     [
         ({"mode": "ATTACH"}, ["mode"]),
         ({"expiresAt": {"at": "2029-01-01T00:00:00Z"}}, ["expiresAt"]),
-        ({"expiresAt": {"in": "PT0S"}}, ["expiresAt"]),
-        ({"expiresAt": {"in": "P50000D"}}, ["expiresAt"]),
+        ({"expiresAt": {"fromNow": "PT0S"}}, ["expiresAt"]),
+        ({"expiresAt": {"fromNow": "P50000D"}}, ["expiresAt"]),
         ({"password": "short"}, ["password"]),
         ({"file": {"id": global_ids.encode("File", 7)}}, ["file"]),
     ],
@@ -491,7 +491,7 @@ async def test_other_users_cannot_read_or_change_file(
 
 async def test_unused_files_are_deleted(ada: GraphQLClient, clock: ManualClock) -> None:
     unused, used, shared = [await store_file(ada, text) for text in ("a", "b", "c")]
-    await share_file(ada, shared, expiresAt={"in": "P2000D"})
+    await share_file(ada, shared, expiresAt={"fromNow": "P2000D"})
     clock.tick(days=300)
     await ada.http.get(f"/rest/files/{used['id']}", headers=ada.headers)
     clock.tick(days=65)

@@ -38,9 +38,9 @@ async def test_filter_task_moves_flags_copies_and_archives(
     filter_ids = [
         (await add_filter(ada, query, action))["id"]
         for query, action in (
-            ({"subject": "one"}, {"mailbox": {"path": "A"}, "seen": True, "labels": ["x"]}),
+            ({"subject": "one"}, {"mailbox": {"path": "A"}, "seen": True, "keywords": ["x"]}),
             ({"subject": "two"}, {"copyTo": [{"path": "B"}], "flag": True, "stop": True}),
-            ({"subject": "three"}, {"delete": True, "targets": ["eve@example.net"]}),
+            ({"subject": "three"}, {"delete": True, "forwardTo": ["eve@example.net"]}),
             ({"any": [{"subject": "one a"}, {"subject": "two"}]}, {"spam": True}),
         )
     ]
@@ -132,10 +132,10 @@ async def test_filters_and_messages_of_other_users_are_refused(
     )
     message_id = global_ids.encode("Message", message_row[0])
     for filter_ids, select, path in (
-        ([ada_filter["id"]], {"mailbox": {"path": "INBOX"}}, ["ids"]),
+        ([ada_filter["id"]], {"mailbox": {"path": "INBOX"}}, ["filters", "0"]),
         ([bob_filter["id"]], {"ids": [message_id]}, ["select", "ids"]),
         ([bob_filter["id"]], {"mailbox": {"path": "INBOX"}, "users": {"usernames": ["ada"]}}, None),
-        ([], {"mailbox": {"path": "INBOX"}}, ["ids"]),
+        ([], {"mailbox": {"path": "INBOX"}}, ["filters"]),
     ):
         task, errors = await try_apply_filters(bob, *filter_ids, **select)
         assert task is None

@@ -36,10 +36,10 @@ async def test_filters_choose_mailboxes_and_flags(
     await add_filter(
         ada, {"subject": "one"}, {"mailbox": {"path": "A"}, "seen": True}, name="first"
     )
-    copied = {"mailbox": {"path": "B"}, "copyTo": [{"path": "B"}], "labels": ["news", "x"]}
+    copied = {"mailbox": {"path": "B"}, "copyTo": [{"path": "B"}], "keywords": ["news", "x"]}
     await add_filter(ada, {}, copied, name="second")
     await add_filter(ada, {"from": "nobody"}, {"delete": True}, name="never")
-    await add_filter(ada, {}, {"removeLabels": ["x"], "flag": True, "stop": True}, name="third")
+    await add_filter(ada, {}, {"removeKeywords": ["x"], "flag": True, "stop": True}, name="third")
     await add_filter(ada, {}, {"delete": True}, name="behind")
     assert await deliver_without_queue_id(lmtp_client, raw_message("One")) == [DELIVERED_REPLY]
     assert await subjects_by_mailbox(environment, ada) == {"A": ["One"], "B": ["One"]}
@@ -54,16 +54,20 @@ async def test_filters_choose_mailboxes_and_flags(
 
 async def load_filter_names(client: GraphQLClient) -> dict[str, list[str]]:
     """Load the names of the filters that acted on each message, by subject."""
-    document = "{ viewer { user { messages(first: 50) { nodes { subject filters { name } } } } } }"
+    document = (
+        "{ viewer { user { messages(first: 50) { nodes { subject matchedFilters { name } } } } } }"
+    )
     nodes = (await client(document))["viewer"]["user"]["messages"]["nodes"]
-    return {node["subject"]: [filter_["name"] for filter_ in node["filters"]] for node in nodes}
+    return {
+        node["subject"]: [filter_["name"] for filter_ in node["matchedFilters"]] for node in nodes
+    }
 
 
 async def test_message_lists_filters_that_acted_on_it(
     ada: GraphQLClient, lmtp_client: SmtpTestClient, statements: list[str]
 ) -> None:
     news = await add_filter(ada, {"subject": "news"}, {"flag": True}, name="news")
-    await add_filter(ada, {"size": 1}, {"labels": ["x"]}, name="all")
+    await add_filter(ada, {"larger": 1}, {"keywords": ["x"]}, name="all")
     await add_filter(ada, {}, {"seen": True}, name="off", active=False)
     assert await deliver_without_queue_id(lmtp_client, raw_message("News")) == [DELIVERED_REPLY]
     del statements[:]
@@ -83,7 +87,7 @@ async def test_message_lists_filters_that_acted_on_it(
 async def test_deleting_filter_accepts_message_and_stores_nothing(
     ada: GraphQLClient, environment: Environment, lmtp_client: SmtpTestClient
 ) -> None:
-    action = {"delete": True, "copyTo": [{"path": "Sent"}], "targets": ["eve@example.net"]}
+    action = {"delete": True, "copyTo": [{"path": "Sent"}], "forwardTo": ["eve@example.net"]}
     await add_filter(ada, {"subject": "gone"}, action, name="gone")
     assert await deliver_without_queue_id(lmtp_client, raw_message("Gone")) == [DELIVERED_REPLY]
     assert await subjects_by_mailbox(environment, ada) == {}
@@ -123,8 +127,8 @@ async def test_filter_redirects_once_per_target_and_hides_relay_password(
     ada: GraphQLClient, environment: Environment, lmtp_client: SmtpTestClient
 ) -> None:
     relay = "smtp://user:secret-word@relay.example:2525"
-    await add_filter(ada, {}, {"targets": ["eve@example.net", relay]})
-    await add_filter(ada, {}, {"targets": ["EVE@example.net"]})
+    await add_filter(ada, {}, {"forwardTo": ["eve@example.net", relay]})
+    await add_filter(ada, {}, {"forwardTo": ["EVE@example.net"]})
     assert await deliver_without_queue_id(lmtp_client, raw_message("One")) == [DELIVERED_REPLY]
     assert sorted(recipient for _, recipient in await queued_envelopes(environment)) == [
         "ada@example.org",
@@ -173,11 +177,11 @@ async def test_filter_calls_webhook_with_message(
             "webhook"
         ]["id"]
         webhook_ids.append(webhook_id)
-    first_filter = await add_filter(ada, {}, {"webhook": webhook_ids[0]})
+    first_filter = await add_filter(ada, {}, {"webhook": {"id": webhook_ids[0]}})
     second_filter = await add_filter(
-        ada, {"subject": "gone"}, {"webhook": webhook_ids[0], "delete": True}
+        ada, {"subject": "gone"}, {"webhook": {"id": webhook_ids[0]}, "delete": True}
     )
-    await add_filter(ada, {"subject": "never"}, {"webhook": webhook_ids[1]})
+    await add_filter(ada, {"subject": "never"}, {"webhook": {"id": webhook_ids[1]}})
     assert await deliver_without_queue_id(lmtp_client, raw_message("Hello")) == [DELIVERED_REPLY]
     assert await deliver_without_queue_id(lmtp_client, raw_message("Gone")) == [DELIVERED_REPLY]
     document = """{ webhooks { nodes { url deliveries { nodes { type state body } } } } }"""
@@ -203,7 +207,7 @@ async def test_filters_replace_implicit_keep_of_script(
     ada: GraphQLClient, environment: Environment, lmtp_client: SmtpTestClient
 ) -> None:
     await ada('mutation { mailboxCreate(input: {paths: ["A", "B"]}) { errors { code } } }')
-    await add_filter(ada, {}, {"mailbox": {"path": "A"}, "labels": ["x"]})
+    await add_filter(ada, {}, {"mailbox": {"path": "A"}, "keywords": ["x"]})
     script = 'require "fileinto"; if header :contains "subject" "two" { fileinto "B"; }'
     await put_sieve_script(ada, script)
     assert await deliver_without_queue_id(lmtp_client, raw_message("One")) == [DELIVERED_REPLY]

@@ -27,6 +27,7 @@ from tests.support.operations.filter_operations import (
     error_codes_and_paths,
     list_filters,
     run_filter_test,
+    summary_pairs,
     try_create_filter,
     try_update_filters,
     user_ref,
@@ -40,27 +41,39 @@ from tests.support.stores.counter_check import (
 
 ALL_CONDITIONS = {
     "from": "ada", "to": "bob", "subject": "a  b", "listId": "news", "text": "Größe",
-    "hasAttachment": False, "size": -5000, "query": "subject:a OR larger:1k",
+    "hasAttachment": False, "larger": 9, "smaller": 5000, "query": "subject:a OR larger:1k",
     "header": {"key": "X-A", "value": "1"},
     "regex": {"key": "X-C", "pattern": "^[0-9]+$"}, "all": [{"regex": {"pattern": "a|b"}}],
-    "any": [{"from": "x"}, {"size": 10}], "not": [{"header": {"key": "X-B"}}],
+    "any": [{"from": "x"}, {"larger": 10}], "not": [{"header": {"key": "X-B"}}],
 }  # fmt: skip
 ACTIONS = {
     "seen": True, "flag": False, "delete": False, "spam": False, "mailbox": {"path": "A"},
     "copyTo": [{"path": "A"}, {"specialUse": "SENT"}, {"path": "A"}],
-    "targets": ["Eve@example.net", "https://example.net/hook?token=secret"],
-    "labels": ["news", "größe", "news"], "removeLabels": ["old"],
+    "forwardTo": ["Eve@example.net", "https://example.net/hook?token=secret"],
+    "keywords": ["news", "größe", "news"], "removeKeywords": ["old"],
     "reply": {"subject": " Re ", "text": "Hi", "html": "<b>Hi</b>"}, "stop": True,
 }  # fmt: skip
 NO_CONDITIONS = dict.fromkeys(
-    ("from", "to", "subject", "listId", "text", "hasAttachment", "size", "query", "header", "regex")
+    (
+        "from",
+        "to",
+        "subject",
+        "listId",
+        "text",
+        "hasAttachment",
+        "larger",
+        "smaller",
+        "query",
+        "header",
+        "regex",
+    )
 )
 
 
 async def test_filter_fields_are_set_and_cleared(ada: GraphQLClient) -> None:
     await add_mailboxes(ada, "A")
     filter_ = await add_filter(
-        ada, ALL_CONDITIONS, ACTIONS, name=" All ", order=3, metadata={"a": 1}
+        ada, ALL_CONDITIONS, ACTIONS, name=" All ", position=3, metadata={"a": 1}
     )
     query, action = filter_["query"], filter_["action"]
     header = {"key": "X-A", "value": "1", "raw": "X-A: 1"}
@@ -69,18 +82,18 @@ async def test_filter_fields_are_set_and_cleared(ada: GraphQLClient) -> None:
         "header": header,
     }
     assert query["all"] == [{**NO_CONDITIONS, "regex": {"key": None, "pattern": "a|b"}}]
-    assert [condition["from"] or condition["size"] for condition in query["any"]] == ["x", 10]
+    assert [condition["from"] or condition["larger"] for condition in query["any"]] == ["x", 10]
     assert query["not"] == [{**NO_CONDITIONS, "header": {"key": "X-B", "value": "", "raw": "X-B:"}}]
     assert action == {
         **ACTIONS,
         "copyTo": [{"path": "A"}, {"path": "Sent"}],
-        "labels": ["news", "größe"],
+        "keywords": ["news", "größe"],
         "reply": {"subject": "Re", "text": "Hi", "html": "<b>Hi</b>"},
         "webhook": None,
     }
     assert (
         filter_["name"],
-        filter_["order"],
+        filter_["position"],
         filter_["active"],
         filter_["metadata"],
         filter_["matchCount"],
@@ -90,11 +103,11 @@ async def test_filter_fields_are_set_and_cleared(ada: GraphQLClient) -> None:
         "# Sieve does not say: it is sent on to https://example.net/"
     )
     assert await ada(FILTER_QUERY, id=filter_["id"]) == {"filter": filter_}
-    patch = {"query": {"from": None, "size": 5}, "action": {"targets": None, "stop": False}}
+    patch = {"query": {"from": None, "larger": 5}, "action": {"forwardTo": None, "stop": False}}
     ((after,), errors) = await try_update_filters(ada, filter_["id"], **patch)
     assert errors == []
-    assert after["query"] == {**query, "from": None, "size": 5}
-    assert after["action"] == {**action, "targets": [], "stop": False}
+    assert after["query"] == {**query, "from": None, "larger": 5}
+    assert after["action"] == {**action, "forwardTo": [], "stop": False}
     cleared = {
         "action": dict.fromkeys(ACTIONS) | {"seen": False},
         "query": dict.fromkeys(ALL_CONDITIONS),
@@ -104,7 +117,7 @@ async def test_filter_fields_are_set_and_cleared(ada: GraphQLClient) -> None:
     )
     assert errors == []
     assert cleared_filter["query"] == {**NO_CONDITIONS, "all": [], "any": [], "not": []}
-    assert (cleared_filter["queryText"], cleared_filter["actionSummary"]) == (
+    assert (cleared_filter["querySummary"], summary_pairs(cleared_filter["actionSummary"])) == (
         [],
         [["Mark as read", "no"]],
     )
@@ -115,18 +128,18 @@ async def test_filter_fields_are_set_and_cleared(ada: GraphQLClient) -> None:
 async def test_filter_text_is_in_language_of_user(
     ada: GraphQLClient, environment: Environment
 ) -> None:
-    query = {"from": "bob", "size": -9, "hasAttachment": True, "header": {"key": "X-A"},
+    query = {"from": "bob", "smaller": 9, "hasAttachment": True, "header": {"key": "X-A"},
              "regex": {"key": "X-B", "pattern": "a|b"}, "all": [{"regex": {"pattern": "c$"}}],
              "any": [{"to": "x", "subject": "y"}, {}], "not": [{"text": "z"}]}  # fmt: skip
-    action = {"mailbox": {"path": "INBOX"}, "spam": True, "labels": ["a", "b"], "stop": True,
-              "targets": ["eve@example.net"], "reply": {"text": "Hi"}}  # fmt: skip
+    action = {"mailbox": {"path": "INBOX"}, "spam": True, "keywords": ["a", "b"], "stop": True,
+              "forwardTo": ["eve@example.net"], "reply": {"text": "Hi"}}  # fmt: skip
     filter_ = await add_filter(ada, query, action)
-    assert filter_["queryText"] == [
+    assert summary_pairs(filter_["querySummary"]) == [
         ["From", "bob"], ["Attachments", "yes"], ["Size", "less than 9 bytes"],
         ["X-A", "present"], ["X-B", "/a|b/"], ["Text", "/c$/"],
         ["One of", "(To or Cc: x, Subject: y) ()"], ["None of", "(Text: z)"],
     ]  # fmt: skip
-    assert filter_["actionSummary"] == [
+    assert summary_pairs(filter_["actionSummary"]) == [
         ["Spam", "yes"], ["Move to", "INBOX"], ["Add labels", "a, b"],
         ["Forward to", "eve@example.net"], ["Reply", "yes"], ["No further filters", "yes"],
     ]  # fmt: skip
@@ -134,20 +147,20 @@ async def test_filter_text_is_in_language_of_user(
         user_update = update(User).where(col(User.id) == ada.user.id)
         await session.exec(user_update.values(language="de-AT"))
     (after,) = (await list_filters(ada))["nodes"]
-    assert after["queryText"][0] == ["Von", "bob"]
-    assert after["actionSummary"][0] == ["Spam", "ja"]
+    assert summary_pairs(after["querySummary"])[0] == ["Von", "bob"]
+    assert summary_pairs(after["actionSummary"])[0] == ["Spam", "ja"]
 
 
 async def test_filters_are_listed_in_order_of_execution(ada: GraphQLClient) -> None:
-    for name, extra in (("c", {}), ("d", {}), ("a", {"order": -1}), ("b", {"order": 0})):
+    for name, extra in (("c", {}), ("d", {}), ("a", {"position": -1}), ("b", {"position": 0})):
         await add_filter(ada, {}, {"seen": True}, name=name, **extra)
     page = await list_filters(ada, first=3)
     names = [filter_["name"] for filter_ in page["nodes"]]
     assert (names, page["totalCount"]) == (["a", "c", "b"], 4)
-    assert page["nodes"][-1]["order"] == 0
+    assert page["nodes"][-1]["position"] == 0
     rest = await list_filters(ada, after=page["pageInfo"]["endCursor"])
     assert [filter_["name"] for filter_ in rest["nodes"]] == ["d"]
-    ((moved,), _) = await try_update_filters(ada, rest["nodes"][0]["id"], order=-5)
+    ((moved,), _) = await try_update_filters(ada, rest["nodes"][0]["id"], position=-5)
     assert [filter_["name"] for filter_ in (await list_filters(ada))["nodes"]] == [
         "d",
         "a",
@@ -165,7 +178,8 @@ for _ in range(6):
 INVALID_QUERIES: list[tuple[dict[str, Any], str]] = [
     ({"from": " "}, "query.from"),
     ({"subject": "x" * 256}, "query.subject"),
-    ({"size": 0}, "query.size"),
+    ({"larger": 0}, "query.larger"),
+    ({"smaller": 0}, "query.smaller"),
     ({"header": {"key": "a:b"}}, "query.header.key"),
     ({"header": {"key": "a", "value": ""}}, "query.header.value"),
     ({"regex": {"pattern": ""}}, "query.regex.pattern"),
@@ -191,22 +205,22 @@ async def test_invalid_filter_query_is_refused(
 
 INVALID_ACTIONS: list[tuple[dict[str, Any], str, str]] = [
     ({}, "VALIDATION", "action"),
-    ({"seen": None, "labels": []}, "VALIDATION", "action"),
+    ({"seen": None, "keywords": []}, "VALIDATION", "action"),
     ({"mailbox": {"path": "None"}}, "NOT_FOUND", "action.mailbox"),
     ({"copyTo": [{"path": "INBOX"}, {"path": "None"}]}, "NOT_FOUND", "action.copyTo"),
     ({"copyTo": [{"path": "INBOX"}] * 11}, "VALIDATION", "action.copyTo"),
-    ({"targets": ["nobody"]}, "VALIDATION", "action.targets"),
-    ({"targets": ["http://127.0.0.1/"]}, "VALIDATION", "action.targets"),
-    ({"targets": ["smtp://[::1]"]}, "VALIDATION", "action.targets"),
-    ({"targets": ["A.DA+x@example.org"]}, "VALIDATION", "action.targets"),  # ada's own address
-    ({"targets": [f"x{n}@example.net" for n in range(5)]}, "VALIDATION", "action.targets"),
-    ({"labels": ["a b"]}, "VALIDATION", "action.labels"),
-    ({"labels": ["\\Seen"]}, "VALIDATION", "action.labels"),
-    ({"removeLabels": [f"x{n}" for n in range(33)]}, "VALIDATION", "action.removeLabels"),
+    ({"forwardTo": ["nobody"]}, "VALIDATION", "action.forwardTo"),
+    ({"forwardTo": ["http://127.0.0.1/"]}, "VALIDATION", "action.forwardTo"),
+    ({"forwardTo": ["smtp://[::1]"]}, "VALIDATION", "action.forwardTo"),
+    ({"forwardTo": ["A.DA+x@example.org"]}, "VALIDATION", "action.forwardTo"),  # ada's own address
+    ({"forwardTo": [f"x{n}@example.net" for n in range(5)]}, "VALIDATION", "action.forwardTo"),
+    ({"keywords": ["a b"]}, "VALIDATION", "action.keywords"),
+    ({"keywords": ["\\Seen"]}, "VALIDATION", "action.keywords"),
+    ({"removeKeywords": [f"x{n}" for n in range(33)]}, "VALIDATION", "action.removeKeywords"),
     ({"reply": {"text": " "}}, "VALIDATION", "action.reply.text"),
     ({"reply": {"subject": "a\nb", "text": "x"}}, "VALIDATION", "action.reply"),
     ({"reply": {"text": "x" * (16 << 10) + "x"}}, "VALIDATION", "action.reply"),
-    ({"webhook": global_ids.encode("Webhook", 7)}, "NOT_FOUND", "action.webhook"),
+    ({"webhook": {"id": global_ids.encode("Webhook", 7)}}, "NOT_FOUND", "action.webhook"),
 ]
 
 
@@ -247,17 +261,17 @@ async def test_relay_password_is_kept_and_hidden(
     ada: GraphQLClient, environment: Environment
 ) -> None:
     relay = "smtps://user:secret-word@relay.example"
-    filter_ = await add_filter(ada, {}, {"targets": [relay]})
+    filter_ = await add_filter(ada, {}, {"forwardTo": [relay]})
     hidden_targets = ["smtps://user:***@relay.example"]
-    assert filter_["action"]["targets"] == hidden_targets
+    assert filter_["action"]["forwardTo"] == hidden_targets
     assert "secret" not in str(filter_)
     ((encrypted,),) = await select_rows(environment, "SELECT relays FROM filters")
     assert "secret-word" not in encrypted
     ((after,), errors) = await try_update_filters(
-        ada, filter_["id"], action={"targets": [*hidden_targets, "x@example.net"]}
+        ada, filter_["id"], action={"forwardTo": [*hidden_targets, "x@example.net"]}
     )
-    assert (errors, after["action"]["targets"]) == ([], [*hidden_targets, "x@example.net"])
-    other, (error,) = await try_create_filter(ada, {}, {"targets": hidden_targets})
+    assert (errors, after["action"]["forwardTo"]) == ([], [*hidden_targets, "x@example.net"])
+    other, (error,) = await try_create_filter(ada, {}, {"forwardTo": hidden_targets})
     assert (other, error["constraint"]) == (None, "secret")
 
 
@@ -266,10 +280,10 @@ async def test_each_new_filter_target_is_logged(ada: GraphQLClient) -> None:
         '{ viewer { user { authLog(filter: {action: "filter forward"}) { nodes { detail } } } } }'
     )
     filter_ = await add_filter(
-        ada, {}, {"targets": ["eve@example.net", "https://h.example/?t=secret"]}
+        ada, {}, {"forwardTo": ["eve@example.net", "https://h.example/?t=secret"]}
     )
     await try_update_filters(
-        ada, filter_["id"], action={"targets": ["eve@example.net", "dan@example.net"]}
+        ada, filter_["id"], action={"forwardTo": ["eve@example.net", "dan@example.net"]}
     )
     await try_update_filters(ada, filter_["id"], action={"seen": True})
     nodes = (await ada(document))["viewer"]["user"]["authLog"]["nodes"]
@@ -313,7 +327,7 @@ async def test_filter_of_another_user_is_not_found(
         await try_update_filters(bob, filter_["id"], active=False),
         (None, (await delete_filters(bob, filter_["id"]))["errors"]),
     ):
-        assert error_codes_and_paths(errors) == [("NOT_FOUND", ["ids"])]
+        assert error_codes_and_paths(errors) == [("NOT_FOUND", ["filters", "0"])]
     (mailbox_row,) = await select_rows(environment, "SELECT id FROM mailboxes WHERE path = 'A'")
     ada_mailbox = {"id": global_ids.encode("Mailbox", mailbox_row[0])}
     assert error_codes_and_paths(
@@ -334,7 +348,7 @@ USER_FILTERS_QUERY = (
 async def test_admin_needs_filters_permission_for_other_users(
     ada: GraphQLClient, root: GraphQLClient
 ) -> None:
-    filter_ = await add_filter(ada, {"from": "x"}, {"targets": ["eve@example.net"]}, name="hers")
+    filter_ = await add_filter(ada, {"from": "x"}, {"forwardTo": ["eve@example.net"]}, name="hers")
     with_permission = await make_admin_of_domain(root, AdminPermission.FILTERS, name="boss")
     without_permission = await make_admin_of_domain(root, AdminPermission.IMPERSONATE, name="bare")
     await create_user(root, address="dan@example.net")
@@ -370,7 +384,7 @@ async def test_admin_needs_filters_permission_for_other_users(
         entry for entry in entries["auditLog"]["nodes"] if entry["mutation"] == "filterUpdate"
     ]
     assert update_entry["after"] == {"name": "both's"}
-    document = """query ($filter: FilterListFilter) {
+    document = """query ($filter: FilterFilter) {
       filters(filter: $filter) { totalCount nodes { name } } }"""
     list_filter = {"forward": "EVE@", "user": user_ref(ada)}
     assert (await root(document, filter=list_filter or None))["filters"] == {
@@ -390,10 +404,10 @@ async def test_filter_webhook_must_belong_to_user(
         webhook_ids[client.user.id] = (
             await execute_mutation(root, "webhookCreate", "webhook { id }", **arguments)
         )["webhook"]["id"]
-    _, errors = await try_create_filter(ada, {}, {"webhook": webhook_ids[bob.user.id]})
+    _, errors = await try_create_filter(ada, {}, {"webhook": {"id": webhook_ids[bob.user.id]}})
     assert error_codes_and_paths(errors) == [("NOT_FOUND", ["action", "webhook"])]
-    filter_ = await add_filter(ada, {}, {"webhook": webhook_ids[ada.user.id]})
-    assert filter_["actionSummary"] == [["Call webhook", "yes"]]
+    filter_ = await add_filter(ada, {}, {"webhook": {"id": webhook_ids[ada.user.id]}})
+    assert summary_pairs(filter_["actionSummary"]) == [["Call webhook", "yes"]]
     assert (await root(FILTER_QUERY, id=filter_["id"]))["filter"]["action"]["webhook"] == {
         "url": "https://h.example/"
     }
@@ -406,7 +420,8 @@ async def test_filter_list_statement_count_is_independent_of_filters(
     ada: GraphQLClient, root: GraphQLClient, environment: Environment, statements: list[str]
 ) -> None:
     document = """{ users(first: 50) { nodes { username filters { totalCount nodes {
-      name queryText actionSummary user { username } action { mailbox { path } copyTo { path } }
+      name querySummary { label } actionSummary { label } user { username }
+      action { mailbox { path } copyTo { path } }
     } } } } }"""
 
     async def count_statements() -> int:
@@ -472,7 +487,7 @@ async def test_filter_test_with_foreign_message_is_not_found(
 
 
 async def test_address_trace_includes_filters(ada: GraphQLClient, root: GraphQLClient) -> None:
-    filter_ = await add_filter(ada, {"from": "x"}, {"targets": ["eve@example.net"]})
+    filter_ = await add_filter(ada, {"from": "x"}, {"forwardTo": ["eve@example.net"]})
     deleting_filter = await add_filter(ada, {}, {"delete": True})
     await add_filter(ada, {}, {"seen": True})
     await add_filter(ada, {}, {"delete": True}, active=False)

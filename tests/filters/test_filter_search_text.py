@@ -11,6 +11,7 @@ from tests.support.operations.filter_operations import (
     FILTER_TEST_QUERY,
     add_filter,
     list_filters,
+    summary_pairs,
     try_create_filter,
     try_update_filters,
 )
@@ -59,7 +60,11 @@ async def test_filter_matches_by_search_text(ada: GraphQLClient) -> None:
 async def test_search_text_is_combined_with_other_conditions(ada: GraphQLClient) -> None:
     query = {"query": "subject:bill", "from": "ann", "all": [{"query": "body:duck"}]}
     filter_ = await add_filter(ada, query, {"seen": True}, name="n")
-    assert filter_["queryText"] == [["From", "ann"], ["Subject", "bill"], ["Text", "duck"]]
+    assert summary_pairs(filter_["querySummary"]) == [
+        ["From", "ann"],
+        ["Subject", "bill"],
+        ["Text", "duck"],
+    ]
     assert filter_["sieve"].count(":contains") == 3
     assert await load_matches(ada, RAW_MESSAGE) == {"n": True}
     ((after,), errors) = await try_update_filters(ada, filter_["id"], query={"query": "subject:x"})

@@ -34,14 +34,14 @@ else {{ fileinto :specialuse "\\\\Sent" "B"; }}
 
 
 def names_and_order(payload: Any) -> list[tuple[str, int]]:
-    return [(filter_["name"], filter_["order"]) for filter_ in payload["filters"]]
+    return [(filter_["name"], filter_["position"]) for filter_ in payload["filters"]]
 
 
 async def test_imported_filters_are_added_after_existing_ones(
     ada: GraphQLClient, environment: Environment
 ) -> None:
     await add_mailboxes(ada, "A")
-    await add_filter(ada, {}, {"seen": True}, name="mine", order=4)
+    await add_filter(ada, {}, {"seen": True}, name="mine", position=4)
     last = await load_stream_position(environment, ada.user.id)
     payload = await import_filters(ada, SCRIPT)
     assert (payload["errors"], payload["warnings"]) == ([], [])
@@ -49,10 +49,13 @@ async def test_imported_filters_are_added_after_existing_ones(
     first, second, third = payload["filters"]
     assert (first["query"]["listId"], first["active"], first["matchCount"]) == ("news", True, 0)
     assert first["action"]["mailbox"] == {"path": "A"}
-    assert (first["action"]["labels"], first["action"]["stop"]) == (["news"], True)
-    assert (second["query"]["size"], second["action"]["targets"]) == (1 << 20, ["eve@example.net"])
+    assert (first["action"]["keywords"], first["action"]["stop"]) == (["news"], True)
+    assert (second["query"]["larger"], second["action"]["forwardTo"]) == (
+        1 << 20,
+        ["eve@example.net"],
+    )
     assert third["action"]["mailbox"] == {"path": "Sent"}
-    assert [filter_["size"] for filter_ in third["query"]["not"]] == [1 << 20]
+    assert [filter_["larger"] for filter_ in third["query"]["not"]] == [1 << 20]
     assert [filter_["name"] for filter_ in (await list_filters(ada))["nodes"]] == [
         "mine",
         "Lists",
@@ -87,7 +90,7 @@ async def test_imported_filter_acts_on_message(ada: GraphQLClient) -> None:
 
 async def test_import_with_replace_deletes_other_filters(ada: GraphQLClient) -> None:
     await add_mailboxes(ada, "A")
-    await add_filter(ada, {}, {"seen": True}, name="mine", order=4)
+    await add_filter(ada, {}, {"seen": True}, name="mine", position=4)
     payload = await import_filters(ada, SCRIPT, replace=True)
     assert names_and_order(payload) == [("Lists", 0), ("Big ones", 1), ("", 2)]
     assert (await list_filters(ada))["totalCount"] == 3
@@ -101,7 +104,7 @@ async def test_import_with_replace_deletes_other_filters(ada: GraphQLClient) -> 
         ada, f"{REQUIRE_LINE[:-3]}, {PLAIN_COMPARATOR}];\n{script}", replace=True
     )
     assert (reimported["errors"], reimported["warnings"]) == ([], [])
-    fields = ("name", "query", "action", "order")
+    fields = ("name", "query", "action", "position")
     assert [{name: filter_[name] for name in fields} for filter_ in reimported["filters"]] == [
         {name: filter_[name] for name in fields} for filter_ in payload["filters"]
     ]

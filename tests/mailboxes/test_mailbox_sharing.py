@@ -34,7 +34,7 @@ query ($box: ID!, $message: ID!, $thread: ID!, $text: String!) {
   message(by: {id: $message}) { id }
   uid: message(by: {uid: {mailbox: {id: $box}, uid: 1}}) { id }
   again: node(id: $message) { id }
-  thread(id: $thread) { id }
+  thread(by: {id: $thread}) { id }
   whole: node(id: $thread) { id }
   messages(filter: {subject: $text}) { totalCount nodes { id } }
   words: messages(filter: {query: $text}) { totalCount nodes { id } }

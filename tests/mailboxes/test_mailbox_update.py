@@ -343,7 +343,7 @@ async def test_mailbox_statement_count_is_independent_of_users(
     ada: GraphQLClient, root: GraphQLClient, environment: Environment, statements: list[str]
 ) -> None:
     async def count_statements(domain: str, path: str) -> int:
-        users: dict[str, Any] = {"users": {"domains": [domain]}}
+        users: dict[str, Any] = {"users": {"domains": [{"name": domain}]}}
         del statements[:]
         answer = await run_mailbox_mutation(
             root, "mailboxCreate", "journalCursor", paths=[path], **users

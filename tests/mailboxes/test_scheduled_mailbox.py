@@ -166,15 +166,20 @@ async def test_messages_are_filtered_by_submission_state(ada: GraphQLClient) -> 
     assert await find_message_ids() == set()
 
 
-SAVED_SEARCH_SET = """mutation ($input: SavedSearchSetInput!) { savedSearchSet(input: $input) {
-  savedSearches { query messages { nodes { id } } } errors { code path } } }"""
+SAVED_SEARCH_CREATE = """mutation ($input: SavedSearchCreateInput!) {
+  savedSearchCreate(input: $input) {
+    savedSearch { query messages { nodes { id } } } errors { code path } } }"""
+SAVED_SEARCH_DELETE = """mutation { savedSearchDelete(input: {savedSearches: [{name: "Mine"}]}) {
+  errors { code } } }"""
 
 
 async def save_search(client: GraphQLClient, **fields: Any) -> tuple[str, set[str]]:
     """Save a search. Return its query text and the IDs of the messages that it finds."""
-    answer = (await client(SAVED_SEARCH_SET, input={"name": "Mine", **fields}))["savedSearchSet"]
+    await client(SAVED_SEARCH_DELETE)
+    variables = {"input": {"name": "Mine", **fields}}
+    answer = (await client(SAVED_SEARCH_CREATE, **variables))["savedSearchCreate"]
     assert answer["errors"] == []
-    (saved_search,) = answer["savedSearches"]
+    saved_search = answer["savedSearch"]
     return saved_search["query"], {message["id"] for message in saved_search["messages"]["nodes"]}
 
 

@@ -184,7 +184,7 @@ async def test_quota_of_owner_is_hidden_from_grantee(
     await run_mailbox_mutation(root, "userUpdate", "users { id }", users=users, set={"quota": 500})
     await share_mailbox(ada, bob, "READ", "INSERT")
     large_raw = raw_message("Big", body="x" * 999).decode()
-    error_fields = "errors { code ... on QuotaExceededError { used allowed } }"
+    error_fields = "errors { code ... on QuotaExceededError { used limit } }"
     for name, arguments in (
         ("messageUpload", {"mailbox": {"id": mailbox_id}, "raw": large_raw}),
         ("messageCopy", {"select": {"mailbox": {"path": "INBOX"}}, "to": {"id": mailbox_id}}),
@@ -194,7 +194,7 @@ async def test_quota_of_owner_is_hidden_from_grantee(
         if name == "messageCopy":
             await append_unread_messages(bob, "INBOX", *(f"Mine {n}" for n in range(3)))
         (error,) = (await bob(document, i=arguments))[name]["errors"]
-        assert error == {"code": "QUOTA_EXCEEDED", "used": 0, "allowed": 0}
+        assert error == {"code": "QUOTA_EXCEEDED", "used": 0, "limit": 0}
 
 
 async def test_copy_and_move_between_accounts_need_rights(
@@ -350,8 +350,9 @@ async def test_grantee_cannot_change_threads_or_snooze(
     thread_id = (await ada(document, m=message))["message"]["thread"]["id"]
     before = await load_message_state(ada)
     await share_mailbox(ada, bob, *ALL_RIGHTS)
-    for extra in ({"muted": True}, {"set": {"seen": True}}):
-        assert await collect_refusals(bob, "threadUpdate", ids=[thread_id], **extra) == [
+    for patch in ({"muted": True}, {"seen": True}):
+        refs = [{"id": thread_id}]
+        assert await collect_refusals(bob, "threadUpdate", threads=refs, set=patch) == [
             ("NOT_FOUND", None)
         ]
     snooze = {"select": {"ids": [message]}, "set": {"snoozedUntil": "2031-01-01T00:00:00Z"}}

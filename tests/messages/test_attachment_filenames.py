@@ -15,7 +15,7 @@ from models.store.columns import core_table
 from tests.conftest import GraphQLClient, deliver_to
 
 FILES_QUERY = """{ viewer { user { messages { nodes { attachmentsUrl attachments { filename url }
-  structure { parts { filename } } } } } } }"""
+  mimeStructure { parts { filename } } } } } } }"""
 BIDI_CONTROLS = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 EXPECTED_FILENAMES = {
     "/etc/passwd": "passwd",
@@ -63,7 +63,7 @@ async def assert_filename_is_shown(client: GraphQLClient, expected: str | None) 
     (node,) = (await client(FILES_QUERY))["viewer"]["user"]["messages"]["nodes"]
     (file,) = node["attachments"]
     assert file["filename"] == expected
-    assert node["structure"]["parts"][1]["filename"] == expected
+    assert node["mimeStructure"]["parts"][1]["filename"] == expected
     content_disposition = (await client.http.get(file["url"])).headers["content-disposition"]
     ascii_part, _, encoded_part = content_disposition.partition("filename*=UTF-8''")
     assert is_safe_filename(ascii_part.encode("latin-1").decode())

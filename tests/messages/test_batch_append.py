@@ -178,7 +178,7 @@ async def test_batch_counts_towards_hourly_receive_limit(
 ) -> None:
     """The limit event is written although the limit is crossed within the batch."""
     async with environment.database.write_session() as session:
-        limit_update = update(User).where(col(User.id) == ada.user.id).values(received_max=4)
+        limit_update = update(User).where(col(User.id) == ada.user.id).values(received_per_hour=4)
         await (await session.connection()).execute(limit_update)
     limit_events = select(Change.__table__).where(col(Change.kind) == ChangeKind.LIMIT_REACHED)  # type: ignore[attr-defined]
     await insert_batch(
@@ -191,7 +191,11 @@ async def test_batch_counts_towards_hourly_receive_limit(
         InsertKind.RECEIVED,
     )
     (event,) = await environment.database.read(limit_events)
-    assert (event.facts["limit"], event.facts["used"], event.facts["allowed"]) == ("RECEIVED", 5, 4)
+    assert (event.facts["limitKind"], event.facts["used"], event.facts["limit"]) == (
+        "RECEIVED",
+        5,
+        4,
+    )
     (user,) = await environment.database.read(select(col(User.received)))
     assert user.received == 5
 

@@ -65,8 +65,8 @@ REQUIRED_ARGUMENTS = {
 }
 MESSAGE_CONTENT_FIELDS = {
     "html", "remoteImageCount", "hasComplexHtml", "text", "headers", "rawHeader",
-    "header", "body", "bodyPart", "binaryPart", "source", "events", "virtualSize", "envelopeImap",
-    "bodyImap", "bodyStructureImap",
+    "header", "body", "bodyPart", "binaryPart", "rawSource", "calendarEvents", "virtualSize",
+    "envelopeImap", "bodyImap", "bodyStructureImap",
 }  # fmt: skip
 CONTENT_FIELDS = {  # By type: fields that read stored bytes. `snippet` only does in a search.
     "Message": MESSAGE_CONTENT_FIELDS,
@@ -83,7 +83,7 @@ OBJECT_QUERIES = {  # by type: the query for an object
     "Message": "query ($id: ID!) {{ message(by: {{id: $id}}) {{ {} }} }}",
     "Attachment": "query ($id: ID!) {{ message(by: {{id: $id}}) {{ attachments {{ {} }} }} }}",
     "MimePart": "query ($id: ID!) {{ "
-    "message(by: {{id: $id}}) {{ structure {{ parts {{ {} }} }} }} }}",
+    "message(by: {{id: $id}}) {{ mimeStructure {{ parts {{ {} }} }} }} }}",
     "DeletedMessage": "{{ viewer {{ user {{ deletedMessages {{ nodes {{ {} }} }} }} }} }}",
     "File": "{{ viewer {{ user {{ files {{ nodes {{ {} }} }} }} }} }}",
     "QuarantineItem": "{{ viewer {{ user {{ quarantine {{ nodes {{ {} }} }} }} }} }}",

@@ -43,7 +43,10 @@ from tests.support.stores.query_plans import record_query_plans
 FIELDS = """id subject mailboxPath mailbox { path } deletedAt expiresAt size preview seen deleted
   from { address } to { address } hasAttachments contentType { value } user { username }"""
 ARCHIVE_QUERY = """
-query ($filter: MessageFilter, $orderBy: OrderDirection! = DESC, $first: Int, $after: String) {
+query (
+  $filter: MessageFilter, $orderBy: DeletedMessageOrder! = DELETED_DESC, $first: Int,
+  $after: String
+) {
   viewer { user { deletedMessages(
     filter: $filter, orderBy: $orderBy, first: $first, after: $after
   ) { nodes { SHOWN } totalCount pageInfo { hasNextPage endCursor } } } }
@@ -80,12 +83,20 @@ def join_subjects(answer: Any) -> str:
     return "".join(node["subject"] for node in answer["nodes"])
 
 
+def refs_from_ids(object_ids: list[str]) -> list[dict[str, str]]:
+    return [{"id": object_id} for object_id in object_ids]
+
+
 async def restore_by_subject(client: GraphQLClient, *subjects: str, **arguments: Any) -> Any:
     """Restore the messages with these subjects, in their order."""
     ids_by_subject = {node["subject"]: node["id"] for node in (await load_archive(client))["nodes"]}
     message_ids = [ids_by_subject[subject] for subject in subjects]
     return await execute_mutation(
-        client, "deletedMessageRestore", RESTORED_FIELDS, ids=message_ids, **arguments
+        client,
+        "deletedMessageRestore",
+        RESTORED_FIELDS,
+        deletedMessages=refs_from_ids(message_ids),
+        **arguments,
     )
 
 
@@ -99,7 +110,7 @@ async def test_deleted_messages_are_listed_newest_first(archive_owner: GraphQLCl
     assert first["expiresAt"] == "2030-01-26T00:02:00Z"
     assert first["from"] == {"address": "carol@example.com"}
     assert first["user"] == {"username": "ada"}
-    assert join_subjects(await load_archive(archive_owner, orderBy="ASC")) == "abc"
+    assert join_subjects(await load_archive(archive_owner, orderBy="DELETED_ASC")) == "abc"
     first_page = await load_archive(archive_owner, first=2)
     assert (join_subjects(first_page), first_page["pageInfo"]["hasNextPage"]) == ("cb", True)
     assert (
@@ -145,7 +156,10 @@ async def test_archive_hides_drafts_and_messages_due_for_purge(
     )
     assert join_subjects(await load_archive(archive_owner)) == "cba"
     restored = await execute_mutation(
-        archive_owner, "deletedMessageRestore", RESTORED_FIELDS, ids=[draft_id]
+        archive_owner,
+        "deletedMessageRestore",
+        RESTORED_FIELDS,
+        deletedMessages=refs_from_ids([draft_id]),
     )
     assert [error["code"] for error in restored["errors"]] == ["NOT_FOUND"]
     keys = [node["id"] for node in (await load_archive(archive_owner))["nodes"]]
@@ -153,7 +167,7 @@ async def test_archive_hides_drafts_and_messages_due_for_purge(
     answer = await load_archive(archive_owner)
     assert (join_subjects(answer), answer["totalCount"]) == ("", 0)
     restored = await execute_mutation(
-        archive_owner, "deletedMessageRestore", RESTORED_FIELDS, ids=keys
+        archive_owner, "deletedMessageRestore", RESTORED_FIELDS, deletedMessages=refs_from_ids(keys)
     )
     assert [error["code"] for error in restored["errors"]] == ["NOT_FOUND"]
     await housekeeping.run_round(archive_owner.environment)
@@ -228,10 +242,13 @@ async def test_restore_is_all_or_nothing(
     keys = [node["id"] for node in (await load_archive(archive_owner))["nodes"]]
     missing_id = global_ids.encode("DeletedMessage", 7)
     answer = await execute_mutation(
-        archive_owner, "deletedMessageRestore", RESTORED_FIELDS, ids=[keys[0], missing_id]
+        archive_owner,
+        "deletedMessageRestore",
+        RESTORED_FIELDS,
+        deletedMessages=refs_from_ids([keys[0], missing_id]),
     )
-    assert [(e["code"], e["path"], e["index"]) for e in answer["errors"]] == [
-        ("NOT_FOUND", ["ids"], 1)
+    assert [(e["code"], e["path"]) for e in answer["errors"]] == [
+        ("NOT_FOUND", ["deletedMessages", "1", "id"])
     ]
     async with environment.write_session() as session:
         await (await session.connection()).execute(text("UPDATE users SET quota = 400"))
@@ -244,7 +261,7 @@ async def test_restore_is_all_or_nothing(
         await (await session.connection()).execute(text("UPDATE users SET quota = NULL"))
 
 
-TIME_RANGE = {"start": "2030-01-01T00:01:00Z", "end": "2030-01-01T12:00:00Z"}
+TIME_RANGE = {"since": "2030-01-01T00:01:00Z", "before": "2030-01-01T12:00:00Z"}
 
 
 async def restore_time_range(client: GraphQLClient, **fields: Any) -> Any:
@@ -286,8 +303,8 @@ async def test_deleted_messages_restore_into_new_mailbox(
 ) -> None:
     assert (await try_update_users(archive_owner, language=language))[1] == []
     for subject in ("c", "b"):
-        start = "2030-01-01T00:02:00Z" if subject == "c" else TIME_RANGE["start"]
-        assert (await restore_time_range(archive_owner, start=start, destination="NEW_MAILBOX"))[
+        start = "2030-01-01T00:02:00Z" if subject == "c" else TIME_RANGE["since"]
+        assert (await restore_time_range(archive_owner, since=start, destination="NEW_MAILBOX"))[
             "errors"
         ] == []
         assert await tasks.run_next_task(archive_owner.environment)
@@ -315,8 +332,12 @@ async def test_deleted_messages_restore_task_stops_at_quota(
 async def test_deleted_messages_restore_with_reversed_time_range_is_refused(
     archive_owner: GraphQLClient,
 ) -> None:
-    (error,) = (await restore_time_range(archive_owner, end=TIME_RANGE["start"]))["errors"]
-    assert (error["code"], error["path"], error["constraint"]) == ("VALIDATION", ["end"], "range")
+    (error,) = (await restore_time_range(archive_owner, before=TIME_RANGE["since"]))["errors"]
+    assert (error["code"], error["path"], error["constraint"]) == (
+        "VALIDATION",
+        ["before"],
+        "range",
+    )
     validated = await restore_time_range(archive_owner, options={"validateOnly": True})
     assert validated["errors"] == []
     assert await select_rows(archive_owner.environment, "SELECT id FROM tasks") == []
@@ -338,7 +359,10 @@ async def test_archive_of_another_user_is_hidden(
         user = (await client(document, u={"id": user_global_id(archive_owner)}))["user"]
         assert user is None or user["deletedMessages"]["totalCount"] == 0
         answer = await execute_mutation(
-            client, "deletedMessageRestore", RESTORED_FIELDS, ids=[message_id]
+            client,
+            "deletedMessageRestore",
+            RESTORED_FIELDS,
+            deletedMessages=refs_from_ids([message_id]),
         )
         assert [error["code"] for error in answer["errors"]] == ["NOT_FOUND"]
         answer = await restore_time_range(client, user={"id": user_global_id(archive_owner)})
@@ -434,9 +458,11 @@ async def test_restore_statement_count_is_independent_of_message_count(
         await run_message_mutation(ada, "messageDelete", select={"mailbox": {"path": "INBOX"}})
         keys = [node["id"] for node in (await load_archive(ada))["nodes"]]
         del statements[:]
-        assert (await execute_mutation(ada, "deletedMessageRestore", RESTORED_FIELDS, ids=keys))[
-            "errors"
-        ] == []
+        assert (
+            await execute_mutation(
+                ada, "deletedMessageRestore", RESTORED_FIELDS, deletedMessages=refs_from_ids(keys)
+            )
+        )["errors"] == []
         counts.append(len(statements))
         clock.tick(days=1)
     assert counts[0] == counts[1]

@@ -25,7 +25,7 @@ query ($name: String!) {
   }
 }"""
 CONTENT_FIELDS = (
-    "subject", "preview", "text", "html", "source", "sourceUrl", "structure { section }",
+    "subject", "preview", "text", "html", "rawSource", "sourceUrl", "mimeStructure { section }",
     "rawHeader", "attachments { filename }", 'bodyPart(section: "1")', 'header(name: "To")',
     "thread { subject }",
 )  # fmt: skip

@@ -107,12 +107,12 @@ ALL_FIELDS = """id subject date receivedAt savedAt preview messageId inReplyTo r
 contentType { value }
 from { name address } sender { name address } replyTo { name address } to { name address }
 cc { name address } bcc { name address } envelope { from rcpt { formatted } }
-list { listId unsubscribe unsubscribeUrl unsubscribeOneClick }
-attachments { filename contentType cid size disposition transferEncoding }
-spam { score requiredScore action } verification { spf dkim dmarc arc authenticationResults }
+mailingList { listId unsubscribe unsubscribeUrl unsubscribeOneClick }
+attachments { filename contentType contentId size disposition transferEncoding }
+spamReport { score requiredScore action } verification { spf dkim dmarc arc authenticationResults }
 headers { key value raw } rawHeader envelopeImap bodyStructureImap text html
 thread { subject lastReceivedAt participants { name address } messages(first: 5) { totalCount } }
-structure { contentType { value } filename cid parts { filename } }"""
+mimeStructure { contentType { value } filename contentId parts { filename } }"""
 COLUMN_FIELDS = "id subject date receivedAt savedAt from { name address }"  # read from columns only
 MESSAGES_QUERY = """query ($filter: MessageFilter, $order: MessageOrder, $after: String) {
   viewer { user { messages(first: 100, filter: $filter, orderBy: $order, after: $after) {

@@ -56,7 +56,7 @@ MESSAGE_LIST_QUERIES = [
         "", ", filter: {seen: false}", ", filter: {seen: true}", ", orderBy: RECEIVED_ASC",
     )),
     USER_QUERY % (
-        PAGE_FIELDS % f', filter: {{thread: "{global_ids.encode("Thread", FIRST_ID + 7)}"}}'
+        PAGE_FIELDS % f', filter: {{thread: {{id: "{global_ids.encode("Thread", FIRST_ID + 7)}"}}}}'
     ),
     INBOX_QUERY % (
         PAGE_FIELDS

@@ -35,12 +35,12 @@ async def test_uploaded_message_is_stored_byte_for_byte(
             receivedAt="2001-01-01T00:00:00Z", metadata={"a": 1},
         )  # fmt: skip
         message = answer["message"]
-        assert (answer["errors"], message["source"]) == ([], raw.decode())
+        assert (answer["errors"], message["rawSource"]) == ([], raw.decode())
         assert message["flags"] == ["\\Seen", "\\Flagged"]
         assert message["size"] == len(raw)
         assert message["receivedAt"] == "2001-01-01T00:00:00Z"
         assert message["savedAt"] == "2030-01-02T00:00:03Z"
-        assert message["expires"] == "2030-01-03T00:00:03Z"
+        assert message["expiresAt"] == "2030-01-03T00:00:03Z"
         assert message["metadata"] == {"a": 1}
     ((changed_at,),) = await select_rows(
         ada_with_mail.environment, "SELECT max(at) FROM changes WHERE kind = 'MESSAGE_ADDED'"

@@ -22,7 +22,7 @@ from tests.support.mail.multipart_message import MULTIPART_MESSAGE
 from tests.support.operations.message_sources import upload_message
 
 IMAP_POP3_QUERY = """query ($id: ID!) { message(by: {id: $id}) {
-  guid uid seq size virtualSize body envelopeImap bodyImap bodyStructureImap pop3Uidl
+  emailId uid seq size virtualSize body envelopeImap bodyImap bodyStructureImap pop3Uidl
 } }"""
 CALENDAR = b"""BEGIN:VCALENDAR\r
 METHOD:REQUEST\r
@@ -52,7 +52,7 @@ async def test_message_has_imap_and_pop3_fields(ada: GraphQLClient) -> None:
         "message"
     ]
     assert message["uid"] == inserted.uid
-    assert message["pop3Uidl"] == message["guid"]
+    assert message["pop3Uidl"] == message["emailId"]
     assert message["body"] == "Hi there.\r\n"
     assert message["virtualSize"] == message["size"] == len(raw)
     assert message["bodyImap"] == '("text" "plain" NIL NIL NIL "7bit" 11 1)'
@@ -180,7 +180,7 @@ async def test_draft_keeps_reference_when_saved_again(
     assert without_reference["reference"] is None
 
 
-EVENT_FIELDS = """events { method uid summary startsAt endsAt allDay location
+EVENT_FIELDS = """calendarEvents { method uid summary startsAt endsAt allDay location
   organizer { name address } attendees { name address } }"""
 
 
@@ -205,7 +205,7 @@ async def test_invitation_in_several_parts_is_listed_once(
         (await deliver_to(ada, multipart_message.build_message(files))).message_id,
         EVENT_FIELDS,
     )
-    assert message["events"] == [
+    assert message["calendarEvents"] == [
         {
             "method": "REQUEST",
             "uid": "lamp-1",
@@ -219,7 +219,7 @@ async def test_invitation_in_several_parts_is_listed_once(
         }
     ]
     assert (await load_fields(ada, (await deliver_to(ada, "None")).message_id, EVENT_FIELDS))[
-        "events"
+        "calendarEvents"
     ] == []
 
 
@@ -233,9 +233,9 @@ async def test_huge_calendar_is_parsed_up_to_limit(ada: GraphQLClient) -> None:
     ]
     message_id = (await deliver_to(ada, multipart_message.build_message(files))).message_id
     before = time.process_time()
-    message = await load_fields(ada, message_id, "events { uid }")
+    message = await load_fields(ada, message_id, "calendarEvents { uid }")
     assert time.process_time() - before < 3
-    assert [event_fields["uid"] for event_fields in message["events"]] == [
+    assert [event_fields["uid"] for event_fields in message["calendarEvents"]] == [
         "lamp-1",
         *map(str, range(99)),
     ]
@@ -307,12 +307,12 @@ async def test_source_ranges_join_to_whole_source(ada: GraphQLClient) -> None:
         return content
 
     for size in (5, 7, 1000):
-        assert await fetch_in_ranges("x: source(offset: %d, maxBytes: %d)", size) == raw
+        assert await fetch_in_ranges("x: rawSource(offset: %d, maxBytes: %d)", size) == raw
         body = await fetch_in_ranges('x: bodyPart(section: "TEXT", offset: %d, maxBytes: %d)', size)
         assert body == raw[len("Subject: All\r\n\r\n") :]
-    split = await load_fields(ada, message_id, "source(offset: 18)")
-    assert base64.b64decode(split["source"]) == raw[18:]
-    for field in ("source(offset: -1)", 'bodyPart(section: "1", offset: -1)',
+    split = await load_fields(ada, message_id, "rawSource(offset: 18)")
+    assert base64.b64decode(split["rawSource"]) == raw[18:]
+    for field in ("rawSource(offset: -1)", 'bodyPart(section: "1", offset: -1)',
                   'bodyPart(section: "1", maxBytes: -3)'):  # fmt: skip
         document = f"query ($id: ID!) {{ message(by: {{id: $id}}) {{ {field} }} }}"
         answer = await ada.execute(document, id=global_ids.encode("Message", message_id))
@@ -414,8 +414,9 @@ async def test_verification_ignores_header_written_by_user(
 
 
 CONTENT_FIELDS = (
-    "body", "envelopeImap", "bodyImap", "bodyStructureImap", "virtualSize", "events { uid }",
-    "attachmentsUrl", "remoteImageCount", "attachments { text message { subject } }",
+    "body", "envelopeImap", "bodyImap", "bodyStructureImap", "virtualSize",
+    "calendarEvents { uid }", "attachmentsUrl", "remoteImageCount",
+    "attachments { text message { subject } }",
 )  # fmt: skip
 
 

@@ -190,14 +190,15 @@ async def test_message_of_another_user_is_null(ada: GraphQLClient, bob: GraphQLC
         key=message_id,
     )
     document = """query ($ref: MessageRef!, $id: ID!, $thread: ID!) {
-        message(by: $ref) { subject } node(id: $id) { id } thread(id: $thread) { subject } }"""
+        message(by: $ref) { subject } node(id: $id) { id }
+        thread(by: {id: $thread}) { subject } }"""
     message_global_id, thread_global_id = (
         global_ids.encode("Message", message_id),
         global_ids.encode("Thread", thread_id),
     )
     refs: list[dict[str, Any]] = [
         {"id": message_global_id},
-        {"guid": f"{message_id:032X}"},
+        {"emailId": f"{message_id:032X}"},
         {"uid": {"mailbox": {"id": global_ids.encode("Mailbox", mailbox_id)}, "uid": uid}},
     ]
     for ref in refs:
@@ -211,8 +212,8 @@ async def test_message_of_another_user_is_null(ada: GraphQLClient, bob: GraphQLC
 @pytest.mark.parametrize(
     "ref",
     [
-        {"guid": "0" * 31 + "7"},
-        {"guid": "f" * 32},
+        {"emailId": "0" * 31 + "7"},
+        {"emailId": "f" * 32},
         {"uid": {"mailbox": {"path": "INBOX"}, "uid": 99}},
         {"uid": {"mailbox": {"path": "INBOX"}, "uid": -1}},
         {"uid": {"mailbox": {"path": "Nowhere"}, "uid": 1}},
@@ -223,7 +224,9 @@ async def test_missing_message_is_null(ada: GraphQLClient, ref: dict[str, Any]) 
     assert await ada(document, ref=ref) == {"message": None}
 
 
-@pytest.mark.parametrize("reference", [{"guid": "x"}, {"guid": "g" * 32}, {"id": "msg_nonsense"}])
+@pytest.mark.parametrize(
+    "reference", [{"emailId": "x"}, {"emailId": "g" * 32}, {"id": "msg_nonsense"}]
+)
 async def test_malformed_message_reference_is_refused(
     ada: GraphQLClient, reference: dict[str, Any]
 ) -> None:
@@ -287,13 +290,13 @@ async def test_read_only_key_cannot_mark_seen(ada: GraphQLClient, environment: E
 
 ALL_FIELDS_QUERY = """query ($id: ID!) { message(by: {id: $id}) {
   text html rawHeader header(name: "x-twice") headers { key value }
-  source(maxBytes: 16777216) bodyPart(section: "HEADER") contentType { value params }
-  structure { section contentType { value } parts { section contentType { value } filename
+  rawSource(maxBytes: 16777216) bodyPart(section: "HEADER") contentType { value params }
+  mimeStructure { section contentType { value } parts { section contentType { value } filename
     parts { section contentType { value } } } }
-  hasAttachments attachmentCount attachments { filename contentType size sizeKb part related cid }
-  from { name address } to { name address } size preview list { listId }
+  hasAttachments attachmentCount attachments { filename contentType size section inline contentId }
+  from { name address } to { name address } size preview mailingList { listId }
   envelope { from rcpt { value } }
-  sourceUrl encrypted metadata guid } }"""
+  sourceUrl encrypted metadata emailId } }"""
 
 
 async def test_rich_message_has_all_fields(ada: GraphQLClient) -> None:
@@ -307,23 +310,26 @@ async def test_rich_message_has_all_fields(ada: GraphQLClient) -> None:
     assert "far.example" not in html
     assert message["header"] == ["one", "zwölf"]
     assert message["rawHeader"] == message["bodyPart"]
-    assert base64.b64decode(message["source"]) == multipart_message.MULTIPART_MESSAGE
+    assert base64.b64decode(message["rawSource"]) == multipart_message.MULTIPART_MESSAGE
     assert message["contentType"] == {
         "value": "multipart/mixed", "params": {"boundary": "out"},
     }  # fmt: skip
-    parts = message["structure"]["parts"]
+    parts = message["mimeStructure"]["parts"]
     assert [part["section"] for part in parts] == [str(n) for n in range(1, 10)]
     assert [part["contentType"]["value"] for part in parts[0]["parts"]] == [
         "text/plain", "text/html",
     ]  # fmt: skip
     assert message["attachmentCount"] == len(message["attachments"]) == 8
     large = message["attachments"][0]
-    assert (large["filename"], large["size"], large["sizeKb"]) == ("large.pdf", 3 << 20, 3072)
+    assert (large["filename"], large["size"]) == ("large.pdf", 3 << 20)
     assert message["from"] == {"name": "Carol", "address": "carol@example.com"}
-    assert (message["size"], message["list"]) == (len(multipart_message.MULTIPART_MESSAGE), None)
+    assert (message["size"], message["mailingList"]) == (
+        len(multipart_message.MULTIPART_MESSAGE),
+        None,
+    )
     rcpt = [{"value": "ada@example.org"}]
     assert message["envelope"] == {"from": "carol@example.com", "rcpt": rcpt}
-    assert message["guid"] == f"{inserted.message_id:032x}"
+    assert message["emailId"] == f"{inserted.message_id:032x}"
 
 
 async def test_message_lists_of_two_users_are_separate(

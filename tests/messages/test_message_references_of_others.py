@@ -175,8 +175,10 @@ async def test_unmanaged_message_is_not_found(
             assert error_codes_and_paths(answer) == [("NOT_FOUND", ["select", "ids"])]
         archived = global_ids.encode("DeletedMessage", global_ids.decode("Message", message_id))
         fields = "restored { mailbox { path } }"
-        answer = await execute_mutation(client, "deletedMessageRestore", fields, ids=[archived])
-        assert error_codes_and_paths(answer) == [("NOT_FOUND", ["ids"])]
+        answer = await execute_mutation(
+            client, "deletedMessageRestore", fields, deletedMessages=[{"id": archived}]
+        )
+        assert error_codes_and_paths(answer) == [("NOT_FOUND", ["deletedMessages", "0", "id"])]
     assert await load_audit_log(environment) == []
 
 
@@ -213,7 +215,13 @@ async def test_restore_returns_messages_to_each_owner(
     id_lists: tuple[list[str], ...] = (deleted_ids[1:], deleted_ids[:1], [])
     for client, ids, path in zip(managers, id_lists, ("Sent", "INBOX", ""), strict=True):
         target = {"mailbox": {"path": path}} if path == "Sent" else {}
-        answer = await execute_mutation(client, "deletedMessageRestore", fields, ids=ids, **target)
+        answer = await execute_mutation(
+            client,
+            "deletedMessageRestore",
+            fields,
+            deletedMessages=[{"id": object_id} for object_id in ids],
+            **target,
+        )
         assert answer["errors"] == []
         assert [item["mailbox"]["path"] for item in answer["restored"]] == [path] * len(ids)
     assert sorted((await load_mailbox_path_by_subject(ada)).values()) == ["INBOX", "Sent"]

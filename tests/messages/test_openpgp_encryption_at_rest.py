@@ -297,7 +297,7 @@ async def test_uploaded_message_is_encrypted_except_draft(
     answer = await run_message_mutation(
         pgp_account.client, "messageUpload", **arguments, draft=True
     )
-    assert answer["message"]["source"].encode() == PLAIN_MESSAGE
+    assert answer["message"]["rawSource"].encode() == PLAIN_MESSAGE
     mailbox_id = mailbox_global_id((await pgp_account.client.load_mailbox()).id)
     response = await pgp_account.client.http.post(
         f"/rest/mailboxes/{mailbox_id}/messages",
@@ -308,7 +308,7 @@ async def test_uploaded_message_is_encrypted_except_draft(
         global_ids.decode("Message", response.json()["id"])
     ) == encryptable_part(LARGE_MESSAGE)
     answer = await run_message_mutation(bob, "messageUpload", **arguments)
-    assert answer["message"]["source"].encode() == PLAIN_MESSAGE
+    assert answer["message"]["rawSource"].encode() == PLAIN_MESSAGE
 
 
 async def test_upload_to_several_users_is_encrypted_per_user(

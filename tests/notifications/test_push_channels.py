@@ -238,7 +238,8 @@ async def test_muted_threads_and_uploaded_messages_are_not_pushed(
     await push_until_idle(worker)
     threads = "{ viewer { user { messages { nodes { thread { id } } } } } }"
     (node,) = (await ada(threads))["viewer"]["user"]["messages"]["nodes"]
-    mute = """mutation ($id: ID!) { threadUpdate(input: {ids: [$id], muted: true}) {
+    mute = """mutation ($id: ID!) { threadUpdate(
+        input: {threads: [{id: $id}], set: {muted: true}}) {
       errors { code } } }"""
     await ada(mute, id=node["thread"]["id"])
     await deliver_to_mailbox(ada, "Re: Talk", In_Reply_To="<t@example.net>")
@@ -443,7 +444,9 @@ async def test_admin_sets_channels_of_users_and_security_log_has_it(
 ) -> None:
     payload = await run_push_channel_set(
         root,
-        **http_channel_input(receiver, users={"domains": ["example.org"]}, title="{TO_ADDRESS}"),
+        **http_channel_input(
+            receiver, users={"domains": [{"name": "example.org"}]}, title="{TO_ADDRESS}"
+        ),
     )
     assert [shown_channel["user"]["username"] for shown_channel in payload["channels"]] == [
         "ada",
@@ -497,7 +500,7 @@ async def test_channels_are_listed_with_constant_statements(
     text = """{ users(first: 50) { nodes { username pushChannels { kind user { username }
       mailboxes { path } } } } }"""
     fields = http_channel_input(
-        receiver, users={"domains": ["example.org"]}, mailboxes=[{"path": "INBOX"}]
+        receiver, users={"domains": [{"name": "example.org"}]}, mailboxes=[{"path": "INBOX"}]
     )
     await run_push_channel_set(root, **fields)
 

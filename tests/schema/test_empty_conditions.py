@@ -40,7 +40,7 @@ CONDITION_SUFFIXES = ("Filter", "Selection", "Match")
 # inputs with such a name that are no conditions
 NO_CONDITION_INPUTS = {"FilterQueryInput"}
 # mutations that return all objects, or the names given
-FULL_LIST_MUTATIONS = {"savedSearchSet", "sieveScriptDelete"}
+FULL_LIST_MUTATIONS = {"sieveScriptDelete"}
 
 
 def test_all_filters_and_selections_are_condition_inputs() -> None:
@@ -150,10 +150,10 @@ async def test_empty_list_below_not_is_refused(filled_clients: list[GraphQLClien
     delete_mutation = """mutation ($input: MessageDeleteInput!) {
       messageDelete(input: $input) { deletedCount errors { code path } } }"""
     for filter_, path in (
-        ({"not": {"guids": []}}, ["not", "guids"]),
+        ({"not": {"emailIds": []}}, ["not", "emailIds"]),
         ({"not": {"not": {"mailboxes": []}}}, ["not", "not", "mailboxes"]),
         ({"and": [{"not": {"or": []}}]}, ["and", "0", "not", "or"]),
-        ({"not": {"and": [{"guids": []}]}}, ["not", "and", "0", "guids"]),
+        ({"not": {"and": [{"emailIds": []}]}}, ["not", "and", "0", "emailIds"]),
     ):
         delete_input = {"select": {"filter": filter_}, "permanent": True}
         payload = (await ada(delete_mutation, input=delete_input))["messageDelete"]

@@ -32,7 +32,7 @@ CALLS: list[tuple[str, dict[str, Any], str]] = [
     ("mailboxDelete", {"mailboxes": [UNKNOWN_MAILBOX]}, UNKNOWN_MAILBOX["id"]),
     ("mailboxDelete", {"mailboxes": [{"path": "None"}]}, "None"),
     ("mailboxRename", {"mailbox": UNKNOWN_MAILBOX, "newPath": "New"}, UNKNOWN_MAILBOX["id"]),
-    ("filterDelete", {"ids": [unknown_id("Filter")]}, unknown_id("Filter")),
+    ("filterDelete", {"filters": [{"id": unknown_id("Filter")}]}, unknown_id("Filter")),
     (
         "filterCreate",
         {"query": {}, "action": {"copyTo": [{"path": "INBOX"}, UNKNOWN_MAILBOX]}},
@@ -40,7 +40,7 @@ CALLS: list[tuple[str, dict[str, Any], str]] = [
     ),
     (
         "filterCreate",
-        {"query": {}, "action": {"webhook": unknown_id("Webhook")}},
+        {"query": {}, "action": {"webhook": {"id": unknown_id("Webhook")}}},
         unknown_id("Webhook"),
     ),
     ("userDelete", {"users": {"ids": [USER]}}, USER),
@@ -54,7 +54,6 @@ async def test_not_found_error_contains_reference_of_client(
 ) -> None:
     document = f"""mutation ($input: {name[0].upper()}{name[1:]}Input!) {{
       {name}(input: $input) {{ errors {{ code message ... on NotFoundError {{ ref }} }} }} }}"""
-    document = document.replace("FilterDeleteInput", "IdsInput")
     client = root if USER in str(input_) else ada
     (error,) = (await client(document, input=input_))[name]["errors"]
     assert (error["code"], error["ref"]) == ("NOT_FOUND", ref)

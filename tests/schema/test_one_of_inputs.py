@@ -63,7 +63,7 @@ def _sample_values(name: str, unmatched: Any) -> list[Any]:
         "patterns": ["a*"],
     }
     matching_values |= {"usernames": ["ada"], "domains": ["example.org"], "specialUse": "INBOX"}
-    matching_values |= {"guid": "0" * 32, "name": "example.org"}
+    matching_values |= {"emailId": "0" * 32, "guid": "0" * 32, "name": "example.org"}
     return [
         unmatched,
         *(

@@ -116,7 +116,7 @@ FILTER_CASES: list[tuple[dict[str, Any], list[int]]] = [
     ({"mailbox": {"specialUse": "INBOX"}, "seqs": "1,3"}, [2, 3]),
     ({"mailbox": {"specialUse": "INBOX"}, "seqs": "*"}, [2]),
     ({"mailbox": {"specialUse": "INBOX"}, "seqs": "2:*"}, [1, 2]),
-    ({"guids": ["0" * 32]}, []),
+    ({"emailIds": ["0" * 32]}, []),
     ({"forwarded": False}, [0, 1, 2, 3]),
     ({"forwarded": True}, []),
     ({"savedSince": {"at": "2030-01-11T00:00:00Z"}}, [1, 2, 3]),
@@ -187,7 +187,9 @@ async def test_message_list_is_filtered_by_message_id_and_thread(
     )
     assert await find_subjects(ada_with_messages, messageId=row[0]) == ["Question"]
     assert await find_subjects(ada_with_messages, messageId=row[0][1:]) == []
-    assert await find_subjects(ada_with_messages, thread=global_ids.encode("Thread", row[1])) == [
+    assert await find_subjects(
+        ada_with_messages, thread={"id": global_ids.encode("Thread", row[1])}
+    ) == [
         "Question",
         "Re: Question",
     ]
@@ -197,7 +199,7 @@ async def test_thread_has_counts_and_participants(ada_with_messages: GraphQLClie
     ((thread_id,),) = await select_rows(
         ada_with_messages.environment, "SELECT thread_id FROM messages WHERE subject = 'Question'"
     )
-    document = """query ($id: ID!) { thread(id: $id) { subject messageCount unseenCount
+    document = """query ($id: ID!) { thread(by: {id: $id}) { subject messageCount unseenCount
         lastReceivedAt participants { name address } mailboxes { path }
         messages(first: 1) { totalCount nodes { subject } pageInfo { hasNextPage } } } }"""
     answer = await ada_with_messages(document, id=global_ids.encode("Thread", thread_id))
@@ -230,8 +232,8 @@ async def test_thread_has_counts_and_participants(ada_with_messages: GraphQLClie
         {"query": "x" * 1025},
         {"seqs": "1"},
         {"mailbox": {"path": "A"}, "seqs": "1:"},
-        {"guids": ["12"]},
-        {"guids": ["0" * 32] * 1001},
+        {"emailIds": ["12"]},
+        {"emailIds": ["0" * 32] * 1001},
         {"mailboxPatterns": ["x" * 1001]},
         {"mailboxPatterns": ["x"] * 51},
         {"subject": "x" * 1001},
@@ -248,7 +250,7 @@ async def test_thread_has_counts_and_participants(ada_with_messages: GraphQLClie
         {"and": [{}]},
         {"or": [{}, {"seen": True}]},
         {"not": {}},
-        {"not": {"guids": []}},
+        {"not": {"emailIds": []}},
         {"not": {"and": []}},
     ],
 )

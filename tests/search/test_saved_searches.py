@@ -15,22 +15,37 @@ from tests.support.operations.bulk_operations import inbox_selection, run_messag
 from tests.support.servers.live_server import LiveServer, wait_until
 from tests.support.stores.counter_check import load_journal_entries, load_stream_position
 
-SAVED_SEARCH_SET = """
-mutation ($input: SavedSearchSetInput!) { savedSearchSet(input: $input) {
-  savedSearches { id name query filter total unseen }
-  errors { __typename code path message ... on ValidationError { constraint } } } }
-"""
-SAVED_SEARCHES_QUERY = """{ viewer { user { savedSearches { id name query filter total unseen
+SAVED_SEARCH_FIELDS = "{ id name query filter messageCount unseenCount }"
+ERROR_FIELDS = "errors { __typename code path message ... on ValidationError { constraint } }"
+SAVED_SEARCH_CREATE = f"""mutation ($input: SavedSearchCreateInput!) {{
+  savedSearchCreate(input: $input) {{ savedSearch {SAVED_SEARCH_FIELDS} {ERROR_FIELDS} }} }}"""
+SAVED_SEARCH_UPDATE = f"""mutation ($input: SavedSearchUpdateInput!) {{
+  savedSearchUpdate(input: $input) {{ savedSearches {SAVED_SEARCH_FIELDS} {ERROR_FIELDS} }} }}"""
+SAVED_SEARCH_DELETE = f"""mutation ($input: SavedSearchDeleteInput!) {{
+  savedSearchDelete(input: $input) {{ deletedIds {ERROR_FIELDS} }} }}"""
+SAVED_SEARCHES_QUERY = """{ viewer { user { savedSearches {
+  id name query filter messageCount unseenCount
   messages(first: 2) { nodes { subject } totalCount pageInfo { endCursor } } } } } }"""
 SAVED_SEARCH_MESSAGES = """query ($id: ID!, $after: String) { node(id: $id) { ... on SavedSearch {
   messages(first: 2, after: $after, orderBy: RECEIVED_ASC) {
     nodes { subject } pageInfo { endCursor hasNextPage } } } } }"""
-SUBSCRIPTION = "subscription ($id: ID!) { savedSearch(id: $id) { name total unseen } }"
+SUBSCRIPTION = "subscription ($id: ID!) { savedSearch(id: $id) { name messageCount unseenCount } }"
 pytestmark = pytest.mark.usefixtures("verify_consistency")
 
 
-async def set_saved_search(client: GraphQLClient, name: str, **fields: Any) -> Any:
-    return (await client(SAVED_SEARCH_SET, input={"name": name, **fields}))["savedSearchSet"]
+async def create_saved_search(client: GraphQLClient, name: str, **fields: Any) -> Any:
+    variables = {"input": {"name": name, **fields}}
+    return (await client(SAVED_SEARCH_CREATE, **variables))["savedSearchCreate"]
+
+
+async def update_saved_search(client: GraphQLClient, ref: dict[str, str], **fields: Any) -> Any:
+    variables = {"input": {"savedSearches": [ref], "set": fields}}
+    return (await client(SAVED_SEARCH_UPDATE, **variables))["savedSearchUpdate"]
+
+
+async def delete_saved_search(client: GraphQLClient, ref: dict[str, str]) -> Any:
+    variables = {"input": {"savedSearches": [ref]}}
+    return (await client(SAVED_SEARCH_DELETE, **variables))["savedSearchDelete"]
 
 
 async def load_saved_searches(client: GraphQLClient) -> list[Any]:
@@ -40,19 +55,29 @@ async def load_saved_searches(client: GraphQLClient) -> list[Any]:
 
 async def test_saved_search_is_created_changed_and_deleted(ada_with_mail: GraphQLClient) -> None:
     last = await load_stream_position(ada_with_mail.environment, ada_with_mail.user.id)
-    (saved,) = (await set_saved_search(ada_with_mail, "Unread", query="is:unread in:inbox"))[
-        "savedSearches"
+    saved = (await create_saved_search(ada_with_mail, "Unread", query="is:unread in:inbox"))[
+        "savedSearch"
     ]
     assert saved["filter"] == {"seen": False, "mailbox": {"specialUse": "INBOX"}}
-    assert (saved["query"], saved["total"], saved["unseen"]) == ("is:unseen in:inbox", 3, 3)
-    assert (await set_saved_search(ada_with_mail, " unread ", filter=saved["filter"]))[
-        "errors"
-    ] == []
+    assert (saved["query"], saved["messageCount"], saved["unseenCount"]) == (
+        "is:unseen in:inbox",
+        3,
+        3,
+    )
+    (error,) = (await create_saved_search(ada_with_mail, " unread ", query="x"))["errors"]
+    assert (error["code"], error["path"]) == ("CONFLICT", ["name"])
+    renamed = await update_saved_search(ada_with_mail, {"name": "UNREAD"}, name=" unread ")
+    assert renamed["errors"] == []
     (changed,) = await load_saved_searches(ada_with_mail)
     assert (changed["id"], changed["name"]) == (saved["id"], "unread")
-    combined = await set_saved_search(ada_with_mail, "unread", query="a", filter={"flagged": True})
+    assert changed["filter"] == saved["filter"]
+    combined = await update_saved_search(
+        ada_with_mail, {"id": saved["id"]}, query="a", filter={"flagged": True}
+    )
     assert combined["savedSearches"][0]["filter"] == {"and": [{"query": "a"}, {"flagged": True}]}
-    assert (await set_saved_search(ada_with_mail, "UNREAD", delete=True))["savedSearches"] == []
+    deleted = await delete_saved_search(ada_with_mail, {"name": "UNREAD"})
+    assert deleted == {"deletedIds": [saved["id"]], "errors": []}
+    assert await load_saved_searches(ada_with_mail) == []
     kinds = [
         kind
         for kind, _ in await load_journal_entries(
@@ -60,19 +85,37 @@ async def test_saved_search_is_created_changed_and_deleted(ada_with_mail: GraphQ
         )
     ]
     assert kinds == [ChangeKind.SAVED_SEARCH_CHANGED] * 4
-    (error,) = (await set_saved_search(ada_with_mail, "unread", delete=True))["errors"]
-    assert (error["code"], error["path"]) == ("NOT_FOUND", ["name"])
+    (error,) = (await delete_saved_search(ada_with_mail, {"name": "unread"}))["errors"]
+    assert (error["code"], error["path"]) == ("NOT_FOUND", ["savedSearches", "0", "name"])
+    (error,) = (await update_saved_search(ada_with_mail, {"id": saved["id"]}, name="x"))["errors"]
+    assert (error["code"], error["path"]) == ("NOT_FOUND", ["savedSearches", "0", "id"])
+
+
+async def test_saved_search_is_not_renamed_to_a_used_name(ada: GraphQLClient) -> None:
+    for name in ("a", "b"):
+        await create_saved_search(ada, name, query="x")
+    (error,) = (await update_saved_search(ada, {"name": "a"}, name="B"))["errors"]
+    assert (error["code"], error["path"]) == ("CONFLICT", ["set", "name"])
+    refs = [{"name": "a"}, {"name": "b"}]
+    variables = {"input": {"savedSearches": refs, "set": {"name": "c"}}}
+    (error,) = (await ada(SAVED_SEARCH_UPDATE, **variables))["savedSearchUpdate"]["errors"]
+    assert (error["constraint"], error["path"]) == ("exclusive", ["set", "name"])
+    assert [search["name"] for search in await load_saved_searches(ada)] == ["a", "b"]
 
 
 async def test_saved_search_counts_current_messages(
     ada_with_mail: GraphQLClient, clock: ManualClock
 ) -> None:
-    (saved,) = (await set_saved_search(ada_with_mail, "Days", query="after:30d"))["savedSearches"]
+    saved = (await create_saved_search(ada_with_mail, "Days", query="after:30d"))["savedSearch"]
     await run_message_mutation(
         ada_with_mail, "messageUpdate", select=inbox_selection("1"), set={"seen": True}
     )
     (search,) = await load_saved_searches(ada_with_mail)
-    assert (search["total"], search["unseen"], search["messages"]["totalCount"]) == (3, 2, 3)
+    assert (search["messageCount"], search["unseenCount"], search["messages"]["totalCount"]) == (
+        3,
+        2,
+        3,
+    )
     assert [node["subject"] for node in search["messages"]["nodes"]] == ["c", "b"]
     page = (await ada_with_mail(SAVED_SEARCH_MESSAGES, id=saved["id"]))["node"]["messages"]
     rest = (
@@ -85,7 +128,7 @@ async def test_saved_search_counts_current_messages(
     clock.tick(days=31)
     await deliver_to(ada_with_mail, "d")
     (search,) = await load_saved_searches(ada_with_mail)
-    assert (search["total"], search["unseen"]) == (1, 1)
+    assert (search["messageCount"], search["unseenCount"]) == (1, 1)
 
 
 @pytest.mark.parametrize(
@@ -102,15 +145,14 @@ async def test_saved_search_counts_current_messages(
         ({"query": "in:Nowhere"}, ["query"], "mailbox"),
         ({"query": "text:a"}, ["filter", "text"], "unsupported"),
         ({"filter": {"not": {"header": {"name": "X"}}}}, ["filter", "header"], "unsupported"),
-        ({"filter": {"guids": ["x"]}}, ["filter", "guids"], "pattern"),
+        ({"filter": {"emailIds": ["x"]}}, ["filter", "emailIds"], "pattern"),
         ({"filter": {"uids": "1"}}, ["filter", "uids"], "required"),
-        ({"query": "a", "delete": True}, ["delete"], "exclusive"),
     ],
 )
 async def test_invalid_saved_search_is_refused(
     ada: GraphQLClient, arguments: dict[str, Any], path: list[str], constraint: str
 ) -> None:
-    answer = (await ada(SAVED_SEARCH_SET, input={"name": "x", **arguments}))["savedSearchSet"]
+    answer = await create_saved_search(ada, **{"name": "x", **arguments})
     assert [(e["path"], e["constraint"]) for e in answer["errors"]] == [(path, constraint)]
     assert await load_saved_searches(ada) == []
 
@@ -119,28 +161,35 @@ async def test_saved_search_count_and_size_are_limited(
     ada: GraphQLClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(saved_searches, "MAX_SAVED_SEARCHES", 2)
-    for name in ("a", "b", "A"):
-        assert (await set_saved_search(ada, name, query="x"))["errors"] == []
-    (error,) = (await set_saved_search(ada, "c", query="x"))["errors"]
+    for name in ("a", "b"):
+        assert (await create_saved_search(ada, name, query="x"))["errors"] == []
+    (error,) = (await create_saved_search(ada, "c", query="x"))["errors"]
     assert (error["code"], error["path"]) == ("LIMIT_REACHED", ["name"])
     large_filter = [{"subject": "x" * 900}] * 20
-    (error,) = (await set_saved_search(ada, "a", filter={"or": large_filter}))["errors"]
-    assert (error["code"], error["path"]) == ("LIMIT_REACHED", ["filter"])
+    (error,) = (await update_saved_search(ada, {"name": "a"}, filter={"or": large_filter}))[
+        "errors"
+    ]
+    assert (error["code"], error["path"]) == ("LIMIT_REACHED", ["set", "filter"])
 
 
 async def test_saved_search_of_another_user_is_hidden(
     ada_with_mail: GraphQLClient, bob: GraphQLClient, root: GraphQLClient
 ) -> None:
-    (ada_search,) = (await set_saved_search(ada_with_mail, "Mine", query="ALL is:unread"))[
-        "savedSearches"
+    ada_search = (await create_saved_search(ada_with_mail, "Mine", query="ALL is:unread"))[
+        "savedSearch"
     ]
     assert (await load_saved_searches(bob)) == []
     assert (await bob(SAVED_SEARCH_MESSAGES, id=ada_search["id"]))["node"] is None
-    (error,) = (await set_saved_search(bob, "Mine", delete=True))["errors"]
-    assert error["code"] == "NOT_FOUND"
+    for ref in ({"name": "Mine"}, {"id": ada_search["id"]}):
+        for answer in (
+            await delete_saved_search(bob, ref),
+            await update_saved_search(bob, ref, name="x"),
+        ):
+            (error,) = answer["errors"]
+            assert (error["code"], error["path"][:2]) == ("NOT_FOUND", ["savedSearches", "0"])
     await deliver_to(bob, "z")
-    (bob_search,) = (await set_saved_search(bob, "Mine", query="ALL is:unread"))["savedSearches"]
-    assert (bob_search["total"], ada_search["total"]) == (1, 3)
+    bob_search = (await create_saved_search(bob, "Mine", query="ALL is:unread"))["savedSearch"]
+    assert (bob_search["messageCount"], ada_search["messageCount"]) == (1, 3)
     document = '{ user(by: {username: "ada"}) { savedSearches { name } } }'
     assert (await root(document))["user"] == {"savedSearches": []}
 
@@ -148,35 +197,39 @@ async def test_saved_search_of_another_user_is_hidden(
 async def test_saved_search_statement_count_is_independent_of_count(
     ada_with_mail: GraphQLClient, statements: list[str]
 ) -> None:
-    document = "{ viewer { user { savedSearches { name query total unseen } } } }"
+    document = "{ viewer { user { savedSearches { name query messageCount unseenCount } } } }"
 
     async def count_statements() -> int:
         del statements[:]
         await ada_with_mail(document)
         return len([statement for statement in statements if "api_keys" not in statement])
 
-    await set_saved_search(ada_with_mail, "k0", query="is:unread")
+    await create_saved_search(ada_with_mail, "k0", query="is:unread")
     expected = await count_statements()
     for n in range(1, 20):
-        await set_saved_search(ada_with_mail, f"k{n}", query=f"is:unread larger:{n}")
+        await create_saved_search(ada_with_mail, f"k{n}", query=f"is:unread larger:{n}")
     assert [await count_statements(), await count_statements()] == [expected, expected]
 
 
 async def test_subscription_sends_counts_at_start_and_on_change(
     ada_with_mail: GraphQLClient, live_server: LiveServer
 ) -> None:
-    (saved,) = (await set_saved_search(ada_with_mail, "Unread", query="is:unread"))["savedSearches"]
+    saved = (await create_saved_search(ada_with_mail, "Unread", query="is:unread"))["savedSearch"]
     subscription = await live_server.follow(ada_with_mail, SUBSCRIPTION, id=saved["id"])
     received = subscription.payloads
     await wait_until(lambda: len(received) == 1)
-    assert received[0]["data"]["savedSearch"] == {"name": "Unread", "total": 3, "unseen": 3}
+    assert received[0]["data"]["savedSearch"] == {
+        "name": "Unread",
+        "messageCount": 3,
+        "unseenCount": 3,
+    }
     await deliver_to(ada_with_mail, "d")
     await wait_until(lambda: len(received) == 2)
-    assert received[1]["data"]["savedSearch"]["total"] == 4
-    await set_saved_search(ada_with_mail, "Unread", query="is:unread is:flagged")
+    assert received[1]["data"]["savedSearch"]["messageCount"] == 4
+    await update_saved_search(ada_with_mail, {"name": "Unread"}, query="is:unread is:flagged")
     await wait_until(lambda: len(received) == 3)
-    assert received[2]["data"]["savedSearch"]["total"] == 0
-    await set_saved_search(ada_with_mail, "Unread", delete=True)
+    assert received[2]["data"]["savedSearch"]["messageCount"] == 0
+    await delete_saved_search(ada_with_mail, {"name": "Unread"})
     await wait_until(lambda: subscription.end_frame is not None)
     assert subscription.end_frame["type"] == "complete"
     await subscription.unsubscribe()
@@ -185,7 +238,7 @@ async def test_subscription_sends_counts_at_start_and_on_change(
 async def test_rapid_changes_are_counted_once(
     ada_with_mail: GraphQLClient, statements: list[str]
 ) -> None:
-    (saved,) = (await set_saved_search(ada_with_mail, "Unread", query="is:unread"))["savedSearches"]
+    saved = (await create_saved_search(ada_with_mail, "Unread", query="is:unread"))["savedSearch"]
     search_id = global_ids.decode("SavedSearch", saved["id"])
     window = timedelta(seconds=2)
     updates = saved_searches.follow_saved_search(
@@ -220,5 +273,5 @@ async def test_rapid_changes_are_counted_once(
 async def test_subscription_to_foreign_saved_search_is_refused(
     ada_with_mail: GraphQLClient, bob: GraphQLClient, live_server: LiveServer
 ) -> None:
-    (saved,) = (await set_saved_search(ada_with_mail, "Unread", query="is:unread"))["savedSearches"]
+    saved = (await create_saved_search(ada_with_mail, "Unread", query="is:unread"))["savedSearch"]
     assert await live_server.follow_until_refused(bob, SUBSCRIPTION, id=saved["id"]) == "NOT_FOUND"

@@ -103,7 +103,7 @@ QUERY_CASES: list[tuple[str, dict[str, Any]]] = [
     ("KEYWORD $Forwarded UNKEYWORD junk", {"keyword": "$Forwarded", "not": {"keyword": "junk"}}),
     (
         "INTHREAD abc BODY x TEXT y SUBJECT z",
-        {"thread": "abc", "body": "x", "text": "y", "subject": "z"},
+        {"thread": {"id": "abc"}, "body": "x", "text": "y", "subject": "z"},
     ),
     (
         "( FROM ann OR FROM bob ) SMALLER 10",
@@ -203,7 +203,7 @@ CONDITION_VALUES = {
     "mailbox": mailbox_refs,
     "mailboxes": st.lists(mailbox_refs, min_size=1, max_size=3),
     "mailboxPatterns": st.lists(words, min_size=1, max_size=3),
-    "guids": st.lists(st.sampled_from(["0" * 32, "f" * 32]), min_size=1, max_size=3),
+    "emailIds": st.lists(st.sampled_from(["0" * 32, "f" * 32]), min_size=1, max_size=3),
     "header": st.builds(lambda name: {"name": name}, header_names)
     | st.builds(
         lambda name, part: {"name": name, "contains": part}, header_names, st.text(max_size=6)

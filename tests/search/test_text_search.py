@@ -119,7 +119,11 @@ VALID_PART_CASES: list[tuple[str, list[str], tuple[str, int, str]]] = [
     ("bill uid:1:", ["Lunch", "Bill"], ("uid:1:", 6, "uids go with a mailbox")),
     ("bill uid:1: in:inbox", ["Lunch", "Bill"], ("uid:1:", 6, 'a set of numbers is like "1,3')),
     ("bill thread:zz", ["Lunch", "Bill"], ("thread:zz", 6, "not the id of a Thread")),
-    ("bill guid:12", ["Lunch", "Bill"], ("guid:12", 6, "a guid has 32 hex digits")),
+    (
+        "bill emailid:12",
+        ["Lunch", "Bill"],
+        ("emailid:12", 6, "an email ID has 32 hexadecimal digits"),
+    ),
     ("subject:bill !!! ???", ["Bill"], ("!!!", 14, "a search has words, in at most 1024")),
     ("a " * 40 + "is:unread", ["Duck", "Lunch", "Bill"], ("a", 1, "a search has at most 32 words")),
     ("bill after:soo", ["Lunch", "Bill"], ("after:soo", 6, "it takes a time such as")),
@@ -251,7 +255,7 @@ async def test_search_parse_returns_text_and_filter(ada_with_messages: GraphQLCl
         {"or": [{"query": "-a"}, {"not": {"subject": 'x "y" \\'}}]},
         {"receivedSince": {"at": "2026-01-01T00:00:00Z"}, "sentBefore": {"ago": "P7D"}},
         {"header": {"name": "X-A"}, "attachment": {"contentType": "pdf"}, "larger": 5000},
-        {"guids": ["0" * 32], "mailboxPatterns": ["a*", "%"], "modifiedSince": 7},
+        {"emailIds": ["0" * 32], "mailboxPatterns": ["a*", "%"], "modifiedSince": 7},
     ]
     for filter_ in filters:
         from_filter = await parse(filter=filter_)

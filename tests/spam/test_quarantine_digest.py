@@ -38,7 +38,7 @@ from tests.support.stores.counter_check import (
 )
 
 INBOX = """{ viewer { user { mailbox(by: {path: "INBOX"}) {
-  messages(first: 50) { nodes { id source } } } } } }"""
+  messages(first: 50) { nodes { id rawSource } } } } } }"""
 pytestmark = pytest.mark.usefixtures("verify_consistency")
 
 
@@ -55,7 +55,7 @@ async def digest_messages(client: GraphQLClient) -> list[EmailMessage]:
     """Return the digest messages in the INBOX, the oldest first."""
     nodes = (await client(INBOX))["viewer"]["user"]["mailbox"]["messages"]["nodes"]
     parsed: list[Any] = [
-        message_from_bytes(node["source"].encode(), policy=default) for node in reversed(nodes)
+        message_from_bytes(node["rawSource"].encode(), policy=default) for node in reversed(nodes)
     ]
     return [message for message in parsed if message["Auto-Submitted"]]
 

@@ -209,7 +209,7 @@ async def test_quarantine_item_follows_domain_rename(
     ada: GraphQLClient, root: GraphQLClient
 ) -> None:
     await quarantine_message(ada)
-    rename_input = {"oldDomain": "example.org", "newDomain": "new.example"}
+    rename_input = {"domain": {"name": "example.org"}, "newName": "new.example"}
     payload = await MutationCall("domainRename", rename_input)(root)
     assert payload["errors"] == []
     (item,) = (await ada(QUARANTINE_QUERY))["quarantine"]["nodes"]

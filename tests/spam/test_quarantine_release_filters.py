@@ -51,7 +51,7 @@ async def test_filters_are_applied_to_released_message_and_counted(
     ada: GraphQLClient, bob: GraphQLClient
 ) -> None:
     await ada('mutation { mailboxCreate(input: {paths: ["A", "B"]}) { errors { code } } }')
-    actions = {"mailbox": {"path": "A"}, "copyTo": [{"path": "B"}], "seen": True, "labels": ["n"]}
+    actions = {"mailbox": {"path": "A"}, "copyTo": [{"path": "B"}], "seen": True, "keywords": ["n"]}
     await add_filter(ada, {"subject": "bill"}, actions)
     item_ids = [
         await quarantine_message(ada, "Bill"),
@@ -141,7 +141,7 @@ async def test_redirect_of_released_message_is_in_the_same_transaction(
     assert len(await load_quarantine_rows(environment)) == 1
     async with environment.write_session() as session:
         user_update = update(User).where(col(User.id) == ada.user.id)
-        await session.exec(user_update.values(forwards=1))
+        await session.exec(user_update.values(forwards_per_day=1))
     _, errors = await run_mutation(ada, QUARANTINE_RELEASE, ids=[second_id])
     assert (errors[0]["code"], errors[0]["path"], errors[0]["index"]) == (
         "RATE_LIMITED", ["ids"], 0,

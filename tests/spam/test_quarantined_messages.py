@@ -306,7 +306,9 @@ async def test_administrators_see_quarantine_of_managed_accounts(
         await list_quarantined_subjects(admin_client),
         await list_quarantined_subjects(root),
     ) == (["Own", "Mixed"], ["Own", "Mixed"])
-    assert await list_quarantined_subjects(admin_client, users={"domains": ["example.org"]}) == [
+    assert await list_quarantined_subjects(
+        admin_client, users={"domains": [{"name": "example.org"}]}
+    ) == [
         "Own",
         "Mixed",
     ]

@@ -276,9 +276,9 @@ async def test_snoozed_messages_are_found_by_index(
 async def test_labels_are_counted_by_the_keyword_index(
     large_account: GraphQLClient, query_plans: QueryPlanRecorder
 ) -> None:
-    mutation = 'mutation { labelSet(input: {keyword: "work"}) { errors { code } } }'
-    assert (await large_account(mutation))["labelSet"]["errors"] == []
-    document = "{ viewer { user { labels { total unseen } } } }"
+    mutation = 'mutation { labelCreate(input: {keyword: "work"}) { errors { code } } }'
+    assert (await large_account(mutation))["labelCreate"]["errors"] == []
+    document = "{ viewer { user { labels { messageCount unseenCount } } } }"
     plan = await query_plans.explain_select(large_account(document), "messages", containing="json")
     assert "messages_with_keywords" in plan, plan
 

@@ -40,7 +40,12 @@ async def test_upload_is_attached_with_own_or_given_filename(ada: GraphQLClient)
         ada, b"\x89PNG", content_type="image/png",
         content_disposition="attachment; filename*=UTF-8''n%C3%BC.png",
     )  # fmt: skip
-    renamed = {"upload": upload_id, "filename": "x.bin", "contentType": "image/x-odd", "cid": "a@b"}
+    renamed = {
+        "upload": upload_id,
+        "filename": "x.bin",
+        "contentType": "image/x-odd",
+        "contentId": "a@b",
+    }
     inline_content = {"content": base64.b64encode(b"text").decode(), "filename": "a.txt"}
     assert await load_attached_files(
         ada, await send_message(ada, attachments=[{"upload": upload_id}, inline_content, renamed])

@@ -100,7 +100,7 @@ async def test_addresses_in_every_script_are_read_back(
     assert (person.addr_spec, person.display_name) == (expected, "Ü")
 
 
-IMAGE = new_attachment("dot.gif", PIXEL, contentType="image/gif", cid="dot@here")
+IMAGE = new_attachment("dot.gif", PIXEL, contentType="image/gif", contentId="dot@here")
 CSV = new_attachment("a.csv", b"1;2", contentType="text/csv")
 HTML_WITH_IMAGE = '<p>Hi</p><img src="cid:dot@here">'
 HTML_WITH_DATA_URL = f'<img src="data:image/gif;base64,{PIXEL_BASE64}" data-filename="inline.gif">'
@@ -148,7 +148,7 @@ async def test_mime_parts_have_standard_structure(
             assert part.get_filename() in ("dot.gif", "inline.gif")
             cid = str(part["Content-ID"]).strip("<>")
             assert not related or (html and f"cid:{cid}" in html.get_content())
-    related_flags = [attachment["related"] for attachment in answer["message"]["attachments"]]
+    related_flags = [attachment["inline"] for attachment in answer["message"]["attachments"]]
     assert sum(related_flags) == ("multipart/related" in types)
 
 

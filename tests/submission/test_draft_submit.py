@@ -199,7 +199,7 @@ async def test_recipient_limit_applies_to_submitted_drafts(
 ) -> None:
     async with environment.database.write_session() as session:
         user_update = update(User).where(col(User.id) == ada.user.id)
-        await (await session.connection()).execute(user_update.values(recipients=2))
+        await (await session.connection()).execute(user_update.values(recipients_per_day=2))
     over_limit = await create_draft(ada, to=[{"address": f"{n}@example.net"} for n in range(3)])
     assert [code for code, _ in error_codes_and_paths(await submit_draft(ada, over_limit))] == [
         "RATE_LIMITED"
@@ -235,10 +235,11 @@ async def test_stored_files_of_draft_are_attached_and_deleted(
     )["file"]
     new_draft = await create_draft(ada, files=[file["id"]])
     draft_files = await ada(
-        "query ($by: MessageRef!) { message(by: $by) { files { id } attachments { filename } } }",
+        "query ($by: MessageRef!) { message(by: $by) { storedFiles { id } "
+        "attachments { filename } } }",
         by={"id": new_draft["id"]},
     )
-    assert draft_files["message"] == {"files": [file], "attachments": [{"filename": "a.csv"}]}
+    assert draft_files["message"] == {"storedFiles": [file], "attachments": [{"filename": "a.csv"}]}
     answer = await submit_draft(ada, new_draft, deleteFiles=True)
     assert answer["errors"] == []
     remaining = await ada("{ viewer { user { files { totalCount } } } }")

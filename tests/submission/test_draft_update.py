@@ -111,8 +111,8 @@ FILE_A, FILE_B, FILE_C = (
     new_attachment("b.txt", b"B"),
     new_attachment("c.txt", b"C"),
 )
-IMAGE = new_attachment("dot.gif", PIXEL, contentType="image/gif", cid="dot@here")
-OTHER_IMAGE = new_attachment("new.gif", b"GIF87a", contentType="image/gif", cid="dot@here")
+IMAGE = new_attachment("dot.gif", PIXEL, contentType="image/gif", contentId="dot@here")
+OTHER_IMAGE = new_attachment("new.gif", b"GIF87a", contentType="image/gif", contentId="dot@here")
 HTML = '<img src="cid:dot@here">'
 ATTACHMENT_CASES: list[tuple[dict[str, Any], list[str]]] = [
     ({}, ["a.txt", "b.txt"]),

@@ -320,7 +320,7 @@ async def test_refused_redirect_is_no_original_target(
     ada: GraphQLClient, root: GraphQLClient, lmtp_client: SmtpTestClient
 ) -> None:
     await set_targets(ada, DAVE)
-    assert (await try_update_users(root, ada, forwards=1))[1] == []
+    assert (await try_update_users(root, ada, limits={"forwardsPerDay": 1}))[1] == []
     assert forwarded_targets(await forward_again(ada, await deliver_message(ada, lmtp_client))) == [
         ("1", "mail", DAVE)
     ]

@@ -84,7 +84,7 @@ async def test_recipient_limit_counts_merge_recipients(
 ) -> None:
     async with environment.database.write_session() as session:
         user_update = update(User).where(col(User.id) == ada.user.id)
-        await (await session.connection()).execute(user_update.values(recipients=3))
+        await (await session.connection()).execute(user_update.values(recipients_per_day=3))
     entries = [merge_entry(name) for name in "abcd"]
     assert [
         code for code, _ in error_codes_and_paths(await send_message(ada, text="x", merge=entries))

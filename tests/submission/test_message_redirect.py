@@ -144,14 +144,14 @@ async def test_forward_counts_towards_recipient_limit(
 ) -> None:
     message_id = await receive_message(ada, raw_message("a"))
     async with environment.write_session(ada.user.id) as session:
-        await session.exec(update(User).values(recipients=2))
+        await session.exec(update(User).values(recipients_per_day=2))
     assert (await forward_message(ada, message_id, "c@example.net", "d@example.net"))[
         "errors"
     ] == []
     answer = await forward_message(ada, message_id, "e@example.net")
     assert [e["code"] for e in answer["errors"]] == ["RATE_LIMITED"]
     async with environment.write_session(ada.user.id) as session:
-        await session.exec(update(User).values(recipients=None))
+        await session.exec(update(User).values(recipients_per_day=None))
     assert len(await select_rows(environment, "SELECT id FROM submissions")) == 1
 
 

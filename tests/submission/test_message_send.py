@@ -201,7 +201,7 @@ async def test_reply_uses_subject_and_sender_of_original(
     assert [recipient["recipient"] for recipient in sent["submission"]["recipients"]] == [
         "carol@example.com"
     ]
-    missing_reference = {**reference, "message": {"guid": "0" * 32}}
+    missing_reference = {**reference, "message": {"emailId": "0" * 32}}
     refused = await execute(
         schema, ada, MESSAGE_SEND, input={"text": "Yes.", "reference": missing_reference}
     )

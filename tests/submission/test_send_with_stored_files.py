@@ -52,7 +52,7 @@ async def test_file_links_are_added_below_text(
     assert bob.user
     file = await store_file(ada, filename="a & b <c>.txt")
     attachment = {"file": {"id": file["id"]}, "mode": mode, "password": "open sesame"}
-    sent = await send_with_files(ada, {**attachment, "expiresAt": {"in": "P2D"}})
+    sent = await send_with_files(ada, {**attachment, "expiresAt": {"fromNow": "P2D"}})
     assert sent["errors"] == []
     text = sent["message"]["text"].replace("\r\n", "\n")
     assert text.startswith("Look.\n\na & b <c>.txt (6 bytes, until 2030-01-03, with a password)\n")

@@ -485,7 +485,7 @@ async def test_oversized_header_is_refused(client: SmtpTestClient) -> None:
 async def test_recipients_over_daily_limit_are_refused(
     environment: Environment, client: SmtpTestClient, clock: ManualClock
 ) -> None:
-    await update_ada(environment, recipients=2)
+    await update_ada(environment, recipients_per_day=2)
     await sign_in_by_auth_plain(client)
     assert (await submit_message(client, SHORT_MESSAGE, RECIPIENT, "bob@example.net")).startswith(
         "250"

@@ -93,11 +93,11 @@ async def test_import_restores_labels_and_ends_snoozing(
         updatedCount errors { message } } }"""
     payload = await ada(document, input={**selection, "set": {"snoozedUntil": snoozed_until}})
     assert payload["messageUpdate"] == {"updatedCount": 1, "errors": []}
-    set_label = """mutation ($input: LabelSetInput!) { labelSet(input: $input) {
+    create_label = """mutation ($input: LabelCreateInput!) { labelCreate(input: $input) {
         errors { message } } }"""
     for keyword, color in (("work", "#1e90ff"), ("home", None)):
         arguments = {"keyword": keyword, "name": f"At {keyword}", "color": color}
-        assert (await ada(set_label, input=arguments))["labelSet"] == {"errors": []}
+        assert (await ada(create_label, input=arguments))["labelCreate"] == {"errors": []}
     user_document = """{ viewer { user { labels { keyword name color }
         messages { nodes { subject snoozedUntil mailbox { path } } } } } }"""
     before = (await ada(user_document))["viewer"]["user"]
@@ -138,14 +138,14 @@ async def test_import_restores_filters_without_passwords(
     ada: GraphQLClient, bob: GraphQLClient
 ) -> None:
     await mailbox_loaders.create_mailboxes(client_context(ada), NewMailboxes(["Lists"]))
-    action = {"mailbox": {"path": "Lists"}, "copyTo": [{"path": "Sent"}], "labels": ["x"]}
-    query = {"from": "a", "any": [{"size": 5}, {"not": [{"header": {"key": "X"}}]}]}
+    action = {"mailbox": {"path": "Lists"}, "copyTo": [{"path": "Sent"}], "keywords": ["x"]}
+    query = {"from": "a", "any": [{"larger": 5}, {"not": [{"header": {"key": "X"}}]}]}
     created = await filter_operations.add_filter(
         ada, query, action, name="one", metadata={"a": 1}, active=False
     )
     relay, webhook = "smtp://user:word@relay.example", "https://h.example/"
     await filter_operations.add_filter(
-        ada, {}, {"targets": [relay, webhook], "stop": True}, name="two"
+        ada, {}, {"forwardTo": [relay, webhook], "stop": True}, name="two"
     )
     for _ in range(2):  # the second time, the filters exist
         task = await import_account(bob, (await export_account(ada, format="JSON"))["content"])
@@ -155,14 +155,14 @@ async def test_import_restores_filters_without_passwords(
         changed_fields = ("id", "user", "createdAt", "sieve")
         expected = {name: value for name, value in created.items() if name not in changed_fields}
         assert {name: first[name] for name in expected} == expected
-        assert second["action"]["targets"] == [webhook]
+        assert second["action"]["forwardTo"] == [webhook]
 
 
 INVALID_FILTERS: list[dict[str, Any]] = [
     {"query": {"from": 1}, "action": {"seen": True}},
     {"query": {"any": ["x"]}, "action": {"seen": True}},
     {"query": {"header": {"value": "x"}}, "action": {"seen": True}},
-    {"query": {"size": True}, "action": {"seen": True}},
+    {"query": {"larger": True}, "action": {"seen": True}},
     {"query": {"other": "x"}, "action": {"seen": True}},
     {"query": {}, "action": {"copyTo": [1]}},
     {"query": {}, "action": {"reply": {"text": 1}}},
@@ -170,7 +170,7 @@ INVALID_FILTERS: list[dict[str, Any]] = [
     {"query": {}, "action": {}},
     {"action": {"webhook": 7}},
     {"name": 1, "action": {"seen": True}},
-    {"order": 1 << 40, "action": {"seen": True}},
+    {"position": 1 << 40, "action": {"seen": True}},
 ]
 
 

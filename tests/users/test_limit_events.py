@@ -63,7 +63,7 @@ async def test_storage_over_a_threshold_is_reported_once(
 
 
 async def test_user_without_limits_gets_no_event(ada: GraphQLClient) -> None:
-    await set_user_limits(ada, quota=0, received_max=0, recipients=0)
+    await set_user_limits(ada, quota=0, received_per_hour=0, recipients_per_day=0)
     await receive_messages_of_sizes(ada, 5_000, 5_000)
     assert await try_send_message(ada, "a@example.net") == []
     assert (await load_limit_events(ada), await count_warning_tasks(ada.environment)) == ([], 0)
@@ -259,7 +259,7 @@ async def test_lmtp_clients_and_own_queue_get_temporary_failures(
         )
         assert results[1].reply_code == 452
     assert len(await load_limit_events(ada)) == 2
-    await set_user_limits(ada, received_max=1, quota=1 << 30)
+    await set_user_limits(ada, received_per_hour=1, quota=1 << 30)
     assert await lmtp_client.run_command(f"MAIL FROM:<{sender}>") == "250 2.1.0 Sender OK"
     for _ in range(2):
         assert (await lmtp_client.run_command(f"RCPT TO:<{ada.address}>")).startswith("450 4.2.1")
@@ -271,7 +271,7 @@ async def test_lmtp_clients_and_own_queue_get_temporary_failures(
 async def test_received_limit_is_reported_when_reached_and_exceeded(
     ada: GraphQLClient, clock: ManualClock
 ) -> None:
-    await set_user_limits(ada, received_max=3)
+    await set_user_limits(ada, received_per_hour=3)
     for n in range(3):
         assert await load_limit_events(ada) == []
         await deliver_to(ada, f"{n}")
@@ -298,7 +298,7 @@ async def test_received_limit_is_reported_when_reached_and_exceeded(
 async def test_recipient_limit_is_reported_by_message_that_reaches_it(
     ada: GraphQLClient, numbers: Sequence[int], used: int | None
 ) -> None:
-    await set_user_limits(ada, recipients=3)
+    await set_user_limits(ada, recipients_per_day=3)
     for n, recipient_count in enumerate(numbers):
         assert await load_limit_events(ada) == []
         assert (
@@ -313,7 +313,7 @@ async def test_recipient_limit_is_reported_by_message_that_reaches_it(
 
 
 async def test_message_over_the_remaining_recipients_is_refused(ada: GraphQLClient) -> None:
-    await set_user_limits(ada, recipients=3)
+    await set_user_limits(ada, recipients_per_day=3)
     assert await try_send_message(ada, *(f"{n}@example.net" for n in range(4))) == ["RATE_LIMITED"]
     assert await try_send_message(ada, "a@example.net", "b@example.net") == []
     assert await try_send_message(ada, "c@example.net", "d@example.net") == ["RATE_LIMITED"]
@@ -325,7 +325,7 @@ async def test_message_over_the_remaining_recipients_is_refused(ada: GraphQLClie
 async def test_refused_submission_is_reported_once_a_day(
     ada: GraphQLClient, clock: ManualClock, statements: list[str], options: dict[str, Any]
 ) -> None:
-    await set_user_limits(ada, recipients=2)
+    await set_user_limits(ada, recipients_per_day=2)
     assert await try_send_message(ada, "a@example.net", "b@example.net") == []
     assert await try_send_message(ada, "c@example.net", options={"validateOnly": True}) == [
         "RATE_LIMITED"
@@ -351,7 +351,7 @@ async def test_refused_submission_is_reported_once_a_day(
 
 @pytest.mark.usefixtures("verify_consistency")
 async def test_concurrent_refused_messages_report_the_limit_once(ada: GraphQLClient) -> None:
-    await set_user_limits(ada, recipients=3)
+    await set_user_limits(ada, recipients_per_day=3)
     answers = await asyncio.gather(*(try_send_message(ada, f"{n}@example.net") for n in range(8)))
     await wait_for_background_tasks(ada.environment)
     assert sum(errors == [] for errors in answers) == 3
@@ -362,7 +362,7 @@ async def test_concurrent_refused_messages_report_the_limit_once(ada: GraphQLCli
 
 
 LIMIT_SUBSCRIPTION = """subscription { changes(kinds: [LIMIT_REACHED]) { events { kind
-  user { username } ... on LimitChange { limit level used allowed refused resetsAt } } } }"""
+  user { username } ... on LimitChange { limitKind level used limit refused resetsAt } } } }"""
 
 
 async def test_only_subscribers_of_the_user_get_limit_events(
@@ -373,15 +373,15 @@ async def test_only_subscribers_of_the_user_get_limit_events(
         await live_server.follow(bob, LIMIT_SUBSCRIPTION),
     )
     await wait_until(lambda: live_server.subscriber_count == 2)
-    await set_user_limits(ada, quota=QUOTA, received_max=2)
+    await set_user_limits(ada, quota=QUOTA, received_per_hour=2)
     await receive_messages_of_sizes(ada, 8_000, 500)
     await receive_messages_of_sizes(bob, 500)
     await wait_until(lambda: len(ada_socket.events) == 2)
     common_fields = {"kind": "LIMIT_REACHED", "user": {"username": "ada"}, "refused": False}
     assert ada_socket.events == [
-        {**common_fields, "limit": "STORAGE", "level": "WARNING", "used": 8_000, "allowed": QUOTA,
+        {**common_fields, "limitKind": "STORAGE", "level": "WARNING", "used": 8_000, "limit": QUOTA,
          "resetsAt": None},
-        {**common_fields, "limit": "RECEIVED", "level": "FULL", "used": 2, "allowed": 2,
+        {**common_fields, "limitKind": "RECEIVED", "level": "FULL", "used": 2, "limit": 2,
          "resetsAt": "2030-01-01T01:00:00Z"},
     ]  # fmt: skip
     assert bob_socket.events == []
@@ -389,8 +389,9 @@ async def test_only_subscribers_of_the_user_get_limit_events(
         await socket.unsubscribe()
 
 
-LIMITS_QUERY = """{ users(first: 50) { nodes { username limits { quota { allowed used source level }
-  recipients { used source level resetsAt } received { used source level resetsAt } } } } }"""
+LIMITS_QUERY = """{ users(first: 50) { nodes { username limits { quota { limit used source level }
+  recipientsPerDay { used source level resetsAt }
+  receivedPerHour { used source level resetsAt } } } } }"""
 
 
 async def test_limits_have_source_level_and_usage(
@@ -402,24 +403,24 @@ async def test_limits_have_source_level_and_usage(
 
     limits = await load_limits()
     platform_default = {"source": "PLATFORM", "level": "NORMAL"}
-    assert limits["quota"] == {"allowed": 1 << 30, "used": 0, **platform_default}
-    assert limits["received"] == {"used": 0, "resetsAt": None, **platform_default}
-    assert limits["recipients"] == {"used": 0, "resetsAt": None, **platform_default}
+    assert limits["quota"] == {"limit": 1 << 30, "used": 0, **platform_default}
+    assert limits["receivedPerHour"] == {"used": 0, "resetsAt": None, **platform_default}
+    assert limits["recipientsPerDay"] == {"used": 0, "resetsAt": None, **platform_default}
     async with environment.write_session() as session:
         column_values = {"default_user_quota": QUOTA, "quota_allocated": QUOTA}
         await (await session.connection()).execute(update(Domain).values(**column_values))
     await receive_messages_of_sizes(ada, 9_500)
     assert (await load_limits())["quota"] == {
-        "allowed": QUOTA, "used": 9_500, "source": "DOMAIN", "level": "CRITICAL"
+        "limit": QUOTA, "used": 9_500, "source": "DOMAIN", "level": "CRITICAL"
     }  # fmt: skip
-    await set_user_limits(ada, quota=0, recipients=5, received_max=1)
+    await set_user_limits(ada, quota=0, recipients_per_day=5, received_per_hour=1)
     await try_send_message(ada, *(f"{n}@example.net" for n in range(4)))
     limits = await load_limits()
     assert (limits["quota"]["source"], limits["quota"]["level"]) == ("USER", "NORMAL")
-    assert limits["recipients"] == {
+    assert limits["recipientsPerDay"] == {
         "used": 4, "source": "USER", "level": "WARNING", "resetsAt": "2030-01-02T00:00:00Z"
     }  # fmt: skip
-    assert limits["received"] == {
+    assert limits["receivedPerHour"] == {
         "used": 1, "source": "USER", "level": "FULL", "resetsAt": "2030-01-01T01:00:00Z"
     }  # fmt: skip
     await set_user_limits(ada, quota=0)

@@ -31,7 +31,7 @@ from tests.support.operations.bulk_operations import MESSAGE_DELETE
 from tests.support.stores.counter_check import assert_store_consistent, select_rows
 
 INBOX_QUERY = """{ viewer { user { mailbox(by: {path: "INBOX"}) {
-  messages(first: 50) { nodes { source } } } } } }"""
+  messages(first: 50) { nodes { rawSource } } } } } }"""
 
 
 async def run_tasks(environment: Environment) -> int:
@@ -46,7 +46,7 @@ async def load_warnings(client: GraphQLClient) -> list[EmailMessage]:
     """Return the warnings in INBOX, oldest first."""
     nodes = (await client(INBOX_QUERY))["viewer"]["user"]["mailbox"]["messages"]["nodes"]
     parsed: list[Any] = [
-        message_from_bytes(node["source"].encode(), policy=default) for node in reversed(nodes)
+        message_from_bytes(node["rawSource"].encode(), policy=default) for node in reversed(nodes)
     ]
     return [message for message in parsed if message["Auto-Submitted"]]
 

@@ -13,6 +13,7 @@ from models.users.roles import AdminPermission, Role
 from resolvers.users.creation import create as creation_create
 from resolvers.users.creation import insert
 from resolvers.users.creation.create import NewUser
+from resolvers.users.limit_values import Unlimited
 from tests.conftest import GraphQLClient, make_user
 from tests.support.accounts.domain_admins import domain_admin_context
 from tests.support.operations.domain_operations import set_domain_columns
@@ -25,7 +26,7 @@ mutation ($input: UserCreateInput!) {
     user {
       id username name role tags language metadata privateMetadata activated hasPassword
       active suspended passwordChangeRequired domain { name } address { address main }
-      limits { quota { allowed used } }
+      limits { quota { limit used } }
     }
     errors {
       code path index
@@ -78,7 +79,7 @@ async def test_created_user_has_the_given_values(root: GraphQLClient) -> None:
         "passwordChangeRequired": True,
         "domain": {"name": "bücher.example"},
         "address": {"address": "E.ve@bücher.example", "main": True},
-        "limits": {"quota": {"allowed": 3 << 30, "used": 0}},
+        "limits": {"quota": {"limit": 3 << 30, "used": 0}},
     }
 
 
@@ -86,7 +87,7 @@ async def test_user_create_needs_only_address_and_password(root: GraphQLClient) 
     user, errors = await create(root)
     assert errors == []
     assert (user["username"], user["role"], user["activated"]) == ("eve@new.example", "USER", True)
-    assert user["limits"]["quota"]["allowed"] == 1 << 30
+    assert user["limits"]["quota"]["limit"] == 1 << 30
     response = await root(
         USER_CREATE, input={"username": "dan@new.example", "passwordDisabled": True}
     )
@@ -192,7 +193,7 @@ async def test_domain_admin_creates_users_only_in_own_domains(
 
 
 async def test_unlimited_quota_needs_permission(ada: GraphQLClient) -> None:
-    new_user = NewUser(address="eve@example.org", password_disabled=True, quota=0)
+    new_user = NewUser(address="eve@example.org", password_disabled=True, quota=Unlimited.UNLIMITED)
     with pytest.raises(Forbidden) as error_info:
         await creation_create.create_user(await domain_admin_context(ada), new_user)
     assert (error_info.value.path, error_info.value.requires) == (["quota"], "UNLIMITED_QUOTA")
@@ -206,13 +207,13 @@ async def test_unlimited_quota_needs_permission(ada: GraphQLClient) -> None:
     [
         ({"max_users": 1}, {}, {"path": ["address"], "limit": 1, "used": 1}),
         ({"max_user_quota": 10}, {"quota": 11}, {"path": ["quota"], "limit": 10, "used": 11}),
-        ({"max_user_quota": 10}, {"quota": 0}, {"path": ["quota"], "limit": 10, "used": 0}),
+        ({"max_user_quota": 10}, {"quota": None}, {"path": ["quota"], "limit": 10, "used": 0}),
         ({"max_user_quota": 10}, {}, {"path": ["quota"], "limit": 10, "used": 1 << 30}),
         ({"max_user_quota": 10}, {"quota": 10}, None),
         ({"max_user_quota": 10, "default_user_quota": 9}, {}, None),
         ({"quota": (1 << 30) + 5}, {"quota": 6},
          {"path": ["quota"], "limit": (1 << 30) + 5, "used": 1 << 30}),
-        ({"quota": (1 << 30) + 5}, {"quota": 0},
+        ({"quota": (1 << 30) + 5}, {"quota": None},
          {"path": ["quota"], "limit": (1 << 30) + 5, "used": 1 << 30}),
         ({"quota": (1 << 30) + 5}, {"quota": 5}, None),
         ({"max_users": 2}, {}, None),

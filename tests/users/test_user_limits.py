@@ -24,7 +24,8 @@ from tests.support.stores.counter_check import select_rows
 
 LIMITS_QUERY = """
 query ($by: UserRef) { user(by: $by) {
-  limits { quota { allowed used } recipients { allowed used ttl } received { allowed used ttl } }
+  limits { quota { limit used } recipientsPerDay { limit used resetsAt }
+    receivedPerHour { limit used resetsAt } }
   quotaPercent messageCount localPart relayed temporaryAddressCount
   temporaryAddresses(first: 1) { nodes { address } totalCount pageInfo { hasNextPage } } } }
 """
@@ -55,48 +56,51 @@ async def load_limits(client: GraphQLClient) -> Any:
     return (await client(LIMITS_QUERY))["user"]["limits"]
 
 
-async def test_limits_have_allowed_and_used_values(
+async def test_limits_have_limit_and_used_values(
     ada: GraphQLClient, environment: Environment
 ) -> None:
     await deliver_to(ada, "Hello")
     user = (await ada(LIMITS_QUERY))["user"]
     ((used,),) = await select_rows(environment, "SELECT used FROM users")
     assert user["limits"] == {
-        "quota": {"allowed": 1 << 30, "used": used},
-        "recipients": {"allowed": 2000, "used": 0, "ttl": None},
-        "received": {"allowed": 3600, "used": 1, "ttl": "PT3600S"},
+        "quota": {"limit": 1 << 30, "used": used},
+        "recipientsPerDay": {"limit": 2000, "used": 0, "resetsAt": None},
+        "receivedPerHour": {"limit": 3600, "used": 1, "resetsAt": "2030-01-01T01:00:00Z"},
     }
     assert user["quotaPercent"] == used * 100 / (1 << 30)
     assert (user["messageCount"], user["localPart"], user["relayed"]) == (1, "ada", False)
-    await update_rows(environment, User, quota=0, recipients=0, received_max=5)
+    await update_rows(environment, User, quota=0, recipients_per_day=0, received_per_hour=5)
     await update_rows(environment, Domain, backup_mx=True, quota_allocated=0)
     user = (await ada(LIMITS_QUERY))["user"]
     assert (user["quotaPercent"], user["relayed"]) == (None, True)
-    assert user["limits"]["recipients"]["allowed"] == 0
-    assert user["limits"]["received"]["allowed"] == 5
+    assert user["limits"]["recipientsPerDay"]["limit"] is None
+    assert user["limits"]["quota"]["limit"] is None
+    assert user["limits"]["receivedPerHour"]["limit"] == 5
 
 
 async def test_recipients_are_counted_for_a_day(
     ada: GraphQLClient, environment: Environment, clock: ManualClock
 ) -> None:
-    await update_rows(environment, User, recipients=3)
+    await update_rows(environment, User, recipients_per_day=3)
     assert await send_message(ada, "a@example.net", "b@example.net") == []
     assert await send_message(ada, "c@example.net", isDraft=True) == []  # a draft is not sent
     clock.tick(hours=1)
-    assert (await load_limits(ada))["recipients"] == {"allowed": 3, "used": 2, "ttl": "PT82800S"}
+    assert (await load_limits(ada))["recipientsPerDay"] == {
+        "limit": 3, "used": 2, "resetsAt": "2030-01-02T00:00:00Z"
+    }  # fmt: skip
     expected_errors = [{"code": "RATE_LIMITED", "retryAfter": "PT82800S"}]
     assert (
         await send_message(ada, "c@example.net", "d@example.net") == expected_errors
     )  # one recipient too many
-    assert (await load_limits(ada))["recipients"]["used"] == 2
+    assert (await load_limits(ada))["recipientsPerDay"]["used"] == 2
     assert await send_message(ada, "c@example.net") == []
     count_before = await select_rows(environment, "SELECT count(*) FROM messages")
     assert await send_message(ada, "e@example.net") == expected_errors
     assert await select_rows(environment, "SELECT count(*) FROM messages") == count_before
     clock.tick(hours=23)
-    assert (await load_limits(ada))["recipients"] == {"allowed": 3, "used": 0, "ttl": None}
+    assert (await load_limits(ada))["recipientsPerDay"] == {"limit": 3, "used": 0, "resetsAt": None}
     assert await send_message(ada, "e@example.net") == []
-    assert (await load_limits(ada))["recipients"]["used"] == 1
+    assert (await load_limits(ada))["recipientsPerDay"]["used"] == 1
     clock.tick(days=1)
     assert (await housekeeping.run_round(environment)).usages == 1
     assert await select_rows(environment, "SELECT count(*) FROM usages") == [(0,)]
@@ -105,16 +109,16 @@ async def test_recipients_are_counted_for_a_day(
 async def test_recipient_limit_zero_is_unlimited(
     ada: GraphQLClient, environment: Environment
 ) -> None:
-    await update_rows(environment, User, recipients=0)
+    await update_rows(environment, User, recipients_per_day=0)
     for n in range(3):
         assert await send_message(ada, f"{n}@example.net") == []
-    assert (await load_limits(ada))["recipients"]["used"] == 3
+    assert (await load_limits(ada))["recipientsPerDay"]["used"] == 3
 
 
 async def test_concurrent_submissions_respect_the_recipient_limit(
     ada: GraphQLClient, environment: Environment
 ) -> None:
-    await update_rows(environment, User, recipients=3)
+    await update_rows(environment, User, recipients_per_day=3)
     answers = await asyncio.gather(*(send_message(ada, f"{n}@example.net") for n in range(8)))
     assert sum(errors == [] for errors in answers) == 3
     assert await select_rows(environment, "SELECT count(*) FROM submissions") == [(3,)]
@@ -124,20 +128,24 @@ async def test_concurrent_submissions_respect_the_recipient_limit(
 async def test_message_over_the_received_limit_is_deferred(
     ada: GraphQLClient, environment: Environment, clock: ManualClock
 ) -> None:
-    await update_rows(environment, User, received_max=2)
+    await update_rows(environment, User, received_per_hour=2)
     await deliver_to(ada, "One")
     clock.tick(minutes=10)
     await deliver_to(ada, "Two")
-    assert (await load_limits(ada))["received"] == {"allowed": 2, "used": 2, "ttl": "PT3000S"}
+    assert (await load_limits(ada))["receivedPerHour"] == {
+        "limit": 2, "used": 2, "resetsAt": "2030-01-01T01:00:00Z"
+    }  # fmt: skip
     with pytest.raises(RateLimited) as error_info:
         await address_resolution.load_recipient_below_limits(environment, ada.address)
     assert error_info.value.retry_after == timedelta(minutes=50)
     clock.tick(minutes=50)
     await deliver_to(ada, "Three")
-    assert (await load_limits(ada))["received"]["used"] == 1
+    assert (await load_limits(ada))["receivedPerHour"]["used"] == 1
     document = "mutation ($i: MessageUploadInput!) { messageUpload(input: $i) { message { id } } }"
     await ada(document, i={"mailbox": {"path": "INBOX"}, "raw": "Subject: x\r\n\r\ny\r\n"})
-    assert (await load_limits(ada))["received"]["used"] == 1  # an upload does not count as received
+    assert (await load_limits(ada))["receivedPerHour"][
+        "used"
+    ] == 1  # an upload does not count as received
 
 
 async def test_temporary_addresses_are_those_with_an_expiry(
@@ -259,8 +267,8 @@ async def test_service_settings_need_an_admin(ada: GraphQLClient) -> None:
 async def test_limits_of_many_users_load_in_constant_statements(
     root: GraphQLClient, statements: list[str]
 ) -> None:
-    document = """{ users(first: 50) { nodes { limits { quota { allowed } recipients { used }
-        received { used } } quotaPercent maxNewQuota localPart relayed storageFormat
+    document = """{ users(first: 50) { nodes { limits { quota { limit } recipientsPerDay { used }
+        receivedPerHour { used } } quotaPercent maxNewQuota localPart relayed storageFormat
         temporaryAddressCount temporaryAddresses { nodes { id } totalCount }
         serviceSettings(expand: "%{user}") { key value } } } }"""
     statement_counts = await count_statements_by_user_count(root, document, statements)

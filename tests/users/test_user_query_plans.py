@@ -13,6 +13,7 @@ from models.store.keyset_pages import Cursor, PageRequest
 from models.users.roles import Role
 from resolvers.access import is_visible_user
 from resolvers.context import Context, Viewer
+from resolvers.domains.loaders import DomainIdOrName
 from resolvers.users import listing as user_listing
 from resolvers.users.listing import UserConditions, UserOrder
 from tests.support.stores.query_plans import QueryPlanRecorder, record_query_plans
@@ -106,7 +107,10 @@ FILTERS_WITH_INDEX = {
     "roles": (UserConditions(roles=(Role.ADMIN,)), "ix_users_staff"),
     "inactive": (UserConditions(active=False), "ix_users_inactive"),
     "suspended": (UserConditions(suspended=True), "ix_users_suspended"),
-    "domain": (UserConditions(domain="d3.crowd.example"), "ix_users_of_domain"),
+    "domain": (
+        UserConditions(domain=DomainIdOrName(name="d3.crowd.example")),
+        "ix_users_of_domain",
+    ),
 }
 INDEX_BY_DIALECT = {
     "sqlite": {"NAMES": "sqlite_autoindex_users", "MAINS": "uq_addresses_local_domain_id"},
@@ -180,7 +184,7 @@ async def test_user_count_uses_an_index(many_users: ManyUsers) -> None:
     if many_users.environment.database.dialect == "sqlite":
         assert "USING COVERING INDEX" in plan, plan
     domain_count = await user_listing.count_users(
-        many_users.make_context(), UserConditions(domain="d0.crowd.example")
+        many_users.make_context(), UserConditions(domain=DomainIdOrName(name="d0.crowd.example"))
     )
     assert domain_count == await user_listing.count_users(
         many_users.make_context(Role.DOMAIN_ADMIN, "d0.crowd.example"), UserConditions()

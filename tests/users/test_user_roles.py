@@ -146,10 +146,12 @@ async def test_user_permissions_are_replaced(
         "users"
     ] == [{"permissions": all_permissions}]
     await try_create_user(root, address="x@elsewhere.example")
-    assert (await set_permissions(root, [], domains=["elsewhere.example"]))["users"] == [
+    assert (await set_permissions(root, [], domains=[{"name": "elsewhere.example"}]))["users"] == [
         {"permissions": []}
     ]
-    payload = await set_permissions(domain_admin, all_permissions, domains=["elsewhere.example"])
+    payload = await set_permissions(
+        domain_admin, all_permissions, domains=[{"name": "elsewhere.example"}]
+    )
     assert payload == {"users": [], "errors": []}
     assert (await set_permissions(ada, all_permissions, ids=[user_global_id(ada)]))["errors"][0][
         "requires"

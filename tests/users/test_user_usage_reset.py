@@ -33,9 +33,8 @@ from tests.support.stores.counter_check import (
     select_rows,
 )
 
-USERS_WITH_USAGE = (
-    "users { username limits { recipients { used resetsAt } received { used resetsAt } } }"
-)
+USERS_WITH_USAGE = """users { username limits { recipientsPerDay { used resetsAt }
+  receivedPerHour { used resetsAt } } }"""
 UNUSED = {"used": 0, "resetsAt": None}
 
 
@@ -60,7 +59,7 @@ async def load_counters(environment: Environment) -> Any:
 
 async def use_up_limits(client: GraphQLClient) -> GraphQLClient:
     """Use up both limits of the client, and check the limit events."""
-    await set_user_limits(client, recipients=2, received_max=1)
+    await set_user_limits(client, recipients_per_day=2, received_per_hour=1)
     await deliver_to(client, "Hello")
     await try_send_message(client, "a@example.net", "b@example.net")
     assert await load_recipient_refusal(client) == "RateLimited"
@@ -86,8 +85,11 @@ async def test_user_usage_reset_resets_the_selected_counters(
     arguments = {} if kinds is None else {"kinds": kinds}
     ((user,), errors) = await reset_usage(root, busy, **arguments)
     limits = user["limits"]
-    assert (errors, (limits["recipients"]["used"], limits["received"]["used"])) == ([], expected)
-    assert [limits[name] == UNUSED for name in ("recipients", "received")] == [
+    assert (errors, (limits["recipientsPerDay"]["used"], limits["receivedPerHour"]["used"])) == (
+        [],
+        expected,
+    )
+    assert [limits[name] == UNUSED for name in ("recipientsPerDay", "receivedPerHour")] == [
         n == 0 for n in expected
     ]
     assert (await load_recipient_refusal(busy) is None) is (expected[1] == 0)
@@ -112,7 +114,7 @@ async def test_changed_limit_reports_refusals_again(
 ) -> None:
     arguments: Any = {
         "users": {"ids": [user_global_id(busy)]},
-        "set": {"receivedMax": 2, "recipients": 1},
+        "set": {"limits": {"receivedPerHour": 2, "recipientsPerDay": 1}},
     }
     assert (await execute_mutation(root, "userUpdate", **arguments))["errors"] == []
     await deliver_to(busy, "Again")
@@ -168,7 +170,10 @@ async def test_reset_of_expired_counters_is_not_journaled(
     clock.tick(days=1)
     position = await load_stream_position(busy.environment, busy.user.id)
     ((user,), errors) = await reset_usage(root, busy)
-    assert (user["limits"], errors) == ({"recipients": UNUSED, "received": UNUSED}, [])
+    assert (user["limits"], errors) == (
+        {"recipientsPerDay": UNUSED, "receivedPerHour": UNUSED},
+        [],
+    )
     assert await load_stream_position(busy.environment, busy.user.id) == position
 
 

@@ -72,9 +72,9 @@ async def run_creation(client: GraphQLClient, content: bytes, **extra: Any) -> A
 async def test_csv_file_has_the_fields_of_the_schema(admin: GraphQLClient) -> None:
     content = (
         "\ufeffaddress,password,hashedPassword,name,tags,quota,role,administers,"
-        "adminPermissions,retention,metadata,mailboxes.sent,smtpAllowedNetworks,spamLevel\r\n"
+        "adminPermissions,retention,metadata,mailboxes.sent,smtpAllowedNetworks,spamLevel,limits.receivedPerHour,limits.forwardsPerDay\r\n"
         f'eve@example.org,{MD5_CRYPT_HASH},true,"Eve, Ms.",b; a,3 GiB,domain_admin,example.org,'
-        'IMPERSONATE;FILTERS,P10D,"{""a"": [1]}",Gesendet,"[""192.0.2.7/24""]",7\r\n'
+        'IMPERSONATE;FILTERS,P10D,"{""a"": [1]}",Gesendet,"[""192.0.2.7/24""]",7,7,unlimited\r\n'
         "\r\n"
         f"dan@example.org,{MD5_CRYPT_HASH},yes,,,,,,,,,,,\r\n"
     )
@@ -88,7 +88,8 @@ async def test_csv_file_has_the_fields_of_the_schema(admin: GraphQLClient) -> No
     }
     document = """{ user(by: {username: "eve@example.org"}) { name tags role retention metadata
       administers { name } adminPermissions smtpAllowedNetworks spam { level }
-      limits { quota { allowed } } mailboxes { path } } }"""
+      limits { quota { limit } receivedPerHour { limit } forwardsPerDay { limit } }
+      mailboxes { path } } }"""
     user = (await admin(document))["user"]
     assert user.pop("mailboxes").count({"path": "Gesendet"}) == 1
     assert user == {
@@ -101,7 +102,11 @@ async def test_csv_file_has_the_fields_of_the_schema(admin: GraphQLClient) -> No
         "adminPermissions": ["FILTERS", "IMPERSONATE"],
         "smtpAllowedNetworks": ["192.0.2.0/24"],
         "spam": {"level": 7},
-        "limits": {"quota": {"allowed": 3 << 30}},
+        "limits": {
+            "quota": {"limit": 3 << 30},
+            "receivedPerHour": {"limit": 7},
+            "forwardsPerDay": {"limit": None},
+        },
     }
     assert await try_sign_in(admin.environment, "dan@example.org", "secret")
     log_query = (
@@ -209,7 +214,7 @@ async def test_domain_admin_creates_users_of_own_domains_only(root: GraphQLClien
     content = numbered_users(1) + json_lines(
         {"address": "y@elsewhere.example", "passwordDisabled": True},
         {"address": "z@example.org", "passwordDisabled": True, "role": "ADMIN"},
-        {"address": "q@example.org", "passwordDisabled": True, "quota": 0},
+        {"address": "q@example.org", "passwordDisabled": True, "quota": None},
     )
     task = await run_creation(domain_admin, content)
     errors = task["result"]["errors"]

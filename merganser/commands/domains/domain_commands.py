@@ -9,6 +9,7 @@ from merganser.commands.environment_run import run_in_environment
 from merganser.commands.option_values import parse_bytes
 from merganser.commands.terminal_output import print_table_or_json
 from merganser.errors import EXIT_FAILURE
+from resolvers.users.limit_values import Unlimited
 
 
 def add_domain(
@@ -32,7 +33,11 @@ def add_domain(
         "quota": parse_bytes("--quota", quota),
         "backup_mx": backup_mx,
     }
-    columns = {name: value for name, value in values.items() if value is not None}
+    columns = {
+        name: Unlimited.UNLIMITED if value == 0 and value is not False else value
+        for name, value in values.items()
+        if value is not None
+    }
     key, keys = run_in_environment(
         lambda environment, _settings: domain_operations.create_domain(
             environment, name, columns, creates_dkim_key=dkim

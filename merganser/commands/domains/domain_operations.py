@@ -80,7 +80,7 @@ async def rename_domain(
     ctx = root_context(environment)
     await _load_domain(ctx, old_name)
     async with ctx.combined_transaction(commit=not dry_run):
-        return await domain_rename.rename_domain(ctx, old_name, new_name)
+        return await domain_rename.rename_domain(ctx, DomainIdOrName(name=old_name), new_name)
 
 
 async def delete_domains(

@@ -12,7 +12,9 @@ from merganser.commands.users import user_operations
 from merganser.commands.users.user_output import cell_text
 from merganser.errors import EXIT_USAGE, CommandError
 from models.users.roles import Role
+from resolvers.domains.loaders import DomainIdOrName
 from resolvers.users.creation.create import NewUser
+from resolvers.users.limit_values import Unlimited
 from resolvers.users.listing import UserConditions
 
 
@@ -31,6 +33,7 @@ def add_user(
         raise CommandError(
             "--no-password and --password-stdin exclude each other", exit_code=EXIT_USAGE
         )
+    quota_bytes = parse_bytes("--quota", quota)
     new = NewUser(
         username=name,
         name=full_name,
@@ -39,7 +42,7 @@ def add_user(
         password_disabled=no_password,
         address=address,
         empty_address=no_address,
-        quota=parse_bytes("--quota", quota),
+        quota=Unlimited.UNLIMITED if quota_bytes == 0 else quota_bytes,
     )
     key, warnings = run_in_environment(
         lambda environment, _settings: user_operations.create_user(environment, new)
@@ -66,7 +69,12 @@ def list_users(
     as_json: bool,
 ) -> None:
     """Print the users that match these conditions."""
-    conditions = UserConditions(query, tuple(tag) if tag else None, domain=domain, active=active)
+    conditions = UserConditions(
+        query,
+        tuple(tag) if tag else None,
+        domain=None if domain is None else DomainIdOrName(name=domain),
+        active=active,
+    )
     users = run_in_environment(
         lambda environment, _settings: user_operations.list_users(environment, conditions)
     )

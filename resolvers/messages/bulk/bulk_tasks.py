@@ -82,7 +82,7 @@ async def _require_quota(ctx: Context, user_id: int, byte_count: int) -> None:
     parameters = {"user": user_id, "platform": ctx.environment.options.users_default_quota}
     for row in await ctx.read(SELECT_QUOTA, parameters):
         if row.allowed and row.used + byte_count > row.allowed:
-            raise OverQuota(used=row.used, allowed=row.allowed)
+            raise OverQuota(used=row.used, limit=row.allowed)
 
 
 def _task_order(
@@ -90,8 +90,8 @@ def _task_order(
 ) -> dict[str, Any]:
     changes: dict[str, Any] | None = asdict(request.changes) if request.changes else None
     values = changes["values"] if changes else None
-    if values and values.get("expires"):
-        values["expires"] = values["expires"].isoformat()
+    if values and values.get("expires_at"):
+        values["expires_at"] = values["expires_at"].isoformat()
     return {
         "changes": changes,
         "folders": {str(key): mailbox.id for key, mailbox in bulk_accounts.target_by_user.items()}
@@ -144,9 +144,9 @@ async def apply_task_chunk(
     `unless_since` excludes it.
     """
     changes = task_order["changes"] and FlagChanges(**task_order["changes"])
-    if changes and changes.values and changes.values.get("expires"):
-        expires = row_changes.parse_stored_time(changes.values["expires"])
-        changes = replace(changes, values={**changes.values, "expires": expires})
+    if changes and changes.values and changes.values.get("expires_at"):
+        expires = row_changes.parse_stored_time(changes.values["expires_at"])
+        changes = replace(changes, values={**changes.values, "expires_at": expires})
     order = BulkRequest(
         MessageSelector(ids=message_ids),
         changes or None,

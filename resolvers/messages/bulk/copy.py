@@ -61,7 +61,7 @@ async def copy_returning_uids_by_copy_id(
         "mailbox_id": target.id,
         "modseq": last,
         "saved_at": at,
-        "expires": at + timedelta(seconds=target.retention) if target.retention else None,
+        "expires_at": at + timedelta(seconds=target.retention) if target.retention else None,
         "indexed": False,
         "snoozed_until": None,
         "snoozed_from": None,

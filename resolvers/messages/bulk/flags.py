@@ -35,7 +35,7 @@ from resolvers.messages.bulk.row_changes import (
 )
 
 MAX_KEYWORDS = 64  # per message
-TIME_COLUMNS = ("expires", "snoozed_until")
+TIME_COLUMNS = ("expires_at", "snoozed_until")
 UNUSED_COLUMNS = {
     "thread_id",
     "modseq",

@@ -158,7 +158,7 @@ def _stored_state(state: StateBeforeChange) -> dict[str, Any]:
         "messages": bulk_flags.states_for_undo(rows),
         "flags": None if changes.replace is not None else changes.touched_flag_names,
         "left": changes.flag_names_set_afterwards,
-        "expires": kind != "MESSAGE_UPDATE" or "expires" in values,
+        "expires_at": kind != "MESSAGE_UPDATE" or "expires_at" in values,
     }
     if state.target_by_user is not None and kind == "MESSAGE_MOVE":
         before["to"] = list(state.target_by_user.items())
@@ -258,8 +258,8 @@ async def _revert_changes(ctx: Context, session: AsyncSession, stored_state: dic
         states[row.id] = row_changes.columns_from_flag_names(
             _reverted_flag_names(imap_flags(row), flag_names, stored_state)
         )
-        if stored_state["expires"]:
-            states[row.id]["expires"] = row_changes.parse_stored_time(expires)
+        if stored_state["expires_at"]:
+            states[row.id]["expires_at"] = row_changes.parse_stored_time(expires)
         if is_move:  # a returned message is snoozed again
             is_at_home = row.mailbox_id == home_mailbox_id
             states[row.id]["snoozed_until"] = (

@@ -18,8 +18,8 @@ from models.submission.tables import Submission
 from resolvers.messages.filters.message_filter import MessageConditions
 from resolvers.sql_text import contains_text_sql
 
-MAX_GUIDS = 1000
-GUID_PATTERN = re.compile("[0-9a-fA-F]{32}")
+MAX_EMAIL_IDS = 1000
+EMAIL_ID_PATTERN = re.compile("[0-9a-fA-F]{32}")
 MAX_MESSAGE_ID = (1 << 63) - 1  # of a 64-bit ID
 FLAG_COLUMNS = ("seen", "flagged", "answered", "draft", "deleted")
 RECIPIENT_COLUMNS = {
@@ -33,7 +33,7 @@ TIME_COLUMNS = {
     "received": col(Message.listed_at),
     "sent": col(Message.date),
     "saved": col(Message.saved_at),
-    "expires": col(Message.expires),
+    "expires": col(Message.expires_at),
 }
 _NOT = custom_op[Any]("NOT")  # as in the index of unseen messages: SQLite compares the SQL text
 
@@ -52,7 +52,7 @@ def people_text_sql(*columns: Any) -> ColumnElement[str]:
 def text_conditions(message_conditions: MessageConditions) -> list[ColumnElement[bool]]:
     """Build the conditions on senders, recipients, subject, list and message identifiers.
 
-    Raises InvalidInput for a wrong GUID.
+    Raises InvalidInput for a malformed EMAILID.
     """
     terms: list[ColumnElement[bool]] = []
     if message_conditions.from_:
@@ -73,25 +73,29 @@ def text_conditions(message_conditions: MessageConditions) -> list[ColumnElement
         )
     if message_conditions.message_id:
         terms.append(col(Message.message_id) == message_conditions.message_id)
-    if message_conditions.guids is not None:
+    if message_conditions.email_ids is not None:
         terms.append(
             col(Message.id).in_(
                 [
-                    message_id_from_guid(text, nth)
-                    for nth, text in enumerate(message_conditions.guids)
+                    message_id_from_email_id(text, nth)
+                    for nth, text in enumerate(message_conditions.email_ids)
                 ]
             )
         )
     return terms
 
 
-def message_id_from_guid(text: str, index: int) -> int:
-    """Return the message ID that a GUID encodes. Raises InvalidInput."""
-    if index >= MAX_GUIDS:
-        raise InvalidInput(f"at most {MAX_GUIDS} guids", constraint="max", path=["filter", "guids"])
-    if not GUID_PATTERN.fullmatch(text):
-        error_text = "a guid has 32 hex digits"
-        raise InvalidInput(error_text, constraint="pattern", path=["filter", "guids"], index=index)
+def message_id_from_email_id(text: str, index: int) -> int:
+    """Return the message ID that an EMAILID encodes. Raises InvalidInput."""
+    if index >= MAX_EMAIL_IDS:
+        raise InvalidInput(
+            f"at most {MAX_EMAIL_IDS} email IDs", constraint="max", path=["filter", "emailIds"]
+        )
+    if not EMAIL_ID_PATTERN.fullmatch(text):
+        error_text = "an email ID has 32 hexadecimal digits"
+        raise InvalidInput(
+            error_text, constraint="pattern", path=["filter", "emailIds"], index=index
+        )
     return min(int(text, 16), MAX_MESSAGE_ID)
 
 

@@ -36,7 +36,7 @@ from resolvers.messages.filters.column_conditions import (
     flag_conditions,
     has_attachments_sql,
     highest_uid_sql,
-    message_id_from_guid,
+    message_id_from_email_id,
     range_conditions,
     text_conditions,
 )
@@ -152,8 +152,8 @@ def validate_values(message_conditions: MessageConditions) -> None:
         for name in ("uids", "seqs"):
             if given := getattr(one, name):
                 is_in_set_sql(given, col(Message.uid), highest_uid_sql, input_name=name)
-        for nth, text in enumerate(one.guids or ()):
-            message_id_from_guid(text, nth)
+        for nth, text in enumerate(one.email_ids or ()):
+            message_id_from_email_id(text, nth)
         value_count += 1 + sum(
             getattr(one, name) is not None for name in MessageConditions.__slots__
         )

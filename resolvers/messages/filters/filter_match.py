@@ -32,7 +32,7 @@ STORED_ONLY_FIELDS = {  # fields of stored messages only, with their API names
     "thread_id": "thread",
     "uids": "uids",
     "seqs": "seqs",
-    "guids": "guids",
+    "email_ids": "emailIds",
     "tier": "tier",
     "saved_since": "savedSince",
     "saved_before": "savedBefore",

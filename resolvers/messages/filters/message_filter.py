@@ -35,7 +35,7 @@ class MessageConditions:
     thread_id: int | None = None
     uids: str | None = None
     seqs: str | None = None
-    guids: tuple[str, ...] | None = None
+    email_ids: tuple[str, ...] | None = None
     seen: bool | None = None
     flagged: bool | None = None
     answered: bool | None = None

@@ -24,6 +24,7 @@ from resolvers.submission import sender_patterns
 from resolvers.users import forward_targets, openpgp_keys
 from resolvers.users.creation import insert, welcome_messages
 from resolvers.users.creation.insert import NewUsersRefused, PreparedUser
+from resolvers.users.limit_values import LimitValue
 from resolvers.users.roles import (
     check_domain_admin_fields,
     require_administered_domains,
@@ -33,7 +34,7 @@ from resolvers.users.validation import (
     DEFAULT_SPAM_LEVEL,
     require_column_permissions,
     require_unlimited_quota_permission,
-    schema_name,
+    schema_path,
     validate_columns,
 )
 
@@ -46,9 +47,9 @@ VALIDATED_COLUMNS = (  # columns that are stored as given, once they are validat
     "tags",
     "retention",
     "spam_level",
-    "recipients",
-    "forwards",
-    "received_max",
+    "recipients_per_day",
+    "forwards_per_day",
+    "received_per_hour",
     "allowed_senders",
     "disabled_scopes",
     "upload_sent_messages",
@@ -84,7 +85,7 @@ class NewUser:
     add_tags_to_address: bool = False
     active: bool = True
     suspended: bool = False
-    quota: int | None = None  # bytes
+    quota: LimitValue = None  # bytes
     language: str | None = None
     tags: Sequence[str] = ()
     retention: timedelta | None = None
@@ -94,9 +95,9 @@ class NewUser:
     forward_to: Sequence[str] = ()
     subaddress_action: SubaddressAction = SubaddressAction.NONE
     spam_level: int | None = None
-    recipients: int | None = None
-    forwards: int | None = None
-    received_max: int | None = None
+    recipients_per_day: LimitValue = None
+    forwards_per_day: LimitValue = None
+    received_per_hour: LimitValue = None
     allowed_senders: Sequence[str] = ()
     disabled_scopes: Sequence[ProtocolScope] = ()
     upload_sent_messages: bool = False
@@ -330,7 +331,7 @@ async def _public_key_columns(
         for name in ("encrypt_messages", "encrypt_forwarded"):
             if getattr(new_user, name):
                 text = "this takes an OpenPGP key of the account"
-                raise InvalidInput(text, constraint="required", path=[schema_name(name)])
+                raise InvalidInput(text, constraint="required", path=[*schema_path(name)])
     return {}
 
 

@@ -2,12 +2,13 @@
 
 Fields have the names of `NewUserInput` in the schema. In CSV an empty cell is a missing field, a
 list is separated by `;` or is a JSON array, and free data is a JSON object. The names of special
-mailboxes are the columns `mailboxes.sent` and so on.
+mailboxes are the columns `mailboxes.sent` and so on, and the limits `limits.receivedPerHour` and so
+on. An unlimited quota or limit is the word `unlimited`; in JSON it can also be null.
 """
 
 import csv
 import ipaddress
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -22,11 +23,16 @@ from models.users.list_formats import UserFileFormat
 from models.users.roles import AdminPermission, Role, UserPermission
 from models.users.tables import ProtocolScope, SubaddressAction
 from resolvers.users.creation.create import NewUser
+from resolvers.users.limit_values import Unlimited
 from resolvers.users.validation import schema_name
 
 MAX_RECORD_LENGTH = 1 << 20  # characters
 MAILBOXES = "mailboxes"
 ADMINISTERS = "administers"  # column with domain names
+LIMITS = "limits"
+LIMIT_COLUMNS = ("received_per_hour", "recipients_per_day", "forwards_per_day")
+NULLABLE_LIMITS = frozenset({"quota", *map(schema_name, LIMIT_COLUMNS)})  # null: unlimited
+UNLIMITED_WORD = "unlimited"
 TRUE_WORDS, FALSE_WORDS = {"true", "yes", "1"}, {"false", "no", "0"}
 NAMEABLE_SPECIAL_USES = ("sent", "junk", "drafts", "trash", "archive")
 
@@ -129,8 +135,8 @@ def user_from_record(record: UserRecord, problems: ErrorCollector) -> tuple[NewU
     Adds fields that can't be read to `problems`.
     """
     values, domain_names, mailbox_paths = dict[str, Any](), list[str](), dict[SpecialUse, str]()
-    for name, value in record.fields.items():
-        if value is None:
+    for name, value in _flattened_fields(record.fields):
+        if value is None and name not in NULLABLE_LIMITS:
             continue
         with problems.collecting():
             try:
@@ -147,6 +153,16 @@ def user_from_record(record: UserRecord, problems: ErrorCollector) -> tuple[NewU
                 text = str(problem) or "not a value of this field"
                 raise InvalidInput(text, constraint="type", path=name.split(".")) from problem
     return NewUser(**values, mailboxes=mailbox_paths), domain_names
+
+
+def _flattened_fields(fields: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield the fields of a record; those of `limits` have names such as limits.forwardsPerDay."""
+    for name, value in fields.items():
+        if name == LIMITS and isinstance(value, dict):
+            for limit_name, limit in value.items():
+                yield f"{LIMITS}.{limit_name}", limit
+        else:
+            yield name, value
 
 
 def _parse_text(value: Any) -> str:
@@ -171,6 +187,17 @@ def _parse_number(value: Any) -> int:
         return int(value)
     except ValueError:
         raise ValueError("a whole number is expected") from None
+
+
+def _limit_parser(parse_number: Callable[[Any], int]) -> Callable[[Any], int | Unlimited]:
+    """Return a parser of a limit, which is a number, null, or the word `unlimited`."""
+
+    def parse(value: Any) -> int | Unlimited:
+        if value is None or value == UNLIMITED_WORD:
+            return Unlimited.UNLIMITED
+        return parse_number(value)
+
+    return parse
 
 
 def _parse_texts(value: Any) -> list[str]:
@@ -227,7 +254,7 @@ def _parser_of_field(name: str) -> Callable[[Any], Any]:
         "subaddress_action": _enum_parser(SubaddressAction),
         "disabled_scopes": _enum_list_parser(ProtocolScope),
         "smtp_allowed_networks": _parse_networks,
-        "quota": quantities.parse_size,
+        "quota": _limit_parser(quantities.parse_size),
         "retention": quantities.parse_duration,
         "public_metadata": _parse_json,
         "private_metadata": _parse_json,
@@ -236,7 +263,9 @@ def _parser_of_field(name: str) -> Callable[[Any], Any]:
         return special_parsers[name]
     if name in {"tags", "forward_to", "allowed_senders"}:
         return _parse_texts
-    if name in {"spam_level", "recipients", "forwards", "received_max"}:
+    if name in LIMIT_COLUMNS:
+        return _limit_parser(_parse_number)
+    if name == "spam_level":
         return _parse_number
     if isinstance(NewUser.__dataclass_fields__[name].default, bool):
         return _parse_flag

@@ -37,15 +37,15 @@ _SELECT_RUNNING_USAGE = PreparedStatement(
     )
 )
 _SELECT_RECIPIENT_LIMIT = PreparedStatement(
-    select(col(User.recipients)).where(col(User.id) == integer_parameter("user"))
+    select(col(User.recipients_per_day)).where(col(User.id) == integer_parameter("user"))
 )
 
 
 @dataclass(frozen=True, slots=True)
 class StorageUsage:
-    """Storage of a user in bytes; `allowed_bytes` 0 is unlimited."""
+    """Storage of a user in bytes. `limit_bytes` is None if the quota is unlimited."""
 
-    allowed_bytes: int
+    limit_bytes: int | None
     used_bytes: int
     source: LimitSource
     level: UsageLevel
@@ -53,21 +53,21 @@ class StorageUsage:
 
 @dataclass(frozen=True, slots=True)
 class UsageWindow:
-    """A counter in a time window, with its limit; `allowed` 0 is unlimited."""
+    """A counter in a time window, with its limit, which is None if it is unlimited."""
 
-    allowed: int
+    limit: int | None
     source: LimitSource
     used: int = 0
     level: UsageLevel = UsageLevel.NORMAL
-    ttl: timedelta | None = None  # None: no window is open
-    resets_at: datetime | None = None
+    resets_at: datetime | None = None  # None: no window is open
 
 
 async def load_storage_usage(ctx: Context, user: ColumnRow) -> StorageUsage:
-    """Return quota and storage in use, where the quota comes from, and the warning level."""
+    """Return quota and storage in use, where the quota comes from, and the usage level."""
     allowed, source = await _load_quota_with_source(ctx, user)
     used = max(user.used, 0)
-    return StorageUsage(allowed, used, source, usage_level(ctx.environment.options, used, allowed))
+    level = usage_level(ctx.environment.options, used, allowed)
+    return StorageUsage(allowed or None, used, source, level)
 
 
 async def load_quota(ctx: Context, user: ColumnRow) -> int:
@@ -128,7 +128,7 @@ async def load_recipient_usage(ctx: Context, user: ColumnRow) -> UsageWindow:
     used, until = (row.used, row.until) if row else (0, None)
     return _usage_window(
         ctx.environment,
-        user.recipients,
+        user.recipients_per_day,
         ctx.environment.options.limits_recipients_per_day,
         (used, until),
     )
@@ -140,7 +140,7 @@ async def load_forward_usage(ctx: Context, user: ColumnRow) -> UsageWindow:
     used, until = (row.used, row.until) if row else (0, None)
     return _usage_window(
         ctx.environment,
-        user.forwards,
+        user.forwards_per_day,
         ctx.environment.options.limits_forwards_per_day,
         (used, until),
     )
@@ -150,7 +150,10 @@ def received_usage(environment: Environment, user: ColumnRow) -> UsageWindow:
     """Return the count of received messages, in an hour from the first."""
     used_and_end = (user.received, user.received_until)
     return _usage_window(
-        environment, user.received_max, environment.options.limits_received_per_hour, used_and_end
+        environment,
+        user.received_per_hour,
+        environment.options.limits_received_per_hour,
+        used_and_end,
     )
 
 
@@ -158,7 +161,10 @@ def forward_usage_of_address(environment: Environment, address: ColumnRow) -> Us
     """Return the count of messages that an address has forwarded, in 24 hours from the first."""
     used_and_end = (address.forwarded, address.forwarded_until)
     return _usage_window(
-        environment, address.forwards_max, environment.options.limits_forwards_per_day, used_and_end
+        environment,
+        address.forwards_per_day,
+        environment.options.limits_forwards_per_day,
+        used_and_end,
     )
 
 
@@ -173,10 +179,9 @@ def _usage_window(
     limit = default_limit if own_limit is None else own_limit
     now, (used, until) = environment.now(), used_and_end
     if until is None or until <= now:
-        return UsageWindow(limit, source)
-    return UsageWindow(
-        limit, source, used, usage_level(environment.options, used, limit), until - now, until
-    )
+        return UsageWindow(limit or None, source)
+    level = usage_level(environment.options, used, limit)
+    return UsageWindow(limit or None, source, used, level, until)
 
 
 async def require_below_sending_limits(ctx: Context, user: ColumnRow) -> None:
@@ -185,7 +190,7 @@ async def require_below_sending_limits(ctx: Context, user: ColumnRow) -> None:
     Call it before a message is built.
     """
     await rate_limits.require_below_sending_rates(ctx, user.id)
-    if not (limit := _recipient_limit(ctx.environment, user.recipients)):
+    if not (limit := _recipient_limit(ctx.environment, user.recipients_per_day)):
         return
     parameters = {"user": user.id, "now": ctx.environment.now()}
     row = next(iter(await ctx.read_prepared(_SELECT_RUNNING_USAGE, **parameters)), None)
@@ -247,7 +252,7 @@ def count_against_recipient_limit(
     )
     limit_rows = transaction.fetch_rows(_SELECT_RECIPIENT_LIMIT, user=user_id)
     limit = _recipient_limit(
-        transaction.environment, limit_rows[0].recipients if limit_rows else None
+        transaction.environment, limit_rows[0].recipients_per_day if limit_rows else None
     )
     if limit and row.used > limit:
         raise RecipientLimitExceeded(limit, row, row.used - count)

@@ -346,7 +346,7 @@ async def test_postfix_retries_deferred_recipient(
 ) -> None:
     async with environment.write_session() as session:
         user = await session.get_one(type(ada.user), ada.user.id)
-        user.received_max, user.received = 1, 1
+        user.received_per_hour, user.received = 1, 1
         user.received_until = clock().replace(hour=1)
     async with run_postfix(routes=routes_to_server) as server:
         await asyncio.to_thread(submit_to_postfix, server, RAW_MESSAGES["plain"], ada.address)

@@ -194,7 +194,7 @@ async def test_objects_of_other_users_look_like_missing_ones(server: MerganserPr
     async with server.open_client("ada") as ada, server.open_client("bob") as bob:
         viewer_query = (
             '{ viewer { user { cursor mailbox(by: {path: "INBOX"}) { id } '
-            "messages { nodes { id guid } } } } }"
+            "messages { nodes { id emailId } } } } }"
         )
         other_user = (await bob(viewer_query))["viewer"]["user"]
         message, mailbox_id = other_user["messages"]["nodes"][0], other_user["mailbox"]["id"]

@@ -153,7 +153,7 @@ class FuzzTarget:
             await client.load_mailbox(path) for client in (ada, bob) for path in ("INBOX", "Trash")
         ]
         result = await ada(
-            "{ viewer { user { cursor messages { nodes { guid thread { id } "
+            "{ viewer { user { cursor messages { nodes { emailId thread { id } "
             "attachments { id } } } } } }"
         )
         user = result["viewer"]["user"]
@@ -168,7 +168,7 @@ class FuzzTarget:
                 for message in node["attachments"]
             ),
         ]
-        guids = [node["guid"] for node in user["messages"]["nodes"]]
+        email_ids = [node["emailId"] for node in user["messages"]["nodes"]]
         root_key = await make_api_key(environment, "root", role=Role.ROOT, scopes=[Scope.FULL])
         reader_options = {"user_id": ada.user.id, "role": Role.USER, "scopes": [Scope.FULL]}
         reader_key = await make_api_key(environment, "reader", read_only=True, **reader_options)
@@ -182,7 +182,7 @@ class FuzzTarget:
         return cls(
             environment,
             app,
-            KnownValues(tuple(global_id_values), (user["cursor"],), tuple(guids)),
+            KnownValues(tuple(global_id_values), (user["cursor"],), tuple(email_ids)),
             headers_by_user,
         )
 

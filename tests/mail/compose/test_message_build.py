@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 
 from mail import mime
 from mail.compose.message_builder import (
-    AttachmentDisposition,
     CustomHeader,
     MessageDraft,
     OutgoingFile,
@@ -25,6 +24,7 @@ from mail.compose.message_builder import (
 )
 from mail.mime.header_encoding import NamedAddress
 from models.errors import InvalidInput, LimitReached, MultipleErrors
+from models.messages.mime_values import AttachmentDisposition
 
 ADA = NamedAddress("ada@example.org", "Ada")
 BOB = NamedAddress("bob@example.com")
@@ -80,7 +80,9 @@ async def test_files_are_attached_and_inline_images_are_related() -> None:
         attachments=[
             OutgoingFile(PIXEL, "logo.gif", "image/gif", "logo"),
             OutgoingFile(b"a;b", "Übersicht für Käthe, letzte Fassung.csv", "text/csv"),
-            OutgoingFile(b"x", "x.bin", cid="other", disposition=AttachmentDisposition.ATTACHMENT),
+            OutgoingFile(
+                b"x", "x.bin", content_id="other", disposition=AttachmentDisposition.ATTACHMENT
+            ),
         ],
     )
     raw = build_message(draft)
@@ -90,7 +92,7 @@ async def test_files_are_attached_and_inline_images_are_related() -> None:
         *("text/csv", "application/octet-stream"),
     ]
     attachments = (await mime.read_message_facts(raw)).attachments
-    assert [(attachment.filename, attachment.related) for attachment in attachments] == [
+    assert [(attachment.filename, attachment.inline) for attachment in attachments] == [
         ("logo.gif", True),
         ("Übersicht für Käthe, letzte Fassung.csv", False),
         ("x.bin", False),
@@ -108,8 +110,8 @@ def test_data_url_images_become_named_parts() -> None:
     assert (image.get_content(), image.get_filename()) == (PIXEL, "dot.gif")
     body = message.get_body(("html",))
     assert body is not None
-    cid = str(image["Content-ID"]).strip("<>")
-    assert body.get_content().count(f"cid:{cid}") == 2
+    content_id = str(image["Content-ID"]).strip("<>")
+    assert body.get_content().count(f"cid:{content_id}") == 2
     assert "base64,!" in body.get_content()
 
 
@@ -202,7 +204,7 @@ async def test_any_name_and_subject_are_parsed_unchanged(name: str, subject: str
         ({"attachments": [OutgoingFile(b"", "a\nb")]}, ["attachments", "0", "filename"]),
         ({"attachments": [OutgoingFile(b"", "\ud800")]}, ["attachments"]),
         ({"attachments": [OutgoingFile(b"", None, "x")]}, ["attachments", "0", "contentType"]),
-        ({"attachments": [OutgoingFile(b"", cid="a>b")]}, ["attachments", "0", "cid"]),
+        ({"attachments": [OutgoingFile(b"", content_id="a>b")]}, ["attachments", "0", "contentId"]),
         ({"attachments": [OutgoingFile(b"123")], "most": 2}, ["attachments"]),
         ({"attachments": [OutgoingFile(b"")] * 251}, ["attachments"]),
         ({"most": 100}, ["attachments"]),
@@ -218,7 +220,7 @@ def test_invalid_draft_field_is_refused_with_its_path(
 
 
 def test_all_invalid_fields_are_reported_together() -> None:
-    files = [OutgoingFile(b"", "a\nb", "x", "a>b"), OutgoingFile(b"", cid="a>b")]
+    files = [OutgoingFile(b"", "a\nb", "x", "a>b"), OutgoingFile(b"", content_id="a>b")]
     headers = [CustomHeader("Bcc", "a\nb"), CustomHeader("X-A", "\n")]
     invalid_draft = replace(
         PLAIN_DRAFT, text="\0", html="\ud800", attachments=files, headers=headers
@@ -226,10 +228,10 @@ def test_all_invalid_fields_are_reported_together() -> None:
     with pytest.raises(MultipleErrors) as errors:
         build_message(invalid_draft)
     assert [".".join(error.path) for error in errors.value.all_errors] == [
-        "attachments.0.cid",
+        "attachments.0.contentId",
         "attachments.0.contentType",
         "attachments.0.filename",
-        "attachments.1.cid",
+        "attachments.1.contentId",
         "headers.0.key",
         "headers.0.value",
         "headers.1.value",

@@ -69,9 +69,9 @@ async def test_forwarded_message_is_stored_and_sent_once(
         "example.org",
     )
     assert [message.subject for message in await load_inbox_rows(ada)] == ["Onward"]
-    result = await ada("{ user { limits { forwards { used allowed source } } } }")
-    assert result["user"]["limits"]["forwards"] == {
-        "used": 1, "allowed": 2000, "source": "PLATFORM",
+    result = await ada("{ user { limits { forwardsPerDay { used limit source } } } }")
+    assert result["user"]["limits"]["forwardsPerDay"] == {
+        "used": 1, "limit": 2000, "source": "PLATFORM",
     }  # fmt: skip
 
 
@@ -109,7 +109,7 @@ async def test_over_forward_limit_message_is_stored_and_owner_notified_once(
     ada: GraphQLClient, root: GraphQLClient, lmtp_client: SmtpTestClient, clock: ManualClock
 ) -> None:
     await set_account_forwarding(ada, FORWARD_TARGET, "eve@far.example")
-    assert (await try_update_users(root, ada, forwards=3))[1] == []
+    assert (await try_update_users(root, ada, limits={"forwardsPerDay": 3}))[1] == []
     for number in range(5):
         assert (
             await send_transaction(lmtp_client, raw_message(f"n{number}"), ada.address)
@@ -257,15 +257,18 @@ async def test_account_is_created_with_targets(root: GraphQLClient) -> None:
     arguments = {
         "username": "eve",
         "forwardTo": [FORWARD_TARGET],
-        "forwards": 7,
+        "limits": {"forwardsPerDay": 7},
         "address": "eve@example.org",
     }
     user, errors = await try_create_user(root, **arguments)
     assert errors == []
     result = await root(
-        '{ user(by: {username: "eve"}) { forwardTo limits { forwards { allowed } } } }'
+        '{ user(by: {username: "eve"}) { forwardTo limits { forwardsPerDay { limit } } } }'
     )
-    assert result["user"] == {"forwardTo": [FORWARD_TARGET], "limits": {"forwards": {"allowed": 7}}}
+    assert result["user"] == {
+        "forwardTo": [FORWARD_TARGET],
+        "limits": {"forwardsPerDay": {"limit": 7}},
+    }
     self_forward = {
         **arguments,
         "username": "eva",
@@ -375,7 +378,7 @@ async def test_targets_and_sender_patterns_follow_a_domain_rename(
     targets = ["y@old.example", "y@new.example", "https://old.example/"]
     assert (await try_update_users(root, ada, forwardTo=targets, allowedSenders=senders))[1] == []
     _, errors = await run_mutation(
-        root, DOMAIN_RENAME, oldDomain="old.example", newDomain="new.example"
+        root, DOMAIN_RENAME, domain={"name": "old.example"}, newName="new.example"
     )
     assert errors == []
     statement = select(col(Address.forward_to)).where(col(Address.kind) == AddressKind.FORWARD)

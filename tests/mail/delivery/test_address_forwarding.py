@@ -120,7 +120,7 @@ async def test_daily_forward_limit_refuses_more_messages(
     ada: GraphQLClient, lmtp_client: SmtpTestClient, clock: ManualClock
 ) -> None:
     await add_forwarding_address(
-        ada.environment, "list", "dave@far.example", "eve@far.example", forwards_max=3
+        ada.environment, "list", "dave@far.example", "eve@far.example", forwards_per_day=3
     )
     # Two of three forwards.
     assert await send_transaction(lmtp_client, raw_message("1"), LIST_ADDRESS) == ACCEPTED_REPLIES

@@ -20,9 +20,9 @@ HOSTILE_MESSAGES = hostile_messages()
 MESSAGE_QUERY = """query ($id: ID!) { node(id: $id) { ... on Message {
   subject preview date messageId inReplyTo references size sourceUrl body text html
   from { name address } sender { name address } to { name address } cc { name address }
-  replyTo { name address } list { listId unsubscribeUrl } headers { key value } rawHeader
-  bodyStructureImap envelopeImap structure { section contentType { value params } }
-  events { summary } attachments { filename contentType disposition size text } } } }"""
+  replyTo { name address } mailingList { listId unsubscribeUrl } headers { key value } rawHeader
+  bodyStructureImap envelopeImap mimeStructure { section contentType { value params } }
+  calendarEvents { summary } attachments { filename contentType disposition size text } } } }"""
 
 
 async def deliver_message(lmtp_client: SmtpTestClient, raw: bytes, to: str) -> str:

@@ -91,7 +91,8 @@ regex_tests = st.builds(
 field_tests = {
     **dict.fromkeys(("from", "to", "subject", "listId", "text"), nonblank_texts),
     "hasAttachment": st.booleans(),
-    "size": st.integers(1, 1 << 40) | st.integers(-(1 << 40), -1),
+    "larger": st.integers(1, 1 << 40),
+    "smaller": st.integers(1, 1 << 40),
     "header": header_tests,
     "regex": regex_tests,
 }
@@ -138,15 +139,17 @@ def actions(draw: Any) -> dict[str, Any]:
     if draw(st.booleans()):
         label_list = draw(label_lists)
         action |= {
-            "labels": label_list[: len(label_list) // 2],
-            "removeLabels": label_list[len(label_list) // 2 :],
+            "keywords": label_list[: len(label_list) // 2],
+            "removeKeywords": label_list[len(label_list) // 2 :],
         }
     destination = draw(st.sampled_from([{}, {"delete": True}, {"spam": True}, {"mailbox": 1}]))
     action |= destination
     if "delete" not in destination and draw(st.booleans()):
         action["copyTo"] = draw(st.sampled_from([[2], [3, 2]]))
     if draw(st.booleans()):
-        action["targets"] = draw(st.sampled_from([["a@b.example"], ["a@b.example", "c@d.example"]]))
+        action["forwardTo"] = draw(
+            st.sampled_from([["a@b.example"], ["a@b.example", "c@d.example"]])
+        )
     if draw(st.booleans()):
         action["reply"] = draw(replies)
     if draw(st.booleans()):
@@ -224,14 +227,14 @@ QUERIES: list[tuple[str, Any]] = [
             "all": [{"header": {"key": "X-B", "value": None}}],
         },
     ),
-    ("size :under 2K", {"size": -2048}),
+    ("size :under 2K", {"smaller": 2048}),
     ("size :over 0", {}),
     ("size :under 0", {"not": [{}]}),
     ("not hasattachment", {"hasAttachment": False}),
     ('allof (not header :contains "subject" "a", not size :over 1)',
-     {"not": [{"subject": "a"}, {"size": 1}]}),
+     {"not": [{"subject": "a"}, {"larger": 1}]}),
     ('not anyof (size :over 1, header :contains "subject" "a")',
-     {"not": [{"any": [{"size": 1}, {"subject": "a"}]}]}),
+     {"not": [{"any": [{"larger": 1}, {"subject": "a"}]}]}),
     ('allof (header :contains "subject" "a", header :contains "subject" "b")',
      {"subject": "a", "all": [{"subject": "b"}]}),
 ]  # fmt: skip
@@ -292,14 +295,14 @@ ACTIONS: list[tuple[str, Any]] = [
     ('fileinto :specialuse "\\\\Junk" "Spam"; stop;', {"spam": True, "stop": True}),
     ('fileinto :specialuse "\\\\Archive" "Old";', {"mailbox": "<\\archive>"}),
     ('fileinto :flags ["\\\\Seen", "x y"] "A";', {"mailbox": "A", "seen": True,
-                                                 "labels": ["x", "y"]}),
+                                                 "keywords": ["x", "y"]}),
     ('keep :flags "\\\\Flagged"; stop;', {"flag": True, "stop": True}),
     ('addflag "a"; setflag ["b", "\\\\SEEN"]; removeflag "b";',
-     {"seen": True, "removeLabels": ["b"]}),
-    ('redirect "a@b.example";', {"targets": ["a@b.example"], "delete": True}),
-    ('redirect "a@b.example"; keep;', {"targets": ["a@b.example"]}),
-    ('redirect "a@b.example"; fileinto "A";', {"targets": ["a@b.example"], "mailbox": "A"}),
-    ('redirect :copy "a@b.example"; redirect :copy "a@b.example";', {"targets": ["a@b.example"]}),
+     {"seen": True, "removeKeywords": ["b"]}),
+    ('redirect "a@b.example";', {"forwardTo": ["a@b.example"], "delete": True}),
+    ('redirect "a@b.example"; keep;', {"forwardTo": ["a@b.example"]}),
+    ('redirect "a@b.example"; fileinto "A";', {"forwardTo": ["a@b.example"], "mailbox": "A"}),
+    ('redirect :copy "a@b.example"; redirect :copy "a@b.example";', {"forwardTo": ["a@b.example"]}),
     ("discard; stop;", {"delete": True, "stop": True}),
     ("keep; stop;", {"stop": True}),
     ('vacation :days 1 :subject " Away " "Back soon";',
@@ -323,7 +326,7 @@ def test_later_branch_excludes_earlier_conditions() -> None:
         elsif header :contains "subject" "y" { if size :under 9 { keep; stop; } fileinto "C"; }
         else { discard; }
     """)
-    big, small = {"size": 1 << 20}, {"size": -9}
+    big, small = {"larger": 1 << 20}, {"smaller": 9}
     assert imported == [
         ("Big", big, {"mailbox": "A"}),
         ("From the list", {"not": [big], "subject": "x"}, {"mailbox": "B", "stop": True}),
@@ -506,7 +509,7 @@ def test_filters_without_warning_do_what_the_script_does(text: str) -> None:
         if "mailbox" in action:
             action["mailbox"] = mailbox_ids[action["mailbox"]]
         action["copyTo"] = [mailbox_ids[path] for path in action.get("copyTo", ())]
-        targets = [FilterTarget(number, to, to) for to in action.get("targets", ())]
+        targets = [FilterTarget(number, to, to) for to in action.get("forwardTo", ())]
         filters.append(CompiledFilter(number, filter_.query, action, targets))
     program = sieve.compile_script(f"{REQUIRE}\n{text}")
     for raw in MESSAGES:

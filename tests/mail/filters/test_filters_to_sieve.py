@@ -69,10 +69,10 @@ QUERIES: list[tuple[dict[str, Any], bool]] = [
     ({"text": "<b>"}, False),
     ({"hasAttachment": False}, True),
     ({"hasAttachment": True}, False),
-    ({"size": 10}, True),
-    ({"size": len(RAW_MESSAGE)}, False),  # larger than
-    ({"size": -len(RAW_MESSAGE)}, False),
-    ({"size": -len(RAW_MESSAGE) - 1}, True),
+    ({"larger": 10}, True),
+    ({"larger": len(RAW_MESSAGE)}, False),  # larger than
+    ({"smaller": len(RAW_MESSAGE)}, False),
+    ({"smaller": len(RAW_MESSAGE) + 1}, True),
     ({"header": {"key": "x-mark", "value": "YES"}}, True),
     ({"header": {"key": "X-Mark", "value": None}}, True),
     ({"header": {"key": "X-None", "value": None}}, False),
@@ -155,7 +155,8 @@ PATTERNS = ["^the", "a|b", "[[:upper:]]{2}", "y.s$", 'of "', r"\\"]
 WORD = st.sampled_from(WORDS[1:])
 FIELD_TESTS: dict[str, st.SearchStrategy[Any]] = {
     "from": WORD, "to": WORD, "subject": WORD, "listId": WORD, "text": WORD,
-    "hasAttachment": st.booleans(), "size": st.integers(1, 1000) | st.integers(-1000, -1),
+    "hasAttachment": st.booleans(), "larger": st.integers(1, 1000),
+    "smaller": st.integers(1, 1000),
     "header": st.fixed_dictionaries(
         {"key": st.sampled_from(HEADER_NAMES), "value": st.none() | WORD}
     ),
@@ -191,9 +192,9 @@ ACTION = st.fixed_dictionaries(
         "seen": st.booleans(), "flag": st.booleans(), "delete": st.booleans(),
         "spam": st.booleans(), "mailbox": MAILBOX_ID,
         "copyTo": st.lists(MAILBOX_ID, min_size=1, max_size=3, unique=True),
-        "targets": st.lists(TARGET, min_size=1, max_size=4, unique=True),
-        "labels": st.lists(LABEL, min_size=1, max_size=2, unique=True),
-        "removeLabels": st.lists(LABEL, min_size=1, max_size=2, unique=True),
+        "forwardTo": st.lists(TARGET, min_size=1, max_size=4, unique=True),
+        "keywords": st.lists(LABEL, min_size=1, max_size=2, unique=True),
+        "removeKeywords": st.lists(LABEL, min_size=1, max_size=2, unique=True),
         "reply": REPLY, "webhook": st.integers(1, 2), "stop": st.just(True),
     },
 )  # fmt: skip
@@ -218,9 +219,12 @@ def test_filter_script_does_what_the_filter_does(
 def expected_steps(action: Mapping[str, Any]) -> list[str]:
     """Expected steps of the action's script for RAW_MESSAGE. A mailing list gets no reply."""
     system_flags = {"\\Seen": action.get("seen"), "\\Flagged": action.get("flag")}
-    flags = [*(flag for flag, is_set in system_flags.items() if is_set), *action.get("labels", ())]
+    flags = [
+        *(flag for flag, is_set in system_flags.items() if is_set),
+        *action.get("keywords", ()),
+    ]
     flag_suffix = "".join(
-        f" {flag}" for flag in flags if flag not in action.get("removeLabels", ())
+        f" {flag}" for flag in flags if flag not in action.get("removeKeywords", ())
     )
     mailbox_paths = {**NAMES.mailbox_paths, 4: "INBOX"}
     copies = [
@@ -229,7 +233,7 @@ def expected_steps(action: Mapping[str, Any]) -> list[str]:
         if not action.get("delete")
     ]
     destination = expected_destination(action, mailbox_paths)
-    steps = [f"to {target} :copy" for target in action.get("targets", ()) if "@" in target]
+    steps = [f"to {target} :copy" for target in action.get("forwardTo", ()) if "@" in target]
     steps += [
         f"into {mailbox_id} :copy{flag_suffix}"
         for mailbox_id in copies
@@ -289,7 +293,7 @@ def decide_step_by_step(
             if rule.action.get("stop"):
                 break
 
-    removed = distinct_values(applied, "removeLabels")
+    removed = distinct_values(applied, "removeKeywords")
     return {
         "is_deleted": first_value(applied, "delete") is True,
         "is_spam": first_value(applied, "spam"),
@@ -300,10 +304,10 @@ def decide_step_by_step(
         "is_seen": first_value(applied, "seen") is True,
         "is_flagged": first_value(applied, "flag") is True,
         "added_keywords": [
-            keyword for keyword in distinct_values(applied, "labels") if keyword not in removed
+            keyword for keyword in distinct_values(applied, "keywords") if keyword not in removed
         ],
         "removed_keywords": removed,
-        "targets": distinct_values(applied, "targets"),
+        "targets": distinct_values(applied, "forwardTo"),
         "replies": [rule.filter_id for rule in applied if "reply" in rule.action],
         "webhook_ids": list(
             dict.fromkeys(rule.action["webhook"] for rule in applied if "webhook" in rule.action)
@@ -335,7 +339,7 @@ def test_filter_result_equals_the_step_by_step_result(
             number,
             query,
             action,
-            [FilterTarget(number, target, target) for target in action.get("targets", ())],
+            [FilterTarget(number, target, target) for target in action.get("forwardTo", ())],
         )
         for number, ((query, _), action) in enumerate(queries_and_actions)
     ]
@@ -388,4 +392,4 @@ def test_reply_body_has_a_boundary_that_no_part_contains() -> None:
         raw = filter_compiler.reply_body(text, f"<p>{text}</p>").encode()
         parts = parse_structure(b"MIME-Version: 1.0\r\n" + raw).parts
         assert [part.content_type for part in parts] == ["text/plain", "text/html"]
-    assert sieve_test_from_query({"size": 1}).name == "size"
+    assert sieve_test_from_query({"larger": 1}).name == "size"

@@ -80,7 +80,7 @@ async def test_passing_results_are_written_on_top(
         r"arc=none",
         results,
     )
-    source = without_trace_fields(verification["source"].encode()).decode()
+    source = without_trace_fields(verification["rawSource"].encode()).decode()
     head, _, rest = source.partition("\r\nDKIM-Signature:")
     assert " ".join(head.split()) == f"Authentication-Results: {results}"
     assert rest.startswith(" v=1")
@@ -210,7 +210,7 @@ async def test_forged_own_results_are_removed(
         if isinstance(source, Path):
             source.write_bytes(b"X-Large: yes\r\n" + raw)
         verification = await message_verification(ada, await deliver_from_peer(ada, source))
-        fields, _ = split_fields_and_body(verification["source"].encode())
+        fields, _ = split_fields_and_body(verification["rawSource"].encode())
         authserv_ids = [
             field.value.split()[0] for field in fields if field.name.startswith("authent")
         ]

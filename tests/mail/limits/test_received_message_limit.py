@@ -59,7 +59,7 @@ async def test_simultaneous_deliveries_stop_at_the_account_limit(
     environment = ada.environment
     if quarantined:
         set_options(environment, spam_quarantine_score=75)
-    await set_user_limits(ada, received_max=LIMIT)
+    await set_user_limits(ada, received_per_hour=LIMIT)
     listener = await lmtp.start_lmtp_listener(
         environment, "127.0.0.1", 0, spool_folder=tmp_path / "spool"
     )
@@ -87,6 +87,6 @@ async def test_simultaneous_deliveries_stop_at_the_platform_limit(
         ada.environment, "127.0.0.1", 0, spool_folder=tmp_path / "spool"
     )
     assert await deliver_at_once(ada, listener.port, 5) == {ACCEPTED: 2, REFUSED: 3}
-    await set_user_limits(ada, received_max=0)  # unlimited
+    await set_user_limits(ada, received_per_hour=0)  # unlimited
     assert await deliver_at_once(ada, listener.port, 5) == {ACCEPTED: 5}
     await listener.close(1)

@@ -268,7 +268,7 @@ def test_attachment_size_and_hash_match_decoded_content(encoding: str) -> None:
         )
         (attachment,) = read_facts(raw).attachments
         content = decoded_content(raw, parse_structure(raw))
-        assert (attachment.size, attachment.hash) == (
+        assert (attachment.size, attachment.sha256) == (
             len(content),
             hashlib.sha256(content).hexdigest(),
         )

@@ -152,7 +152,7 @@ def test_message_facts_are_read() -> None:
 def test_files_and_attached_message_are_attachments() -> None:
     facts = read_facts(NESTED_MESSAGE)
     assert [
-        (attachment.part, attachment.filename, attachment.related)
+        (attachment.section, attachment.filename, attachment.inline)
         for attachment in facts.attachments
     ] == [
         ("1.2", "logo.png", True),
@@ -161,7 +161,7 @@ def test_files_and_attached_message_are_attachments() -> None:
     ]
     assert facts.attachment_count == 2
     logo = facts.attachments[0]
-    assert (logo.size, logo.hash, logo.cid) == (5, sha256(b"hello").hexdigest(), "logo@x")
+    assert (logo.size, logo.sha256, logo.content_id) == (5, sha256(b"hello").hexdigest(), "logo@x")
 
 
 def test_search_text_contains_header_body_and_file_names() -> None:

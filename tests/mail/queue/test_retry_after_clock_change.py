@@ -247,7 +247,7 @@ ABSOLUTE_TIMES = {
     "autoreply_senders.until", "certificates.acme_renew_at", "certificates.not_after",
     "certificates.not_before", "compose_requests.expires_at", "deliveries.expires_at",
     "deleted_users.purge_at", "exports.expires_at", "file_shares.expires_at",
-    "greylisted.until", "key_values.expires_at", "messages.expires", "messages.purge_at",
+    "greylisted.until", "key_values.expires_at", "messages.expires_at", "messages.purge_at",
     "messages.snoozed_until", "place_turns.free_at", "place_turns.until",
     "quarantine_items.expires_at", "sieve_memories.until", "sts_policies.expires_at",
     "tasks.not_before", "undos.expires_at", "uploads.expires_at", "users.storage_told_until",

@@ -254,7 +254,7 @@ async def test_alias_forward_and_rewrite_lead_to_primary_mx(
 ) -> None:
     await set_up_backup_mx(environment, root, relayAllRecipients=True)
     alias = """mutation { domainAliasCreate(input: {
-      alias: "second.example", domain: "held.example"}) { errors { message } } }"""
+      alias: "second.example", domain: {name: "held.example"}}) { errors { message } } }"""
     assert (await root(alias))["domainAliasCreate"]["errors"] == []
     rewrite = """mutation { recipientRewriteCreate(input: {
       from: "old@example.org", to: "new@held.example"}) { errors { message } } }"""

@@ -220,7 +220,7 @@ async def test_backup_mx_domain_can_have_private_mx(
     )
     document = f"""mutation ($input: DomainAliasCreateInput!) {{
       domainAliasCreate(input: $input) {{ domainAlias {{ id }} {ERRORS} }} }}"""
-    alias_input = {"alias": "second.example", "domain": "held.example"}
+    alias_input = {"alias": "second.example", "domain": {"name": "held.example"}}
     assert (await run_mutation(root, document, **alias_input))[1] == []
     dns_names = make_mx_dns_server("held.example", "mx1.held.example")
     dns_names.records["second.example", "MX"] = ["10 mx1.held.example."]

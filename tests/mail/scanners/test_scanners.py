@@ -127,10 +127,10 @@ async def test_spam_verdict_is_stored_and_shown_only_to_owner(
 ) -> None:
     rspamd_server.response = rspamd_reply(2.5, action="no action")
     await deliver_for_reply_codes(lmtp_client, raw_message("Kept"), ada.address)
-    result = await ada("query { messages(first: 5) { nodes { id spam { score } } } }")
+    result = await ada("query { messages(first: 5) { nodes { id spamReport { score } } } }")
     ((node),) = result["messages"]["nodes"]
-    assert node["spam"] == {"score": 2.5}
-    assert (await ada(SPAM_VERDICT_QUERY, id=node["id"]))["message"]["spam"] == {
+    assert node["spamReport"] == {"score": 2.5}
+    assert (await ada(SPAM_VERDICT_QUERY, id=node["id"]))["message"]["spamReport"] == {
         "score": 2.5,
         "requiredScore": 15.0,
         "action": "no action",
@@ -373,8 +373,8 @@ async def test_virus_is_refused_or_stored_in_junk(
         )
     assert [await message_special_use(client, "Ill") for client in (ada, bob)] == [None, None]
     assert [await message_special_use(client, "Tagged") for client in (ada, bob)] == [JUNK, JUNK]
-    result = await ada("query { messages(first: 5) { nodes { spam { virus score } } } }")
-    assert result["messages"]["nodes"] == [{"spam": {"virus": "Win.Test", "score": 0.0}}]
+    result = await ada("query { messages(first: 5) { nodes { spamReport { virus score } } } }")
+    assert result["messages"]["nodes"] == [{"spamReport": {"virus": "Win.Test", "score": 0.0}}]
 
 
 async def test_clamd_size_limit_does_not_open_circuit_breaker(
@@ -434,8 +434,8 @@ async def test_message_encrypted_on_arrival_has_spam_score(
     assert await deliver_for_reply_codes(lmtp_client, raw_message("Sealed"), ada.address) == [
         "250 2.0.0"
     ]
-    result = await ada("query { messages(first: 5) { nodes { encrypted spam { score } } } }")
-    assert result["messages"]["nodes"] == [{"encrypted": True, "spam": {"score": 3.0}}]
+    result = await ada("query { messages(first: 5) { nodes { encrypted spamReport { score } } } }")
+    assert result["messages"]["nodes"] == [{"encrypted": True, "spamReport": {"score": 3.0}}]
 
 
 async def test_scan_adds_no_sql_statement_to_delivery(

@@ -80,7 +80,7 @@ async def submission_client(
     environment: Environment, tmp_path: Path
 ) -> AsyncIterator[SmtpTestClient]:
     """A client of the submission listener, signed in as ada."""
-    await make_user(environment, "ada", password=PASSWORD, recipients=100_000)
+    await make_user(environment, "ada", password=PASSWORD, recipients_per_day=100_000)
     authority = CertificateAuthority(tmp_path)
     config = SmtpListenerConfig(certificates=CertificateFiles(authority.issue_certificate()))
     listener = Listener(environment, tmp_path / "spool", config, SmtpSubmissionService(environment))

@@ -25,7 +25,7 @@ from tests.support.mail_servers.lmtp_client import (
 )
 
 OpenLmtpListener = Callable[..., Awaitable[LmtpListener]]
-OVER_QUOTA = OverQuota(used=1, allowed=1)
+OVER_QUOTA = OverQuota(used=1, limit=1)
 
 
 @pytest.fixture

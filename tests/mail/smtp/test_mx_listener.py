@@ -29,7 +29,7 @@ from tests.support.mail_servers.smtp_client import (
     start_tls,
 )
 
-OVER_QUOTA = OverQuota(used=1, allowed=1)
+OVER_QUOTA = OverQuota(used=1, limit=1)
 OpenMxListener = Callable[..., Awaitable[MxListener]]
 
 

@@ -82,7 +82,7 @@ async def stored_message(message_store: MessageStore) -> StoredMessage:
 
 def file_parts(stored_message: StoredMessage) -> list[ParsedPart]:
     parts = [
-        mime.find_part(stored_message.structure, attachment["part"])
+        mime.find_part(stored_message.structure, attachment["section"])
         for attachment in stored_message.row.attachments
     ]
     return [part for part in parts if part]

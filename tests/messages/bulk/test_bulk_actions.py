@@ -69,15 +69,15 @@ async def test_message_update_keeps_absent_fields_and_clears_null(
     select = {"ids": [(await list_message_ids(ada_with_mail))[0]]}
     expires_at = "2031-01-01T00:00:00Z"
     for set_, expected in (
-        ({"expires": expires_at, "metadata": {"a": [1]}}, (expires_at, {"a": [1]})),
+        ({"expiresAt": expires_at, "metadata": {"a": [1]}}, (expires_at, {"a": [1]})),
         ({"seen": True}, (expires_at, {"a": [1]})),
-        ({"expires": None}, (None, {"a": [1]})),
+        ({"expiresAt": None}, (None, {"a": [1]})),
         ({"metadata": None}, (None, None)),
     ):
         (message,) = (
             await run_message_mutation(ada_with_mail, "messageUpdate", select=select, set=set_)
         )["messages"]
-        assert (message["expires"], message["metadata"]) == expected
+        assert (message["expiresAt"], message["metadata"]) == expected
 
 
 @pytest.mark.parametrize(
@@ -260,7 +260,7 @@ async def test_moved_messages_get_new_uids_in_order(ada_with_mail: GraphQLClient
     assert [(item["oldUid"], item["newUid"]) for item in answer["moved"]] == [(1, 1), (3, 2)]
     message = answer["moved"][0]["message"]
     assert (message["id"], message["mailbox"]) == (a, {"path": "Brief", "total": 2, "unseen": 2})
-    assert message["expires"] == "2030-01-02T00:00:03Z"
+    assert message["expiresAt"] == "2030-01-02T00:00:03Z"
     ((kind, changed_ids),) = await load_journal_entries(
         ada_with_mail.environment, ada_with_mail.user.id, last
     )
@@ -271,7 +271,7 @@ async def test_moved_messages_get_new_uids_in_order(ada_with_mail: GraphQLClient
     moved_back = await run_message_mutation(
         ada_with_mail, "messageMove", select={"ids": [a]}, to={"specialUse": "INBOX"}
     )
-    assert (moved_back["moved"][0]["newUid"], moved_back["moved"][0]["message"]["expires"]) == (
+    assert (moved_back["moved"][0]["newUid"], moved_back["moved"][0]["message"]["expiresAt"]) == (
         4,
         None,
     )
@@ -279,12 +279,12 @@ async def test_moved_messages_get_new_uids_in_order(ada_with_mail: GraphQLClient
 
 async def test_message_move_sets_flags_and_expiry(ada_with_mail: GraphQLClient) -> None:
     (a, *_) = await list_message_ids(ada_with_mail)
-    arguments = {"seen": True, "addFlags": ["x"], "expires": "2031-01-01T00:00:00Z"}
+    arguments = {"seen": True, "addFlags": ["x"], "expiresAt": "2031-01-01T00:00:00Z"}
     answer = await run_message_mutation(
         ada_with_mail, "messageMove", select={"ids": [a]}, to={"path": "Brief"}, set=arguments
     )
     message = answer["moved"][0]["message"]
-    assert (message["flags"], message["expires"]) == (["\\Seen", "x"], "2031-01-01T00:00:00Z")
+    assert (message["flags"], message["expiresAt"]) == (["\\Seen", "x"], "2031-01-01T00:00:00Z")
     assert message["mailbox"] == {"path": "Brief", "total": 1, "unseen": 0}
 
 
@@ -317,7 +317,7 @@ async def test_expired_messages_are_archived(
             ada_with_mail,
             "messageUpdate",
             select=inbox_selection(uids),
-            set={"expires": expires_at},
+            set={"expiresAt": expires_at},
         )
     await run_message_mutation(
         ada_with_mail, "messageCopy", select=inbox_selection("1"), to={"path": "Brief"}
@@ -411,7 +411,7 @@ async def test_undo_moves_messages_back(ada_with_mail: GraphQLClient) -> None:
         ada_with_mail,
         "messageUpdate",
         select=inbox_selection("1"),
-        set={"expires": "2032-01-01T00:00:00Z"},
+        set={"expiresAt": "2032-01-01T00:00:00Z"},
     )
     before = await list_messages(ada_with_mail)
     answer = await run_message_mutation(
@@ -434,7 +434,7 @@ async def test_undo_reverts_only_the_undone_update(ada_with_mail: GraphQLClient)
         set={"flags": ["x", "\\Flagged"]},
     )
     arguments = {"removeFlags": ["x"], "addFlags": ["y"], "flagged": True, "metadata": {"a": 1},
-             "expires": "2031-01-01T00:00:00Z"}  # fmt: skip
+             "expiresAt": "2031-01-01T00:00:00Z"}  # fmt: skip
     answer = await run_message_mutation(
         ada_with_mail, "messageUpdate", select=inbox_selection("1:3"), set=arguments
     )
@@ -452,7 +452,7 @@ async def test_undo_reverts_only_the_undone_update(ada_with_mail: GraphQLClient)
     assert sorted(a["flags"]) == sorted(b["flags"]) == ["\\Flagged", "\\Seen", "x", "z"]
     assert sorted(c["flags"]) == ["\\Seen", "z"]
     assert a["mailbox"]["path"] == "Keep"
-    assert [(n["expires"], n["metadata"]) for n in (a, b, c)] == [(None, None)] * 3
+    assert [(n["expiresAt"], n["metadata"]) for n in (a, b, c)] == [(None, None)] * 3
 
 
 async def test_undo_restores_replaced_flags(ada_with_mail: GraphQLClient) -> None:
@@ -499,7 +499,7 @@ async def test_undo_over_quota_can_be_retried(
         async with environment.write_session() as session:
             await session.exec(update(User).values(quota=quota))
         undone = await undo_mutation(ada_with_mail, answer)
-        errors = [(e["code"], e["used"], e["allowed"]) for e in undone["errors"]]
+        errors = [(e["code"], e["used"], e["limit"]) for e in undone["errors"]]
         assert errors == expected
     assert len(await list_message_ids(ada_with_mail)) == 3
 
@@ -561,7 +561,7 @@ async def test_bulk_statement_count_is_independent_of_message_count(
 ) -> None:
     async def count_statements() -> list[int]:
         counts = []
-        for set_ in ({"seen": True}, {"addFlags": ["x"], "expires": "2031-01-01T00:00:00Z"}):
+        for set_ in ({"seen": True}, {"addFlags": ["x"], "expiresAt": "2031-01-01T00:00:00Z"}):
             for name, extra in (
                 ("messageUpdate", {"set": set_}),
                 ("messageMove", {"to": {"path": "Brief"}}),

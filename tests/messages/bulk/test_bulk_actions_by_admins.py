@@ -78,7 +78,7 @@ async def load_flags(client: GraphQLClient) -> list[list[str]]:
         {"all": True},
         {"usernames": ["ada", "bob@example.org"]},
         {"patterns": ["a*", "bo?"]},
-        {"domains": ["example.org"]},
+        {"domains": [{"name": "example.org"}]},
     ],
 )
 async def test_bulk_update_changes_mail_of_selected_users(

@@ -30,7 +30,7 @@ from tests.support.stores.counter_check import (
 
 SNOOZED_UNTIL = "2030-01-02T09:00:00Z"
 MAILBOX_QUERY = """query ($by: MailboxRef!) { viewer { user { mailbox(by: $by) { total unseen
-  messages { nodes { id subject seen receivedAt savedAt snoozedUntil uid expires } } } } } }"""
+  messages { nodes { id subject seen receivedAt savedAt snoozedUntil uid expiresAt } } } } } }"""
 pytestmark = pytest.mark.usefixtures("verify_consistency")
 
 
@@ -116,7 +116,9 @@ async def test_thread_order_is_unchanged_after_snooze(
     await snooze(ada)
     clock.tick(days=2)
     await snooze_worker.return_due_messages(ada.environment)
-    document = "query ($id: ID!) { thread(id: $id) { messages(first: 1) { nodes { subject } } } }"
+    document = (
+        "query ($id: ID!) { thread(by: {id: $id}) { messages(first: 1) { nodes { subject } } } }"
+    )
     messages = (await ada(document, id=global_ids.encode("Thread", thread_id)))["thread"][
         "messages"
     ]["nodes"]
@@ -145,7 +147,7 @@ async def test_snoozed_message_returns_to_its_mailbox_or_inbox(
         "c": "INBOX",
     }
     (brief,) = (await load_mailbox(ada_with_mail, "Brief"))["messages"]["nodes"]
-    assert brief["expires"] == "2030-01-04T00:00:03Z"  # the retention of the mailbox: a day
+    assert brief["expiresAt"] == "2030-01-04T00:00:03Z"  # the retention of the mailbox: a day
 
 
 async def test_clearing_snoozed_until_returns_message_to_its_place(
@@ -225,9 +227,10 @@ async def test_deleted_snoozed_message_is_restored_to_inbox(ada_with_mail: Graph
         ada_with_mail, "messageDelete", select={"mailbox": {"specialUse": "SNOOZED"}}
     )
     await ada_with_mail(
-        """mutation ($ids: [ID!]!) { deletedMessageRestore(input: {ids: $ids}) {
+        """mutation ($refs: [DeletedMessageRef!]!) {
+             deletedMessageRestore(input: {deletedMessages: $refs}) {
              errors { code } } }""",
-        ids=await load_deleted_ids(ada_with_mail),
+        refs=[{"id": object_id} for object_id in await load_deleted_ids(ada_with_mail)],
     )
     assert (await load_mailbox_path_by_subject(ada_with_mail))["a"] == "INBOX"
 

@@ -51,7 +51,8 @@ async def load_messages(client: GraphQLClient) -> list[Any]:
 
 
 async def update_threads(client: GraphQLClient, *thread_ids: str, **fields: Any) -> Any:
-    return (await client(THREAD_UPDATE, input={"ids": thread_ids, **fields}))["threadUpdate"]
+    refs = [{"id": thread_id} for thread_id in thread_ids]
+    return (await client(THREAD_UPDATE, input={"threads": refs, "set": fields}))["threadUpdate"]
 
 
 async def load_thread(client: GraphQLClient, nth: int = 0) -> Any:
@@ -90,7 +91,7 @@ async def test_thread_update_changes_all_messages_and_is_undone(
         (await load_thread(user_with_threads, 3))["id"],
     )
     answer = await update_threads(
-        user_with_threads, first_id, second_id, set={"seen": True, "addFlags": ["work"]}, muted=True
+        user_with_threads, first_id, second_id, seen=True, addFlags=["work"], muted=True
     )
     assert answer["errors"] == []
     assert [(item["id"], item["muted"], item["unseenCount"]) for item in answer["threads"]] == [
@@ -143,7 +144,7 @@ async def test_thread_is_snoozed_and_returns_whole(
 ) -> None:
     thread = (await load_thread(user_with_threads))["id"]
     until = "2030-01-02T00:00:00Z"
-    answer = await update_threads(user_with_threads, thread, set={"snoozedUntil": until})
+    answer = await update_threads(user_with_threads, thread, snoozedUntil=until)
     assert answer["errors"] == []
     assert [node["mailbox"]["path"] for node in await load_messages(user_with_threads)] == [
         *["Snoozed"] * 3,
@@ -163,7 +164,7 @@ async def test_large_thread_update_runs_as_task(user_with_threads: GraphQLClient
     thread = (await load_thread(user_with_threads))["id"]
     options = user_with_threads.environment.options
     object.__setattr__(user_with_threads.environment, "options", replace(options, bulk_max_items=2))
-    answer = await update_threads(user_with_threads, thread, set={"flagged": True}, muted=True)
+    answer = await update_threads(user_with_threads, thread, flagged=True, muted=True)
     assert (answer["task"], answer["undo"]) == ({"state": "QUEUED", "total": 3}, None)
     assert answer["threads"][0]["muted"] is True
     while await tasks.run_next_task(user_with_threads.environment):
@@ -176,9 +177,8 @@ async def test_large_thread_update_runs_as_task(user_with_threads: GraphQLClient
 @pytest.mark.parametrize(
     ("arguments", "path", "constraint"),
     [
-        ({}, ["set"], "required"),
         ({"set": {}}, ["set"], "required"),
-        ({"ids": [], "muted": True}, ["ids"], "range"),
+        ({"threads": [], "set": {"muted": True}}, ["threads"], "range"),
         ({"set": {"addFlags": ["a b"]}}, ["set", "addFlags"], "pattern"),
         ({"set": {"snoozedUntil": "2029-01-01T00:00:00Z"}}, ["set", "snoozedUntil"], "min"),
     ],
@@ -188,9 +188,9 @@ async def test_invalid_thread_update_changes_nothing(
 ) -> None:
     thread = (await load_thread(user_with_threads))["id"]
     last = await load_stream_position(user_with_threads.environment, user_with_threads.user.id)
-    answer = (await user_with_threads(THREAD_UPDATE, input={"ids": [thread], **arguments}))[
-        "threadUpdate"
-    ]
+    answer = (
+        await user_with_threads(THREAD_UPDATE, input={"threads": [{"id": thread}], **arguments})
+    )["threadUpdate"]
     assert [(e["path"], e["constraint"]) for e in answer["errors"]] == [(path, constraint)]
     assert (
         await load_stream_position(user_with_threads.environment, user_with_threads.user.id) == last
@@ -204,7 +204,7 @@ async def test_thread_update_accepts_duplicate_ids_up_to_limit(
     answer = await update_threads(user_with_threads, thread, thread, muted=True)
     assert ([item["id"] for item in answer["threads"]], answer["errors"]) == ([thread], [])
     over_limit = await update_threads(user_with_threads, *[thread] * 251, muted=False)
-    assert [(e["path"], e["constraint"]) for e in over_limit["errors"]] == [(["ids"], "range")]
+    assert [(e["path"], e["constraint"]) for e in over_limit["errors"]] == [(["threads"], "range")]
     assert (await load_thread(user_with_threads))["muted"] is True
 
 
@@ -219,9 +219,9 @@ async def test_thread_of_another_user_is_not_found(
     own_id = (await load_thread(bob))["id"]
     last = await load_stream_position(user_with_threads.environment, user_with_threads.user.id)
     for wrong_id in (foreign_id, unknown_id):
-        answer = await update_threads(bob, own_id, wrong_id, muted=True, set={"seen": True})
-        assert [(e["code"], e["path"], e["index"]) for e in answer["errors"]] == [
-            ("NOT_FOUND", ["ids"], 1)
+        answer = await update_threads(bob, own_id, wrong_id, muted=True, seen=True)
+        assert [(e["code"], e["path"]) for e in answer["errors"]] == [
+            ("NOT_FOUND", ["threads", "1"])
         ]
     assert (await load_thread(bob))["muted"] is False
     assert (
@@ -273,9 +273,9 @@ async def test_late_parent_merges_threads(ada: GraphQLClient, clock: ManualClock
     assert journal_entries[1][1] == keys
     await deliver_to(ada, thread_message("more", "leaf"))
     assert {node["thread"]["id"] for node in await load_messages(ada)} == {first_thread["id"]}
-    assert (await ada("query ($id: ID!) { thread(id: $id) { id } }", id=second_thread["id"])) == {
-        "thread": None
-    }
+    assert (
+        await ada("query ($id: ID!) { thread(by: {id: $id}) { id } }", id=second_thread["id"])
+    ) == {"thread": None}
 
 
 async def test_large_thread_is_not_merged(

@@ -16,7 +16,7 @@ from tests.conftest import GraphQLClient, deliver_to, raw_message
 from tests.support.stores.counter_check import select_rows
 
 QUOTA = 10_000  # bytes
-LimitEventFields = tuple[str, str, int, int, bool]  # limit, level, used, allowed, refused
+LimitEventFields = tuple[str, str, int, int, bool]  # kind, level, used, limit, refused
 
 
 async def update_user_columns(
@@ -58,7 +58,7 @@ async def load_limit_events(client: GraphQLClient) -> list[LimitEventFields]:
     facts = [
         row.facts for row in await client.environment.database.read(query.order_by(table.c.last))
     ]
-    return [(f["limit"], f["level"], f["used"], f["allowed"], f["refused"]) for f in facts]
+    return [(f["limitKind"], f["level"], f["used"], f["limit"], f["refused"]) for f in facts]
 
 
 async def count_warning_tasks(environment: Environment) -> int:

@@ -106,7 +106,7 @@ async def fill_account(client: GraphQLClient, clock: ManualClock) -> None:
             client, raw, seen=bool(number % 2), envelope_from="carol@example.com"
         )
         if number == 1:
-            data = {"public_metadata": {"x": ["ä", 1]}, "expires": clock() + timedelta(days=90)}
+            data = {"public_metadata": {"x": ["ä", 1]}, "expires_at": clock() + timedelta(days=90)}
             await change_flags(client, key, "\\Answered", "\\Deleted", "wörk", "$Forwarded", **data)
     for path in (deep_path, "a.b/c\\d:e", "日本語"):
         await store_raw_message(
@@ -148,7 +148,7 @@ async def load_account_state(client: GraphQLClient) -> Any:
         raw = await read_all(stored.stream_raw())
         columns = (
             row.received_at,
-            row.expires,
+            row.expires_at,
             row.public_metadata,
             row.envelope_from,
             row.envelope_to,

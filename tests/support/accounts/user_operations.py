@@ -32,7 +32,7 @@ passwordChangeRequired retention openpgpPublicKey allowedSenders disabledScopes 
     permissions
 uploadSentMessages requireInboundTls requireOutboundTls smtpAllowedNetworks
 adminPermissions administers { name } spam { level junkScore rejectScore }
-openpgpKey { name address fingerprint expiresAt } limits { quota { allowed } }
+openpgpKey { name address fingerprint expiresAt } limits { quota { limit } }
 """
 CREATE_USER_MUTATION = f"""mutation ($input: UserCreateInput!) {{
   userCreate(input: $input) {{ user {{ {USER_FIELDS} }} {ERROR_FIELDS} }} }}"""

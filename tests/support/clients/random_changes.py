@@ -79,7 +79,10 @@ class RandomChanges:
             "nodes"
         ]
         if message_ids := [message["id"] for message in deleted]:
-            await self.client.run_mutation("deletedMessageRestore", {"ids": message_ids})
+            await self.client.run_mutation(
+                "deletedMessageRestore",
+                {"deletedMessages": [{"id": message_id} for message_id in message_ids]},
+            )
 
     async def create_mailbox(self) -> None:
         parent_path = self.random.choice(["", f"{self._random_mailbox()['path']}/"])

@@ -51,14 +51,14 @@ def names_and_addresses(random: PathRandom) -> list[Any]:
 
 def attachment_rows(random: PathRandom) -> list[dict[str, Any]]:
     attachment = {
-        "part": "2",
-        "hash": "00",
+        "section": "2",
+        "sha256": "00",
         "filename": None,
         "content_type": "image/png",
         "disposition": "inline",
         "encoding": "base64",
-        "related": True,
-        "cid": "a@b",
+        "inline": True,
+        "content_id": "a@b",
         "size": random.integer_below(9999),
     }
     return [attachment] * random.integer_below(3)

@@ -14,7 +14,7 @@ from tests.support.mail_servers.dns_zone_server import DnsZoneServer
 
 FAR_SENDER = "carol@far.example"
 FAR_PEER = SmtpClientInfo("192.0.2.1", "mx.far.example")
-VERIFICATION_QUERY = """query ($id: ID!) { message(by: {id: $id}) { source mailbox { specialUse }
+VERIFICATION_QUERY = """query ($id: ID!) { message(by: {id: $id}) { rawSource mailbox { specialUse }
   verification { tls { cipher version } spf dkim dmarc arc authenticationResults } } }"""
 
 
@@ -47,4 +47,4 @@ async def deliver_from_peer(
 async def message_verification(client: GraphQLClient, message_id: str) -> dict[str, Any]:
     """The verification of a message, its source and the special use of its mailbox."""
     message = (await client(VERIFICATION_QUERY, id=message_id))["message"]
-    return {**message["verification"], "source": message["source"], **message["mailbox"]}
+    return {**message["verification"], "rawSource": message["rawSource"], **message["mailbox"]}

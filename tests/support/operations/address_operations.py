@@ -7,7 +7,7 @@ from tests.support.operations.domain_operations import ERRORS, run_mutation
 
 ADDRESS_FIELDS = """id address localPart kind name forwardTo main active sendAs wildcard catchAll
   canonicalAddress expiresAt forSite lastReceivedAt tags publicComment metadata
-  user { username } domain { name } limits { forwards { allowed used resetsAt } }"""
+  user { username } domain { name } limits { forwardsPerDay { limit used resetsAt } }"""
 PRIVATE_ADDRESS_FIELDS = "privateComment privateMetadata"
 ADDRESS_CREATE = f"""mutation ($input: AddressCreateInput!) {{
   addressCreate(input: $input) {{
@@ -16,7 +16,7 @@ TEMPORARY_ADDRESS_CREATE = f"""mutation ($input: TemporaryAddressCreateInput!) {
   temporaryAddressCreate(input: $input) {{ address {{ {ADDRESS_FIELDS} }} {ERRORS} }} }}"""
 ADDRESS_UPDATE = f"""mutation ($input: AddressUpdateInput!) {{
   addressUpdate(input: $input) {{ addresses {{ {ADDRESS_FIELDS} }} {ERRORS} }} }}"""
-ADDRESS_DELETE = f"""mutation ($input: IdsInput!) {{
+ADDRESS_DELETE = f"""mutation ($input: AddressDeleteInput!) {{
   addressDelete(input: $input) {{ deletedIds {ERRORS} }} }}"""
 ADDRESS_QUERY = f"""query ($by: AddressRef!, $wild: Boolean) {{
   address(by: $by, allowWildcard: $wild) {{ {ADDRESS_FIELDS} }} }}"""
@@ -62,7 +62,9 @@ async def try_update_addresses(
 
 async def try_delete_addresses(client: GraphQLClient, *rows: Any) -> tuple[Any, list[Any]]:
     """Delete addresses and return the deleted ids with the errors."""
-    payload, errors = await run_mutation(client, ADDRESS_DELETE, ids=[row["id"] for row in rows])
+    payload, errors = await run_mutation(
+        client, ADDRESS_DELETE, addresses=[{"id": row["id"]} for row in rows]
+    )
     return payload["deletedIds"], errors
 
 

@@ -5,24 +5,24 @@ from typing import Any
 from tests.conftest import GraphQLClient
 
 ERRORS = """errors { __typename code path index ... on ValidationError { constraint }
-  ... on StaleError { currentModseq } ... on QuotaExceededError { used allowed } }"""
+  ... on StaleError { currentModseq } ... on QuotaExceededError { used limit } }"""
 TASK_FIELDS = "task { id kind state done total result error startedAt finishedAt }"
 UNDO_FIELDS = "undo { token expiresAt }"
 MESSAGE_UPDATE = f"""
 mutation ($input: MessageUpdateInput!) {{ messageUpdate(input: $input) {{
-  updatedCount messages {{ id flags expires metadata modseq }}
+  updatedCount messages {{ id flags expiresAt metadata modseq }}
   {TASK_FIELDS} {UNDO_FIELDS} {ERRORS} }} }}
 """
 MESSAGE_MOVE = f"""
 mutation ($input: MessageMoveInput!) {{ messageMove(input: $input) {{
   movedCount
-  moved {{ oldUid newUid message {{ id flags expires mailbox {{ path total unseen }} }} }}
+  moved {{ oldUid newUid message {{ id flags expiresAt mailbox {{ path total unseen }} }} }}
   {TASK_FIELDS} {UNDO_FIELDS} {ERRORS} }} }}
 """
 MESSAGE_COPY = f"""
 mutation ($input: MessageCopyInput!) {{ messageCopy(input: $input) {{
   copiedCount
-  copied {{ oldUid newUid message {{ id uid flags expires mailbox {{ path total unseen }} }} }}
+  copied {{ oldUid newUid message {{ id uid flags expiresAt mailbox {{ path total unseen }} }} }}
   {TASK_FIELDS} {ERRORS} }} }}
 """
 MESSAGE_DELETE = f"""
@@ -41,12 +41,12 @@ mutation ($token: String!) {{ undo(input: {{token: $token}}) {{ restoredCount {E
 """
 MESSAGE_UPLOAD = f"""
 mutation ($input: MessageUploadInput!) {{ messageUpload(input: $input) {{
-  message {{ id uid flags size receivedAt savedAt expires metadata source mailbox {{ path }} }}
+  message {{ id uid flags size receivedAt savedAt expiresAt metadata rawSource mailbox {{ path }} }}
   messages {{ id }} {ERRORS} }} }}
 """
 ALL_MESSAGES_QUERY = """
 { viewer { user { messages(first: 250, orderBy: RECEIVED_ASC) {
-  nodes { id uid subject flags expires metadata mailbox { path } } } } } }
+  nodes { id uid subject flags expiresAt metadata mailbox { path } } } } } }
 """
 MUTATIONS_BY_NAME = {
     "messageUpdate": MESSAGE_UPDATE,

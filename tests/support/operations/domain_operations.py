@@ -20,6 +20,7 @@ ERRORS = """errors { __typename code message path index
   ... on ValidationError { constraint } ... on LimitReachedError { limit used }
   ... on ForbiddenError { requires } ... on NotFoundError { ref } }"""
 DOMAIN_FIELDS = """id name description active tags maxAddresses maxUsers defaultUserQuota
+  defaultUserQuotaInherited
   maxUserQuota maxNewUserQuota defaultNewUserQuota quota quotaAllocated addressCount addressesLeft
   userCount usersLeft storage { bytes messages } backupMx relayAllRecipients relayUnknownOnly
   globalAddressList"""
@@ -30,12 +31,12 @@ DOMAIN_UPDATE = f"""mutation ($input: DomainUpdateInput!) {{
 DOMAIN_DELETE = f"""mutation ($input: DomainDeleteInput!) {{
   domainDelete(input: $input) {{ deletedIds {ERRORS} }} }}"""
 DOMAIN_RENAME = f"""mutation ($input: DomainRenameInput!) {{ domainRename(input: $input) {{
-  domain {{ id name }} addressesUpdated usersUpdated domainAliasesUpdated journalCursor
+  domain {{ id name }} addressCount userCount domainAliasCount journalCursor
   {ERRORS} }} }}"""
 DOMAIN_ALIAS_CREATE = f"""mutation ($input: DomainAliasCreateInput!) {{
   domainAliasCreate(input: $input) {{
   domainAlias {{ id alias active domain {{ name }} }} {ERRORS} }} }}"""
-DOMAIN_ALIAS_DELETE = f"""mutation ($input: IdsInput!) {{
+DOMAIN_ALIAS_DELETE = f"""mutation ($input: DomainAliasDeleteInput!) {{
   domainAliasDelete(input: $input) {{ deletedIds {ERRORS} }} }}"""
 DOMAIN_QUERY = f"query ($by: DomainRef!) {{ domain(by: $by) {{ {DOMAIN_FIELDS} }} }}"
 DOMAINS_QUERY = """
@@ -51,8 +52,10 @@ query ($query: String, $first: Int, $after: String, $last: Int, $before: String)
 """
 DOMAIN_LIMITS = {"maxUsers": 10, "maxAddresses": 400, "defaultUserQuota": "3 GiB",
            "maxUserQuota": "10 GiB", "quota": "10 GiB"}  # fmt: skip
-NO_DOMAIN_LIMITS = {"maxUsers": 0, "maxAddresses": 0, "defaultUserQuota": None, "maxUserQuota": 0,
-             "quota": 0}  # fmt: skip
+UNLIMITED_FIELDS: dict[str, Any] = dict.fromkeys(
+    ("maxUsers", "maxAddresses", "maxUserQuota", "quota")
+)
+NO_DOMAIN_LIMITS = {**UNLIMITED_FIELDS, "inheritDefaultUserQuota": True}
 
 
 async def run_mutation(
@@ -66,6 +69,8 @@ async def run_mutation(
 async def create_domain(client: GraphQLClient, name: str, **fields: Any) -> Any:
     """Create a domain with limits, and without a DKIM key by default, since keys take time."""
     fields = {"createDkim": False, **DOMAIN_LIMITS, **fields}
+    if fields.get("inheritDefaultUserQuota"):
+        fields.pop("defaultUserQuota", None)
     payload, errors = await run_mutation(client, DOMAIN_CREATE, name=name, **fields)
     assert errors == []
     return payload["domain"]

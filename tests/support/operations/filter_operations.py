@@ -6,11 +6,14 @@ from typing import Any
 from tests.conftest import GraphQLClient
 from tests.support.accounts.user_operations import ERROR_FIELDS, user_global_id
 
-QUERY_FIELDS = "from to subject listId text hasAttachment size query header { key value raw } "
+QUERY_FIELDS = (
+    "from to subject listId text hasAttachment larger smaller query header { key value raw } "
+)
 QUERY_FIELDS += "regex { key pattern }"
-ACTION_FIELDS = """seen flag delete spam mailbox { path } copyTo { path } targets labels
-  removeLabels reply { subject text html } webhook { url } stop"""
-FILTER_FIELDS = f"""id name order active metadata matchCount queryText actionSummary sieve createdAt
+ACTION_FIELDS = """seen flag delete spam mailbox { path } copyTo { path } forwardTo keywords
+  removeKeywords reply { subject text html } webhook { url } stop"""
+FILTER_FIELDS = f"""id name position active metadata matchCount
+  querySummary {{ label value }} actionSummary {{ label value }} sieve createdAt
   user {{ username }} query {{ {QUERY_FIELDS}
   all {{ {QUERY_FIELDS} }} any {{ {QUERY_FIELDS} }} not {{ {QUERY_FIELDS} }} }}
   action {{ {ACTION_FIELDS} }}"""
@@ -20,11 +23,11 @@ FILTERS_QUERY = f"""query ($first: Int, $after: String) {{ viewer {{ user {{
 FILTER_TEST_QUERY = """query ($user: UserRef, $message: MessageRef, $raw: String) {
   filterTest(user: $user, message: $message, raw: $raw) {
     filter { name } matches actions } }"""
-FILTER_QUERY = f"query ($id: ID!) {{ filter(id: $id) {{ {FILTER_FIELDS} }} }}"
+FILTER_QUERY = f"query ($id: ID!) {{ filter(by: {{id: $id}}) {{ {FILTER_FIELDS} }} }}"
 
 
 def _mutation(name: str, payload: str) -> str:
-    kind = "IdsInput" if name == "filterDelete" else f"{name[0].upper()}{name[1:]}Input"
+    kind = f"{name[0].upper()}{name[1:]}Input"
     return f"mutation ($input: {kind}!) {{ {name}(input: $input) {{ {payload} {ERROR_FIELDS} }} }}"
 
 
@@ -55,13 +58,14 @@ async def add_filter(client: GraphQLClient, query: Any, action: Any, **fields: A
 
 async def try_update_filters(client: GraphQLClient, *ids: str, **fields: Any) -> tuple[Any, Any]:
     """Change filters and return them with the errors."""
-    payload = (await client(FILTER_UPDATE, input={"ids": ids, "set": fields}))["filterUpdate"]
+    input_fields = {"filters": filter_refs(*ids), "set": fields}
+    payload = (await client(FILTER_UPDATE, input=input_fields))["filterUpdate"]
     return payload["filters"], payload["errors"]
 
 
 async def delete_filters(client: GraphQLClient, *ids: str) -> Any:
     """Delete filters and return the payload."""
-    return (await client(FILTER_DELETE, input={"ids": ids}))["filterDelete"]
+    return (await client(FILTER_DELETE, input={"filters": filter_refs(*ids)}))["filterDelete"]
 
 
 async def import_filters(client: GraphQLClient, content: str, **fields: Any) -> Any:
@@ -81,8 +85,19 @@ async def run_filter_test(client: GraphQLClient, **arguments: Any) -> Any:
 
 async def try_apply_filters(client: GraphQLClient, *ids: str, **select: Any) -> tuple[Any, Any]:
     """Apply filters to messages; return the task and the errors."""
-    payload = (await client(FILTER_APPLY, input={"ids": ids, "select": select}))["filterApply"]
+    input_fields = {"filters": filter_refs(*ids), "select": select}
+    payload = (await client(FILTER_APPLY, input=input_fields))["filterApply"]
     return payload["task"], payload["errors"]
+
+
+def filter_refs(*ids: str) -> list[dict[str, str]]:
+    """References to filters by id."""
+    return [{"id": filter_id} for filter_id in ids]
+
+
+def summary_pairs(items: Sequence[Any]) -> list[list[str]]:
+    """The label and the value of each item of a summary."""
+    return [[item["label"], item["value"]] for item in items]
 
 
 def error_codes_and_paths(errors: Sequence[Any]) -> list[tuple[str, list[str]]]:

@@ -12,13 +12,13 @@ from tests.conftest import GraphQLClient
 MESSAGE_UPLOAD = """
 mutation ($input: MessageUploadInput!) { messageUpload(input: $input) {
   message { id uid modseq flags size thread { id subject messageCount } mailbox { path }
-    messageId inReplyTo references attachments { id filename related } metadata }
+    messageId inReplyTo references attachments { id filename inline } metadata }
   replaced
   warnings { code path }
   errors { __typename code path index ... on ValidationError { constraint } } } }
 """
 MESSAGE_SOURCE_QUERY = """
-query ($id: ID!) { message(by: {id: $id}) { source(maxBytes: 16777216) } }
+query ($id: ID!) { message(by: {id: $id}) { rawSource(maxBytes: 16777216) } }
 """
 
 
@@ -30,7 +30,7 @@ async def upload_message(client: GraphQLClient, **fields: Any) -> Any:
 
 async def load_message_source(client: GraphQLClient, message_id: str) -> str:
     """Read the source of a message."""
-    return str((await client(MESSAGE_SOURCE_QUERY, id=message_id))["message"]["source"])
+    return str((await client(MESSAGE_SOURCE_QUERY, id=message_id))["message"]["rawSource"])
 
 
 async def parse_uploaded_message(client: GraphQLClient, payload: Any) -> EmailMessage:

@@ -42,7 +42,7 @@ QUARANTINE_CONTENTS_QUERY = """query ($id: ID!) { node(id: $id) { ... on Quarant
   text sourceUrl attachments { filename size contentType url text
     message { subject attachments { filename url } } } } } }"""
 INBOX_MESSAGES_QUERY = """{ viewer { user { mailbox(by: {path: "INBOX"}) {
-  messages(first: 50) { nodes { subject source } } } } } }"""
+  messages(first: 50) { nodes { subject rawSource } } } } } }"""
 CAROL_ADDRESS = "carol@example.com"
 SPAM_HEADERS = {"X_Rspamd_Action": "reject"}  # a score of 75
 QUARANTINE_REASON = QuarantineReason(

@@ -16,7 +16,7 @@ from tests.support.operations.domain_operations import ERRORS, run_mutation
 MESSAGE_MOVE = """mutation ($input: MessageMoveInput!) { messageMove(input: $input) {
 movedCount errors { message } } }"""
 SPAM_VERDICT_QUERY = """query ($id: ID!) { message(by: {id: $id}) {
-spam { score requiredScore action virus symbols { name score description } } } }"""
+spamReport { score requiredScore action virus symbols { name score description } } } }"""
 SENDER_RULE_FIELDS = (
     "id action pattern comment createdAt scope { user { username } tag domain { name } global }"
 )

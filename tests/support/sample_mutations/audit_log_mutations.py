@@ -259,13 +259,13 @@ AUDIT_LOG_EXPECTATIONS: dict[str, AuditLogExpectation] = {
     "domainRename": AuditLogExpectation("Domain"),
     "domainUpdate": AuditLogExpectation("Domain", before=("description",), after=("description",)),
     "filterCreate": AuditLogExpectation(
-        "Filter", after=("name", "order", "active"), prepare=_create_filter_for_ada
+        "Filter", after=("name", "position", "active"), prepare=_create_filter_for_ada
     ),
     "filterDelete": AuditLogExpectation(
         "Filter", before=("name",), prepare=_call_on_object_of_ada("filterDelete")
     ),
     "filterImport": AuditLogExpectation(
-        "Filter", after=("name", "order", "active"), prepare=_import_filters_for_ada
+        "Filter", after=("name", "position", "active"), prepare=_import_filters_for_ada
     ),
     "filterUpdate": AuditLogExpectation(
         "Filter", before=("name",), after=("name",), prepare=_call_on_object_of_ada("filterUpdate")

@@ -62,7 +62,7 @@ async def _create_object(root: GraphQLClient, field_name: str, input_fields: dic
 
 @register_call
 async def domain_alias_create(_ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
-    input_fields = {"alias": "example.net", "domain": "example.org"}
+    input_fields = {"alias": "example.net", "domain": {"name": "example.org"}}
     return MutationCall("domainAliasCreate", input_fields, "domainAlias { alias }", by_root=True)
 
 
@@ -70,7 +70,7 @@ async def domain_alias_create(_ada: GraphQLClient, _root: GraphQLClient) -> Muta
 async def domain_alias_delete(ada: GraphQLClient, root: GraphQLClient) -> MutationCall:
     create = await domain_alias_create(ada, root)
     payload = await MutationCall(create.name, create.input, "domainAlias { id }")(root)
-    input_fields = {"ids": [payload["domainAlias"]["id"]]}
+    input_fields = {"domainAliases": [{"id": payload["domainAlias"]["id"]}]}
     return MutationCall("domainAliasDelete", input_fields, "deletedIds", by_root=True)
 
 
@@ -88,8 +88,8 @@ async def domain_delete(ada: GraphQLClient, root: GraphQLClient) -> MutationCall
 
 @register_call
 async def domain_rename(_ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
-    input_fields = {"oldDomain": "example.org", "newDomain": "renamed.example"}
-    payload = "domain { name } addressesUpdated usersUpdated domainAliasesUpdated"
+    input_fields = {"domain": {"name": "example.org"}, "newName": "renamed.example"}
+    payload = "domain { name } addressCount userCount domainAliasCount"
     return MutationCall("domainRename", input_fields, payload, by_root=True)
 
 

@@ -5,9 +5,11 @@ from typing import Any
 from tests.conftest import GraphQLClient
 from tests.support.sample_mutations.mutation_call import MutationCall, register_call
 
-FILTER_SELECTION = """{ name order active metadata matchCount queryText actionSummary
-  query { from size not { subject } } action { seen labels targets mailbox { path } stop } }"""
-ACTION: dict[str, Any] = {"seen": True, "labels": ["news"], "mailbox": {"path": "INBOX"}}
+FILTER_SELECTION = """{ name position active metadata matchCount
+  querySummary { label value } actionSummary { label value }
+  query { from larger not { subject } }
+  action { seen keywords forwardTo mailbox { path } stop } }"""
+ACTION: dict[str, Any] = {"seen": True, "keywords": ["news"], "mailbox": {"path": "INBOX"}}
 FILTER_INPUT: dict[str, Any] = {
     "name": "Lists",
     "query": {"from": "ada", "not": [{"subject": "urgent"}]},
@@ -17,13 +19,15 @@ FILTER_INPUT: dict[str, Any] = {
 
 @register_call
 async def filter_create(_ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
-    input_fields = {**FILTER_INPUT, "action": {**ACTION, "targets": ["eve@example.net"]}}
+    input_fields = {**FILTER_INPUT, "action": {**ACTION, "forwardTo": ["eve@example.net"]}}
     return MutationCall("filterCreate", input_fields, f"filter {FILTER_SELECTION}")
 
 
 @register_call
 async def filter_delete(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
-    return MutationCall("filterDelete", {"ids": [await _create_filter(ada)]}, "deletedIds")
+    return MutationCall(
+        "filterDelete", {"filters": [{"id": await _create_filter(ada)}]}, "deletedIds"
+    )
 
 
 @register_call
@@ -38,21 +42,22 @@ async def filter_import(_ada: GraphQLClient, _root: GraphQLClient) -> MutationCa
 
 @register_call
 async def filter_update(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
-    patch = {"name": "All", "query": {"from": None, "size": 5}, "action": {"stop": True}}
+    patch = {"name": "All", "query": {"from": None, "larger": 5}, "action": {"stop": True}}
     return MutationCall(
         "filterUpdate",
-        {"ids": [await _create_filter(ada)], "set": patch},
+        {"filters": [{"id": await _create_filter(ada)}], "set": patch},
         f"filters {FILTER_SELECTION}",
     )
 
 
 @register_call
 async def filter_apply(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
-    action = {"labels": ["news"], "copyTo": [{"path": "Sent"}], "spam": True}
+    action = {"keywords": ["news"], "copyTo": [{"path": "Sent"}], "spam": True}
     payload = await MutationCall("filterCreate", {"query": {}, "action": action}, "filter { id }")(
         ada
     )
-    input_fields = {"ids": [payload["filter"]["id"]], "select": {"mailbox": {"path": "INBOX"}}}
+    select = {"mailbox": {"path": "INBOX"}}
+    input_fields = {"filters": [{"id": payload["filter"]["id"]}], "select": select}
     return MutationCall("filterApply", input_fields, "task { kind state total }")
 
 

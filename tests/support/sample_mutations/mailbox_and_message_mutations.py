@@ -20,7 +20,7 @@ THREADS_QUERY = "{ viewer { user { messages { nodes { thread { id } } } } } }"
 @register_call
 async def deleted_messages_restore(ada: GraphQLClient, root: GraphQLClient) -> MutationCall:
     assert (await (await message_delete(ada, root))(ada))["errors"] == []
-    input_fields = {"start": "2029-01-01T00:00:00Z", "end": "2031-01-01T00:00:00Z"}
+    input_fields = {"since": "2029-01-01T00:00:00Z", "before": "2031-01-01T00:00:00Z"}
     return MutationCall("deletedMessagesRestore", input_fields, "task { kind state total }")
 
 
@@ -32,7 +32,9 @@ async def deleted_message_restore(ada: GraphQLClient, root: GraphQLClient) -> Mu
         "DeletedMessage", global_ids.decode("Message", delete.input["select"]["ids"][0])
     )
     payload = "restored { mailbox { path } message { subject } }"
-    return MutationCall("deletedMessageRestore", {"ids": [deleted_message_id]}, payload)
+    return MutationCall(
+        "deletedMessageRestore", {"deletedMessages": [{"id": deleted_message_id}]}, payload
+    )
 
 
 @register_call
@@ -194,22 +196,63 @@ async def message_update(ada: GraphQLClient, _root: GraphQLClient) -> MutationCa
 
 @register_call
 async def thread_update(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
-    input_fields = {"ids": [await _receive_thread(ada)], "set": {"seen": True}, "muted": True}
+    input_fields = {
+        "threads": [{"id": await _receive_thread(ada)}],
+        "set": {"seen": True, "muted": True},
+    }
     return MutationCall(
         "threadUpdate", input_fields, "threads { unseenCount muted } undo { expiresAt }"
     )
 
 
 @register_call
-async def label_set(_ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
+async def label_create(_ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
     input_fields = {"keyword": "work", "name": "Work", "color": "#1E90FF"}
-    return MutationCall("labelSet", input_fields, "labels { keyword name color total }")
+    return MutationCall("labelCreate", input_fields, "label { keyword name color messageCount }")
+
+
+async def _create_label(ada: GraphQLClient) -> None:
+    await ada('mutation { labelCreate(input: {keyword: "home"}) { errors { code } } }')
 
 
 @register_call
-async def saved_search_set(_ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
+async def label_update(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
+    await _create_label(ada)
+    input_fields = {"labels": [{"keyword": "home"}], "set": {"name": "Home"}}
+    return MutationCall("labelUpdate", input_fields, "labels { keyword name }")
+
+
+@register_call
+async def label_delete(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
+    await _create_label(ada)
+    return MutationCall("labelDelete", {"labels": [{"keyword": "home"}]}, "deletedIds")
+
+
+@register_call
+async def saved_search_create(_ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
     input_fields = {"name": "Unread", "query": "is:unread"}
-    return MutationCall("savedSearchSet", input_fields, "savedSearches { name query total }")
+    return MutationCall(
+        "savedSearchCreate", input_fields, "savedSearch { name query messageCount }"
+    )
+
+
+async def _create_saved_search(ada: GraphQLClient) -> None:
+    await ada(
+        'mutation { savedSearchCreate(input: {name: "Old", query: "x"}) { errors { code } } }'
+    )
+
+
+@register_call
+async def saved_search_update(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
+    await _create_saved_search(ada)
+    input_fields = {"savedSearches": [{"name": "Old"}], "set": {"query": "is:flagged"}}
+    return MutationCall("savedSearchUpdate", input_fields, "savedSearches { name query }")
+
+
+@register_call
+async def saved_search_delete(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
+    await _create_saved_search(ada)
+    return MutationCall("savedSearchDelete", {"savedSearches": [{"name": "Old"}]}, "deletedIds")
 
 
 @register_call

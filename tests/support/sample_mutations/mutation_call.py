@@ -8,7 +8,6 @@ from tests.conftest import GraphQLClient
 
 INPUT_TYPES = {"autoreplyDelete": "UsersInput", "mailboxUnsubscribe": "MailboxSubscribeInput"}
 MUTATIONS_BY_IDS = {
-    "addressDelete",
     "apiKeyDelete",
     "appPasswordDelete",
     "legalHoldEnd",
@@ -17,8 +16,6 @@ MUTATIONS_BY_IDS = {
     "connectorRunCancel",
     "connectorDelete",
     "dkimKeyActivate",
-    "domainAliasDelete",
-    "filterDelete",
     "pushChannelDelete",
     "pushChannelTest",
     "quarantineDelete",

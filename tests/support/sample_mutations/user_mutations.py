@@ -83,7 +83,7 @@ async def user_usage_reset(ada: GraphQLClient, root: GraphQLClient) -> MutationC
     await deliver_to(ada, "Hello")
     assert (await (await message_send(ada, root))(ada))["errors"] == []
     input_fields = {"users": {"ids": [_user_ref(ada)["id"]]}}
-    payload = "users { limits { recipients { used } received { used } } }"
+    payload = "users { limits { recipientsPerDay { used } receivedPerHour { used } } }"
     return MutationCall("userUsageReset", input_fields, payload, by_root=True)
 
 
@@ -183,7 +183,7 @@ async def address_update(_ada: GraphQLClient, root: GraphQLClient) -> MutationCa
 
 @register_call
 async def address_delete(_ada: GraphQLClient, root: GraphQLClient) -> MutationCall:
-    input_fields = {"ids": [await _create_forwarding_address(root)]}
+    input_fields = {"addresses": [{"id": await _create_forwarding_address(root)}]}
     return MutationCall("addressDelete", input_fields, "deletedIds", by_root=True)
 
 

@@ -38,15 +38,15 @@ ADJECTIVES = set(
     """
     activated active all answered certified compressed current custom default deleted dirty
     disabled draft empty enabled encrypted exact exhausted failing fixed flagged folded
-    forwarded global hidden internal main marked muted notified only permanent pinned previous
-    proxied recent recursive refused related relayed replaced replayed required running
+    forwarded global hidden inline internal main marked muted notified only permanent pinned
+    previous proxied recent recursive refused related relayed replaced replayed required running
     searchable seen shared snoozed spam subscribed suspended temporary unseen valid verified
     """.split()  # noqa: SIM905 - a list of lines would be a page long
 )
 REQUEST_VERBS = set(  # verbs that Boolean inputs and arguments begin with
     """
-    allow apply async check create delete disable2fa encrypt force hold include learn mark pin
-    replace request require reverse sanitize show skip subscribe unsubscribe validate
+    allow apply async check create delete disable2fa encrypt force hold include inherit learn mark
+    pin replace request require reverse sanitize show skip subscribe unsubscribe validate
     """.split()  # noqa: SIM905 - a list of lines would be a page long
 )
 FORBIDDEN_SUFFIXES = ("Enum", "Interface", "Object", "Type", "Union")

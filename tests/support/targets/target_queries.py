@@ -41,7 +41,7 @@ QUERIES = {
     "domainAlias": "domainAlias(by: {id: @DomainAlias}) { alias }",
     "domainAliases": 'domainAliases(query: "@mark") { nodes { alias } }',
     "domains": "domains(first: 100) { nodes { id } }",
-    "filter": "filter(id: @Filter) { name }",
+    "filter": "filter(by: {id: @Filter}) { name }",
     "filterTest": "filterTest(user: @user, raw: @raw) { filter { name } }",
     "filters": "filters(filter: {user: @user}) { nodes { name } }",
     "keyValue": 'keyValue(user: @user, key: "@mark") { value }',
@@ -71,7 +71,7 @@ QUERIES = {
     "submission": "submission(by: {id: @Submission}) { queueId }",
     "task": "task(id: @Task) { id }",
     "tasks": "tasks(first: 100) { nodes { id } }",
-    "thread": "thread(id: @Thread) { id }",
+    "thread": "thread(by: {id: @Thread}) { id }",
     "user": "user(by: @user) { RECORD }",
     "users": "users(filter: {patterns: [@username]}) { nodes { id } }",
     "webhooks": "webhooks(user: @user) { nodes { url } }",
@@ -92,7 +92,7 @@ SUBSCRIPTIONS = {
     "submissionProgress": "submissionProgress(submission: {id: @Submission}) { queueId }",
     "taskProgress": "taskProgress(id: @Task) { id }",
     "notifications": "notifications(after: @cursor) { message { id } }",
-    "userChanges": "userChanges(filter: {domain: @domain}, after: @domainCursor) "
+    "userChanges": "userChanges(filter: {domain: {name: @domain}}, after: @domainCursor) "
     "{ events { ... on AccountChange { nodeId } } }",
 }
 USER_FIELD_SELECTIONS = {  # with the arguments that they need
@@ -107,7 +107,7 @@ CONTENT_DOCUMENTS = {  # by type; FIELD stands for each field outside of the rec
     "File contents": "node(id: @File) { ... on File { FIELD } }",
     "Message contents": "message(by: {id: @Message}) { FIELD }",
     "QuarantineItem contents": "node(id: @QuarantineItem) { ... on QuarantineItem { FIELD } }",
-    "Thread contents": "thread(id: @Thread) { FIELD }",
+    "Thread contents": "thread(by: {id: @Thread}) { FIELD }",
 }
 FIELD_ARGUMENTS = {
     "binaryPart": '(section: "1")',

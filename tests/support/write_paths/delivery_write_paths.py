@@ -136,7 +136,7 @@ async def run_sieve_script(stage: WritePathContext) -> WriteAction:
 async def run_filter(stage: WritePathContext) -> WriteAction:
     await _run_without_errors(stage.ada, """mutation { filterCreate(input: {
       query: {subject: "list"}, action: {
-        labels: ["x"], copyTo: [{specialUse: SENT}], targets: ["eve@example.net"]}})
+        keywords: ["x"], copyTo: [{specialUse: SENT}], forwardTo: ["eve@example.net"]}})
       { errors { message } } }""")  # fmt: skip
     return await _deliver_by_lmtp(stage, raw_message("For the list"), stage.ada.address)
 

@@ -52,7 +52,7 @@ async def _run_housekeeping(stage: WritePathContext) -> WriteAction:
 
 @register_write_path("mail.maintenance.housekeeping.run_until_stopped")
 async def expire_messages(stage: WritePathContext) -> WriteAction:
-    values = {"expires": stage.clock() + timedelta(seconds=1)}
+    values = {"expires_at": stage.clock() + timedelta(seconds=1)}
     await update_rows(stage, Message, values, col(Message.uid) < MESSAGES_PER_ACCOUNT)
     stage.clock.tick(seconds=2)
     return await _run_housekeeping(stage)
