@@ -45,7 +45,7 @@ REFERENCES: dict[tuple[str, str], Any] = {
 UNKNOWN_BEFORE = {  # members that name an object by a value that the database assigned to it
     ("AddressRef", "id"), ("CertificateRef", "id"), ("DkimKeyRef", "id"), ("DomainAliasRef", "id"),
     ("DomainRef", "id"), ("MailboxRef", "id"), ("MailboxRef", "guid"), ("MessageRef", "id"),
-    ("MessageRef", "emailId"), ("MessageSelection, "ids"), ("SubmissionRef", "id"),
+    ("MessageRef", "emailId"), ("MessageSelection", "ids"), ("SubmissionRef", "id"),
     ("FileRef", "id"), ("FileShareRef", "id"), ("IdentityRef", "id"), ("QueueEntryRef", "id"),
     ("QueueEntryRef", "queueId"),
     ("SubmissionRef", "queueId"), ("UserRef", "id"), ("UserSelection", "ids"),
