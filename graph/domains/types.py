@@ -98,8 +98,8 @@ def _graphql_type_by_name(type_name: str) -> Any:
 
 @strawberry.type(description="What the users of a domain store together.")
 class DomainStorage(View):
-    bytes: ByteSize = attribute_field("In use.")
-    messages: BigInt = attribute_field("Messages in all folders.")
+    size: ByteSize = attribute_field("Bytes that the users of the domain store.")
+    message_count: BigInt = attribute_field("Messages in all mailboxes of the domain's users.")
 
 
 @strawberry.type(description="What DNS should say.")

@@ -46,13 +46,13 @@ class DeletedUser(View):
         return [EmailAddress(address["shown"]) for address in addresses]
 
 
-def _deleted_user_ref(user_ref: UserRef) -> DeletedUserRef:
+def _deleted_user_ref(user_ref: UserRef, path: str) -> DeletedUserRef:
     """Return the reference to a deleted user by id, username or address.
 
     Raises Invalid if the ID is not one of a user.
     """
     if user_ref.id:
-        return DeletedUserRef(global_ids.decode("User", user_ref.id.value, path="by"))
+        return DeletedUserRef(global_ids.decode("User", user_ref.id.value, path=path))
     return DeletedUserRef(
         name=maybe_value(user_ref.username) or maybe_value(user_ref.address) or ""
     )
@@ -68,7 +68,9 @@ class UserDeleteInput(Options):
 
 @strawberry.input(description="Input of userRestore.")
 class UserRestoreInput(Options):
-    by: UserRef = attribute_field("By its id, or by a user name or address that it had.")
+    user: UserRef = attribute_field(
+        "The deleted account, by its ID or by a user name or address that it had."
+    )
 
 
 @strawberry.input(description="Input of userPurge.")
@@ -103,13 +105,15 @@ class UserRestorePayload(MutationPayload):
 
 @strawberry.type(description="Answer of userPurge.")
 class UserPurgePayload(UserSelectionPayload):
-    counted_field = "purged"
-    purged: list[strawberry.ID] = attribute_field("Whose data goes.", default_factory=list)
+    counted_field = "purged_ids"
+    purged_ids: list[strawberry.ID] = attribute_field(
+        "IDs of the accounts whose data is removed.", default_factory=list
+    )
     task: Task | None = attribute_field(
         "Removes the data; of several accounts, that of the first.", default=None
     )
     tasks: list[Task] = attribute_field(
-        "One for each of purged, in their order.", default_factory=list
+        "The tasks of `purgedIds`, in their order.", default_factory=list
     )
 
 
@@ -127,7 +131,7 @@ class UserDeleteQuery:
     )
     async def deleted_user(self, info: Info, by: UserRef) -> DeletedUser | None:
         return DeletedUser.from_row_or_none(
-            await user_restore.find_deleted_user(info.context, _deleted_user_ref(by))
+            await user_restore.find_deleted_user(info.context, _deleted_user_ref(by, "by"))
         )
 
 
@@ -150,7 +154,9 @@ class UserDeleteMutation:
         "Brings an account back while its data waits.", role=Role.DOMAIN_ADMIN, scope=Scope.FULL
     )
     async def user_restore(self, info: Info, input: UserRestoreInput) -> UserRestorePayload:
-        result = await user_restore.restore_user(info.context, _deleted_user_ref(input.by))
+        result = await user_restore.restore_user(
+            info.context, _deleted_user_ref(input.user, "user")
+        )
         return UserRestorePayload(
             user=User.from_row(result.user),
             recovered_addresses=[EmailAddress(text) for text in result.recovered_addresses],
@@ -175,5 +181,5 @@ class UserDeleteMutation:
                 raise InUse(text, sessions=len(connections), path=["users"])
         tasks = [Task.from_row(row) for row in deletion.tasks]
         return UserPurgePayload(
-            purged=_user_global_ids(deletion), task=next(iter(tasks), None), tasks=tasks
+            purged_ids=_user_global_ids(deletion), task=next(iter(tasks), None), tasks=tasks
         )

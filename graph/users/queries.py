@@ -46,7 +46,12 @@ class UserFilter(ConditionsInput):
         "Only users that are active, or only those that are not.", default=UNSET
     )
     suspended: bool | None = attribute_field("Off or on.", default=UNSET)
-    created_after: datetime | None = attribute_field("Made later than this.", default=UNSET)
+    created_since: datetime | None = attribute_field(
+        "Users created at this time or later.", default=UNSET
+    )
+    created_before: datetime | None = attribute_field(
+        "Users created before this time.", default=UNSET
+    )
 
     def to_conditions(self) -> UserConditions:
         """Convert the filter to conditions of the resolvers."""
@@ -60,7 +65,8 @@ class UserFilter(ConditionsInput):
             domain=domain_selector_from_ref(self.domain, path="filter") if self.domain else None,
             active=value_or_none(self.active),
             suspended=value_or_none(self.suspended),
-            created_after=self.created_after or None,
+            created_since=self.created_since or None,
+            created_before=self.created_before or None,
         )
 
 

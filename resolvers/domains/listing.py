@@ -32,8 +32,8 @@ class DomainMembersPageKey:
 class StoredTotals(NamedTuple):
     """Bytes and messages that the users of a domain store together."""
 
-    bytes: int
-    messages: int
+    size: int
+    message_count: int
 
 
 async def load_storage_of_administered_domains(
@@ -43,8 +43,8 @@ async def load_storage_of_administered_domains(
     statement: DomainSelect = (
         select(
             col(DomainTotal.domain_id).label("key"),
-            func.sum(col(DomainTotal.used)).label("bytes"),
-            func.sum(col(DomainTotal.messages)).label("messages"),
+            func.sum(col(DomainTotal.used)).label("size"),
+            func.sum(col(DomainTotal.messages)).label("message_count"),
         )
         .where(
             col(DomainTotal.domain_id).in_(domain_ids),
@@ -53,7 +53,7 @@ async def load_storage_of_administered_domains(
         .group_by(col(DomainTotal.domain_id))
     )
     storage_by_domain = {
-        row.key: StoredTotals(int(row.bytes), int(row.messages))
+        row.key: StoredTotals(int(row.size), int(row.message_count))
         for row in await ctx.read(statement)
     }
     return [storage_by_domain.get(key, StoredTotals(0, 0)) for key in domain_ids]

@@ -58,7 +58,8 @@ class UserConditions:
     domain: DomainIdOrName | None = None
     active: bool | None = None
     suspended: bool | None = None
-    created_after: datetime | None = None
+    created_since: datetime | None = None
+    created_before: datetime | None = None
     target_part: str | None = None  # part of a target
 
 
@@ -249,8 +250,10 @@ def _filter_conditions(ctx: Context, filter: UserConditions) -> list[Any]:
     for name, value in (("active", filter.active), ("suspended", filter.suspended)):
         if value is not None:  # as in the partial indexes
             conditions.append(text(f"users.{name}" if value else f"NOT users.{name}"))
-    if filter.created_after is not None:
-        conditions.append(col(User.created_at) > filter.created_after)
+    if filter.created_since is not None:
+        conditions.append(col(User.created_at) >= filter.created_since)
+    if filter.created_before is not None:
+        conditions.append(col(User.created_at) < filter.created_before)
     return conditions
 
 

@@ -131,16 +131,16 @@ async def restore_user(ctx: Context, ref: DeletedUserRef) -> RestoredUser:
     row = await find_deleted_user(ctx, ref)
     if row is None:
         await _raise_if_not_deleted(ctx, ref)
-        raise NotFound(ref.name or str(ref.id), path=["by"])
+        raise NotFound(ref.name or str(ref.id), path=["user"])
     domain_ids = {address["domain_id"] for address in row.addresses} | {row.domain_id}
     try:
         async with ctx.write_session(PLATFORM, row.id, *(domain_ids - {None})) as session:
             row = await find_deleted_user(ctx, DeletedUserRef(row.id))
             if row is None:
-                raise Conflict("it was brought back, or removed, meanwhile", path=["by"])
+                raise Conflict("it was brought back, or removed, meanwhile", path=["user"])
             restored = await _restore_in_transaction(ctx, session, row)
     except IntegrityError as clash:  # a concurrent request took the name
-        raise Conflict("user name or address is taken", path=["by"]) from clash
+        raise Conflict("user name or address is taken", path=["user"]) from clash
     drop_cached_credentials(ctx.environment, row.id)
     return restored
 
@@ -153,7 +153,7 @@ async def _raise_if_not_deleted(ctx: Context, ref: DeletedUserRef) -> None:
         else user_loaders.find_user_by_name(ctx, ref.name)
     )
     if await loading:
-        raise Conflict("this account is not deleted", path=["by"])
+        raise Conflict("this account is not deleted", path=["user"])
 
 
 async def _restore_in_transaction(
@@ -164,7 +164,7 @@ async def _restore_in_transaction(
     await _cancel_deletion_task(ctx, session, row)
     statement = select(col(User.id)).where(col(User.username_key) == row.username_key)
     if await ctx.read(statement):
-        raise Conflict("the user name is taken", path=["by"])
+        raise Conflict("the user name is taken", path=["user"])
     addresses = await recoverable_addresses(ctx, row.addresses)
     main_address = _choose_main_address(ctx, row, addresses)
     domain_id = main_address["domain_id"] if main_address else row.domain_id
@@ -174,8 +174,8 @@ async def _restore_in_transaction(
     )
     if domain:
         quota = effective_quota(ctx.environment, domain, row.quota)
-        require_user_slot(domain, path=["by"])
-        allocated_after_increase(domain, quota, is_unlimited=not quota, path=["by"])
+        require_user_slot(domain, path=["user"])
+        allocated_after_increase(domain, quota, is_unlimited=not quota, path=["user"])
     await update_domain_counters(ctx, session, [user_place], addresses, sign=1)
     now = ctx.environment.now()
     session.add_all(
@@ -227,7 +227,7 @@ async def _cancel_deletion_task(ctx: Context, session: AsyncSession, row: Column
         return
     started_statement = select(col(Task.id)).where(is_this_task, col(Task.started_at).is_not(None))
     if await ctx.read(started_statement):
-        raise Conflict("its data is being removed already", path=["by"])
+        raise Conflict("its data is being removed already", path=["user"])
 
 
 def _choose_main_address(

@@ -150,7 +150,7 @@ async def test_entries_are_deleted_when_the_user_is_purged(
     )
     assert (await root(node, id=global_ids.encode("KeyValueEntry", entry_id)))["node"] is None
     restore = "mutation ($i: UserRestoreInput!) { userRestore(input: $i) { errors { code } } }"
-    restored = await root(restore, i={"by": {"username": "ada"}})
+    restored = await root(restore, i={"user": {"username": "ada"}})
     assert restored["userRestore"]["errors"] == []
     assert await list_keys(ada, "a/") == [f"a/{n}" for n in range(5)]
     monkeypatch.setattr("resolvers.users.purge.CHUNK_ROWS", 2)

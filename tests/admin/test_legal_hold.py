@@ -22,6 +22,7 @@ from tests.conftest import GraphQLClient, ManualClock, deliver_to, make_client, 
 from tests.support.accounts.domain_admins import make_domain_admin
 from tests.support.accounts.user_operations import ERROR_FIELDS, execute_mutation, user_global_id
 from tests.support.operations.bulk_operations import inbox_selection, run_message_mutation
+from tests.support.operations.error_positions import item_index
 from tests.support.operations.legal_hold_operations import (
     LEGAL_HOLD_EXPIRES,
     LEGAL_HOLD_FIELDS,
@@ -217,7 +218,7 @@ async def test_copies_outlive_message_archive_and_account(
     await housekeeping.run_round(environment)
     assert await select_rows(environment, "SELECT count(*) FROM messages") == [(1,)]
     assert (
-        await execute_mutation(root, "userPurge", "purged", users={"ids": [user_global_id(ada)]})
+        await execute_mutation(root, "userPurge", "purgedIds", users={"ids": [user_global_id(ada)]})
     )["errors"] == []
     while await tasks.run_next_task(environment):
         pass
@@ -247,7 +248,7 @@ async def test_purged_messages_are_copied_before_the_task_runs(
             text("UPDATE tasks SET not_before = '2034-01-01 00:00:00+00:00'")
         )
     assert (
-        await execute_mutation(root, "userPurge", "purged", users={"ids": [user_global_id(ada)]})
+        await execute_mutation(root, "userPurge", "purgedIds", users={"ids": [user_global_id(ada)]})
     )["errors"] == []
     while await tasks.run_next_task(environment):
         pass
@@ -281,7 +282,7 @@ async def test_only_root_can_delete_an_legal_hold(
     ] == ["FORBIDDEN"]
     missing_id = global_ids.encode("LegalHold", 7)
     assert [
-        e["index"] for e in (await delete_legal_holds(root, legal_hold_id, missing_id))["errors"]
+        item_index(e) for e in (await delete_legal_holds(root, legal_hold_id, missing_id))["errors"]
     ] == [1]
     assert (await delete_legal_holds(root, legal_hold_id))["deletedIds"] == [legal_hold_id]
     assert await load_legal_hold(root, legal_hold_id) is None

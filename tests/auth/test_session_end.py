@@ -108,7 +108,7 @@ async def test_purge_is_refused_while_user_is_connected(
     live_server: LiveServer, ada: GraphQLClient, root: GraphQLClient
 ) -> None:
     purge_mutation = """mutation ($input: UserPurgeInput!) { userPurge(input: $input) {
-        purged errors { code ... on SessionsOpenError { sessions } } } }"""
+        purgedIds errors { code ... on SessionsOpenError { sessions } } } }"""
     socket = await live_server.follow(ada, CHANGES_SUBSCRIPTION)
     await wait_until(lambda: live_server.endpoint.connection_watch.connections)
     async with httpx.AsyncClient(
@@ -117,13 +117,13 @@ async def test_purge_is_refused_while_user_is_connected(
         live_client = GraphQLClient(http, root.environment, root.user, root.secret)
         arguments = {"users": {"usernames": ["ada"]}}
         refused_payload = (await live_client(purge_mutation, input=arguments))["userPurge"]
-        assert refused_payload == {"purged": [], "errors": [{"code": "IN_USE", "sessions": 1}]}
+        assert refused_payload == {"purgedIds": [], "errors": [{"code": "IN_USE", "sessions": 1}]}
         assert await ada("{ viewer { user { username } } }")
         await kick_sessions(live_client, **arguments)
         await wait_until(lambda: socket.end_frame)
         await wait_until(lambda: not live_server.endpoint.connection_watch.connections)
         payload = (await live_client(purge_mutation, input=arguments))["userPurge"]
-    assert (len(payload["purged"]), payload["errors"]) == (1, [])
+    assert (len(payload["purgedIds"]), payload["errors"]) == (1, [])
 
 
 async def test_user_sync_reset_ends_connections(

@@ -129,7 +129,7 @@ async def test_lists_of_a_domain_need_its_admin(
         domain_id = await load_domain_id(environment, "home.example")
         await session.exec(delete(DomainAdmin).where(col(DomainAdmin.domain_id) == domain_id))
     domain_fields = """domain { name users { totalCount nodes { username } }
-      addresses { totalCount } aliases { alias } admins { username } storage { messages } }"""
+      addresses { totalCount } aliases { alias } admins { username } storage { messageCount } }"""
     domain = (await admin(f"{{ viewer {{ user {{ {domain_fields} }} }} }}"))["viewer"]["user"][
         "domain"
     ]

@@ -73,7 +73,7 @@ async def test_domain_create_sets_given_and_default_values(root: GraphQLClient) 
         "addressesLeft": 400,
         "userCount": 0,
         "usersLeft": 10,
-        "storage": {"bytes": 0, "messages": 0},
+        "storage": {"size": 0, "messageCount": 0},
         "backupMx": False,
         "relayAllRecipients": False,
         "relayUnknownOnly": False,

@@ -64,7 +64,7 @@ async def test_domain_pages_match_in_both_directions(root: GraphQLClient) -> Non
     assert response["errors"][0]["extensions"] == {"code": "BAD_CURSOR"}
 
 
-DOMAINS_WITH_CHILDREN = """{ domains(first: 50) { totalCount nodes { name storage { bytes }
+DOMAINS_WITH_CHILDREN = """{ domains(first: 50) { totalCount nodes { name storage { size }
   defaultUserQuota users(first: 2) { totalCount nodes { username domain { name } } }
   addresses(first: 2) { totalCount nodes { address user { username } } }
   aliases { alias } admins { username }
@@ -99,7 +99,7 @@ async def test_domain_storage_counts_received_messages(
     await deliver_to(ada, "one")
     await deliver_to(ada, "two")
     size = (await ada.load_mailbox()).size
-    assert (await load_domain(root, "example.org"))["storage"] == {"bytes": size, "messages": 2}
+    assert (await load_domain(root, "example.org"))["storage"] == {"size": size, "messageCount": 2}
 
 
 @pytest.mark.usefixtures("ada", "bob")

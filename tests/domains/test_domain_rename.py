@@ -372,5 +372,5 @@ async def test_message_received_during_rename_is_not_lost(
     )
     assert sorted(stored_ids) == sorted(message_id for (message_id,) in message_rows)
     assert len(stored_ids) >= 10
-    assert (await load_domain(root, NEW_DOMAIN))["storage"]["messages"] == len(stored_ids)
+    assert (await load_domain(root, NEW_DOMAIN))["storage"]["messageCount"] == len(stored_ids)
     await assert_store_consistent(environment)

@@ -32,12 +32,12 @@ mutation ($input: MessageSendInput!) { messageSend(input: $input) {
   message { id subject seen }
   warnings { code path }
   replayed
-  errors { __typename code path index }
+  errors { __typename code path }
 } }
 """
 SUBMISSION_CANCEL = """
 mutation ($ids: [SubmissionRef!]!) { submissionCancel(input: {submissions: $ids}) {
-  submissions { state recipients { state } } errors { __typename code path index } } }
+  submissions { state recipients { state } } errors { __typename code path } } }
 """
 SUBMISSION_QUERY = """
 query ($by: SubmissionRef!) {
@@ -134,7 +134,7 @@ async def test_held_submission_can_be_cancelled(
             {"from": {"address": "x@example.net"}},
             ("ForbiddenError", "FORBIDDEN_OPERATION", ["from"]),
         ),
-        ({"to": [{"address": "x"}]}, ("ValidationError", "VALIDATION", ["to"])),
+        ({"to": [{"address": "x"}]}, ("ValidationError", "VALIDATION", ["to", "0"])),
         ({"to": []}, ("ValidationError", "VALIDATION", ["to"])),
         (
             {"attachments": [{"content": "%%"}]},

@@ -48,7 +48,7 @@ mutation ($input: UserDeleteInput!) { userDelete(input: $input) {
 """
 USER_PURGE = """
 mutation ($input: UserPurgeInput!) { userPurge(input: $input) {
-  purged task { id } errors { code path } } }
+  purgedIds task { id } errors { code path } } }
 """
 USER_RESTORE = """
 mutation ($input: UserRestoreInput!) { userRestore(input: $input) {
@@ -72,7 +72,7 @@ async def delete_users(client: GraphQLClient, user: Any, **extra: Any) -> tuple[
 
 
 async def restore_user(client: GraphQLClient, **by: Any) -> tuple[Any, list[Any]]:
-    payload = (await client(USER_RESTORE, input={"by": by}))["userRestore"]
+    payload = (await client(USER_RESTORE, input={"user": by}))["userRestore"]
     return payload, payload["errors"]
 
 
@@ -217,7 +217,7 @@ async def test_repeated_delete_changes_the_time_of_the_same_task(
     assert await tasks.run_next_task(environment)
     assert await load_deleted_user(root, username="ada") is None
     _, (error,) = await delete_users(root, ada.user.id)
-    assert (error["code"], error["path"]) == ("NOT_FOUND", ["users", "ids"])
+    assert (error["code"], error["path"]) == ("NOT_FOUND", ["users", "ids", "0"])
 
 
 @pytest.mark.usefixtures("bob")
@@ -327,7 +327,7 @@ async def test_domain_admin_deletes_and_restores_only_own_users(
     own_admin = await make_domain_admin_outside(environment, root.http, "here", "example.org")
     other_admin = await make_domain_admin_outside(environment, root.http, "there", "new.example")
     _, (error,) = await delete_users(other_admin, ada.user.id)
-    assert (error["code"], error["path"]) == ("NOT_FOUND", ["users", "ids"])
+    assert (error["code"], error["path"]) == ("NOT_FOUND", ["users", "ids", "0"])
     _, (error,) = await delete_users(other_admin, {"usernames": ["ada"]})
     assert error["code"] == "NOT_FOUND"
     payload, _ = await delete_users(other_admin, {"patterns": ["a*"]})
@@ -373,7 +373,7 @@ async def test_purge_does_not_wait_for_purge_at(
     delete_payload, _ = await delete_users(root, ada.user.id, purgeAt=LATER)
     selection = {"ids": [global_ids.encode("User", client.user.id) for client in (ada, bob)]}
     purge_payload = (await root(USER_PURGE, input={"users": selection}))["userPurge"]
-    assert (purge_payload["purged"], purge_payload["errors"]) == (selection["ids"], [])
+    assert (purge_payload["purgedIds"], purge_payload["errors"]) == (selection["ids"], [])
     assert purge_payload["task"] == {"id": delete_payload["task"]["id"]}
     assert await tasks.run_next_task(environment)
     assert await tasks.run_next_task(environment)

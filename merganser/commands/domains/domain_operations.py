@@ -65,8 +65,8 @@ async def list_domains(environment: Environment) -> list[dict[str, Any]]:
             "max_addresses": row.max_addresses,
             "allocated": row.quota_allocated,
             "quota": row.quota,
-            "used": total.bytes,
-            "messages": total.messages,
+            "used": total.size,
+            "messages": total.message_count,
             "backup_mx": row.backup_mx,
         }
         for row, total in found

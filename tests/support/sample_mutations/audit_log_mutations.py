@@ -176,7 +176,7 @@ async def _delete_ada(ada: GraphQLClient, root: GraphQLClient) -> None:
 
 async def _restore_ada(ada: GraphQLClient, root: GraphQLClient) -> MutationCall:
     await _delete_ada(ada, root)
-    input_fields = {"by": {"id": global_ids.encode("User", ada.user.id)}}
+    input_fields = {"user": {"id": global_ids.encode("User", ada.user.id)}}
     return MutationCall("userRestore", input_fields, by_root=True)
 
 

@@ -24,7 +24,7 @@ MUTATIONS_BY_IDS = {
     "webhookDelete",
     "webhookTest",
 }
-PAYLOAD_FIELDS = "errors { __typename code message path index } replayed journalCursor"
+PAYLOAD_FIELDS = "errors { __typename code message path } replayed journalCursor"
 
 
 @dataclass(frozen=True)

@@ -120,14 +120,14 @@ async def user_delete(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
 @register_call
 async def user_purge(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
     return MutationCall(
-        "userPurge", {"users": {"ids": [_user_ref(ada)["id"]]}}, "purged", by_root=True
+        "userPurge", {"users": {"ids": [_user_ref(ada)["id"]]}}, "purgedIds", by_root=True
     )
 
 
 @register_call
 async def user_restore(ada: GraphQLClient, root: GraphQLClient) -> MutationCall:
     assert (await (await user_delete(ada, root))(root))["errors"] == []
-    input_fields = {"by": {"username": "ada"}}
+    input_fields = {"user": {"username": "ada"}}
     return MutationCall(
         "userRestore", input_fields, "user { username } recoveredAddresses", by_root=True
     )

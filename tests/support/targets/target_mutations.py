@@ -129,7 +129,7 @@ OBJECT_INPUTS: dict[str, dict[str, Any]] = {
     "threadUpdate": {"threads": [{"id": "@Thread"}], "set": {"muted": True}},
     "tokenRevoke": {"ids": ["@AccessToken"]},
     "undo": {"token": "@undo"},
-    "userRestore": {"by": {"id": "@deleted"}},
+    "userRestore": {"user": {"id": "@deleted"}},
     "webauthnDelete": {"ids": ["@WebauthnKey"]},
     "webhookDelete": {"ids": ["@Webhook"]},
     "webhookReplay": {"webhook": "@Webhook", "after": "@cursor"},
