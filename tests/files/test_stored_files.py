@@ -214,7 +214,7 @@ async def test_files_are_listed_searched_and_deleted(
     await share_file(ada, {"id": file_ids[0]})
     missing_id = global_ids.encode("File", 7)
     assert codes_and_paths(await delete_by_ids(ada, "fileDelete", file_ids[0], missing_id)) == [
-        ("NOT_FOUND", ["files"])
+        ("NOT_FOUND", ["files", "1"])
     ]
     assert (await list_files(ada))["totalCount"] == 3
     assert (await delete_by_ids(ada, "fileDelete", *file_ids[:2]))["deletedIds"] == file_ids[:2]
