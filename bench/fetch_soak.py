@@ -193,10 +193,10 @@ async def _create_connector(
     values = {
         "name": "far",
         "protocol": ConnectorProtocol.IMAP,
-        "security": ConnectorSecurity.PLAIN,
+        "security": ConnectorSecurity.NONE,
         "host": HOST,
         "port": dovecot.ports["imap"],
-        "mechanism": "PLAIN",
+        "auth_mechanism": "PLAIN",
         "username": dovecot.user,
         "interval": None,
         "source_retention": timedelta(0) if delete else None,
@@ -213,7 +213,7 @@ async def _start_connector_run(server: MerganserServer, connector_id: int) -> No
     """Start a run of the connector, or continue its run, when the server starts."""
     async with open_environment(Settings(data=server.data_folder)) as environment:
         await connector_mutations.queue_or_find_runs(
-            root_context(environment), [connector_id], is_trial=False
+            root_context(environment), [connector_id], is_dry_run=False
         )
 
 

@@ -35,9 +35,24 @@ class ConnectorProtocol(StrEnum):
 class ConnectorSecurity(StrEnum):
     """How the connection is encrypted."""
 
-    PLAIN = "PLAIN"
+    NONE = "NONE"
     STARTTLS = "STARTTLS"
     TLS = "TLS"
+
+
+class AuthMechanism(StrEnum):
+    """A SASL mechanism. The names have `_` where SASL has `-`."""
+
+    PLAIN = "PLAIN"
+    LOGIN = "LOGIN"
+    CRAM_MD5 = "CRAM_MD5"
+    XOAUTH2 = "XOAUTH2"
+    OAUTHBEARER = "OAUTHBEARER"
+
+    @property
+    def sasl_name(self) -> str:
+        """The name in the protocols, such as `CRAM-MD5`."""
+        return self.value.replace("_", "-")
 
 
 class Connector(UserOwnedRow, table=True):
@@ -59,7 +74,7 @@ class Connector(UserOwnedRow, table=True):
     host: str  # in ASCII
     port: Int64
     security: ConnectorSecurity = enum_column(ConnectorSecurity)
-    mechanism: str
+    auth_mechanism: AuthMechanism = enum_column(AuthMechanism)
     username: str
     secret: str  # encrypted: a password, or the OAuth credentials as JSON
     oauth: dict[str, Any] | None = json_column()  # token endpoint and its parameters
@@ -67,7 +82,7 @@ class Connector(UserOwnedRow, table=True):
     target_folder: str | None = None
     interval: OptionalInt64 = None  # seconds between two runs; None: on request
     max_age: OptionalInt64 = None  # seconds
-    max_bytes_per_second: Int64 = 0
+    max_bytes_per_second: OptionalInt64 = None  # None: unlimited
     exclude: str | None = None
     folder_rewrites: list[dict[str, str]] = json_column(list)
     auto_map_folders: bool = True
@@ -105,18 +120,18 @@ class ConnectorRun(UserOwnedRow, table=True):
 
     connector_id: int = foreign_key("connectors.id", index=False)
     state: TaskState = enum_column(TaskState, default=TaskState.QUEUED)
-    trial: bool = False  # nothing is stored or deleted
+    dry_run: bool = False  # nothing is stored or deleted
     cancelled: bool = False  # requested to stop at the next safe point
     created_at: Timestamp
     started_at: OptionalTimestamp = None
     finished_at: OptionalTimestamp = None
     stage: str | None = None
     folder: str | None = None
-    seen: Int64 = 0
-    imported: Int64 = 0
-    skipped: Int64 = 0
-    deleted_remote: Int64 = 0
-    bytes: Int64 = 0
+    seen_count: Int64 = 0
+    imported_count: Int64 = 0
+    skipped_count: Int64 = 0
+    deleted_remote_count: Int64 = 0
+    size: Int64 = 0  # bytes of the fetched messages
     error: str | None = None
     log: list[str] = json_column(list)
     # the position after which a single import continues

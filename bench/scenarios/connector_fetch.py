@@ -49,10 +49,11 @@ PAGE_INTERVAL = 0.05  # seconds
 ALONE_SECONDS = 5.0  # reading pages without a fetch
 CREATE_MUTATION = """mutation ($input: ConnectorCreateInput!) {
   connectorCreate(input: $input) { connector { id } errors { message } } }"""
-RUN_MUTATION = """mutation ($input: ConnectorRunInput!) {
-  connectorRun(input: $input) { runs { id } errors { message } } }"""
+RUN_MUTATION = """mutation ($input: ConnectorStartInput!) {
+  connectorStart(input: $input) { connectorRuns { id } errors { message } } }"""
 RUN_QUERY = """query ($id: ID!) {
-  connectorRun(id: $id) { state error seen imported skipped startedAt finishedAt log } }"""
+  connectorRun(by: {id: $id}) {
+    state error seenCount importedCount skippedCount startedAt finishedAt log } }"""
 PAGE_QUERY = """{ viewer { user { mailbox(by: {path: "INBOX"}) { total messages(first: 50) {
   nodes { id subject from { name address } receivedAt seen flagged size preview } } } } } }"""
 
@@ -119,7 +120,7 @@ async def _measure_run_and_rerun(
     async with _observe(target) as observation:
         run = await run_connector(target, key)
         took, used = time.perf_counter() - started_at, cpu_seconds(target.pid) - before
-    if run["imported"] != message_count:
+    if run["importedCount"] != message_count:
         raise RuntimeError(
             f"{run['imported']} of {message_count} messages were fetched: {run['log']}"
         )
@@ -128,7 +129,7 @@ async def _measure_run_and_rerun(
     alone = await _read_pages(target, ALONE_SECONDS)
     await wait_until_idle(target.pid)
     second_run = await run_connector(target, key)
-    if second_run["imported"] or second_run["seen"] != message_count:
+    if second_run["importedCount"] or second_run["seenCount"] != message_count:
         raise RuntimeError(f"what was there came again: {second_run['log']}")
     page = "of an inbox page while mail is fetched"
     return [
@@ -157,7 +158,7 @@ async def create_connector(
     given = {
         "host": HOST,
         "port": remote.ports["imap"],
-        "security": "PLAIN",
+        "security": "NONE",
         "username": remote.user,
         "password": PASSWORD,
         **extra_fields,
@@ -171,8 +172,9 @@ async def run_connector(target: BenchmarkTarget, connector_id: str) -> Any:
 
     Raises RuntimeError if the run fails.
     """
-    payload = await _request_payload(target, RUN_MUTATION, {"input": {"ids": [connector_id]}})
-    (run,) = payload["runs"]
+    input_fields = {"connectors": [{"id": connector_id}]}
+    payload = await _request_payload(target, RUN_MUTATION, {"input": input_fields})
+    (run,) = payload["connectorRuns"]
     async with asyncio.timeout(RUN_TIMEOUT):
         while True:
             row = await _request_payload(target, RUN_QUERY, {"id": run["id"]})

@@ -27,44 +27,48 @@ from resolvers.connectors.mail_import import NewMailImport, RemoteAccount
 
 
 @strawberry.input(
-    description="An account elsewhere whose mail is fetched once; then its password is forgotten."
+    description="Account on a remote server whose messages are fetched once. Its password is then "
+    "deleted."
 )
 class ImportRemoteInput(RemoteAccountInput):
     pass
 
 
-@strawberry.input(one_of=True, description="Where mail is brought from.")
+@strawberry.input(one_of=True, description="Source of a mail import.")
 class ImportSource:
     upload: strawberry.Maybe[Upload] = attribute_field(
-        "An archive, sent before: mbox, a ZIP of .eml, a tar of a Maildir, or one of ours. The "
-        "import takes it over."
+        "Uploaded archive: mbox, a ZIP of .eml files, a tar of a Maildir, or a file of userExport. "
+        "The import consumes the upload."
     )
     path: strawberry.Maybe[str] = attribute_field(
-        "An archive on the server, below the folder that is set for this; for ROOT."
+        "Path of an archive on the server, below the configured import folder. Needs the role ROOT."
     )
-    remote: strawberry.Maybe[ImportRemoteInput] = attribute_field("An account elsewhere.")
+    remote: strawberry.Maybe[ImportRemoteInput] = attribute_field("Account on a remote server.")
     user: strawberry.Maybe[UserRef] = attribute_field(
-        "Another account here, whose mail the viewer may read: their own, and for ROOT any."
+        "Another user of this server. Only ROOT can name a user other than the signed-in one."
     )
 
 
 @strawberry.input(description="Input of mailImport.")
 class MailImportInput(Options):
     users: UserSelection | None = attribute_field(
-        "Who gets the mail; default: the viewer.", default=UNSET
+        "Users who get the messages. Default: the signed-in user.", default=UNSET
     )
-    source: ImportSource = attribute_field("Where it comes from.")
+    source: ImportSource = attribute_field("Source of the messages.")
     parent_mailbox: MailboxRef | None = attribute_field(
-        "All folders are made in this one, INBOX too; by its path it need not be there. For "
-        "several users by path or role.",
+        "Mailbox that contains all imported mailboxes, also INBOX. A mailbox named by its path is "
+        "created if it does not exist. For several users it must be named by path or role.",
         default=UNSET,
     )
     filter: MessageFilter | None = attribute_field(
-        "Only these; folders are those of the source. Of archives and other servers nothing can "
-        "be asked that is known of stored messages alone.",
+        "Imports only matching messages. Mailboxes are those of the source. For archives and "
+        "remote "
+        "servers, conditions that only stored messages have are an error.",
         default=UNSET,
     )
-    subscribe: bool = attribute_field("Folders that are made are subscribed to.", default=False)
+    subscribe: bool = attribute_field(
+        "Subscribes to mailboxes that the import creates.", default=False
+    )
 
     async def resolve_new_import(self, info: Info) -> NewMailImport:
         """Convert the input to the import to create.
@@ -94,21 +98,19 @@ class MailImportInput(Options):
         )
 
 
-@strawberry.type(description="Imports that were begun.")
+@strawberry.type(description="Payload of mailImport.")
 class MailImportPayload(MutationPayload):
-    run: ConnectorRun | None = attribute_field("That of the first user.", default=None)
-    runs: list[ConnectorRun] = attribute_field(
-        "One for each user, by their ids.", default_factory=list
+    connector_runs: list[ConnectorRun] = attribute_field(
+        "One queued run for each user, ordered by user.", default_factory=list
     )
 
 
 @strawberry.type
 class MailImportMutation:
     @mutation(
-        "Brings mail in, once: a run for each user, which goes on after a crash, is told of as "
-        "those of connectors are, and remembered for thirty days. What a folder has already does "
-        "not come again. Mail of other users needs the right to manage their connectors; a remote "
-        "server needs CONNECTORS.",
+        "Imports messages once, with one run for each user. A run continues after a crash and is "
+        "kept for 30 days. Messages that a mailbox already contains are skipped. Other users need "
+        "the right to manage their connectors, a remote server the permission CONNECTORS.",
         scope=Scope.MAIL,
     )
     async def mail_import(self, info: Info, input: MailImportInput) -> MailImportPayload:
@@ -117,4 +119,4 @@ class MailImportMutation:
         )
         rows = await info.context.load_many(connector_loaders.load_visible_runs_by_id, keys)
         runs = [ConnectorRun.from_row(row) for row in rows if row]
-        return MailImportPayload(run=runs[0] if runs else None, runs=runs)
+        return MailImportPayload(connector_runs=runs)

@@ -10,16 +10,19 @@ from strawberry import UNSET
 from graph.connectors.types import (
     WRITE_GUARD,
     Connector,
+    ConnectorRef,
     ConnectorsPayload,
     load_connectors_payload,
 )
+from graph.types.error_paths import error_paths_below
 from graph.types.errors import MutationError, MutationPayload, Options, attribute_field
 from graph.types.fields import Info
 from graph.types.mutations import AtomicExclusion, mutation
-from graph.types.references import UserRef, ids_from_global_ids, load_named_user_id
+from graph.types.object_references import ids_from_refs
+from graph.types.references import UserRef, load_named_user_id
 from graph.types.scalars import URL, ByteSize, Duration
 from mail.connectors.remote_server import ConnectorStage, RemoteFailure
-from models.connectors import ConnectorProtocol, ConnectorSecurity
+from models.connectors import AuthMechanism, ConnectorProtocol, ConnectorSecurity
 from models.errors import ConnectorFailure, InvalidInput
 from models.users.roles import Scope
 from resolvers.connectors import check
@@ -28,38 +31,49 @@ from resolvers.connectors import mutations as connector_mutations
 from resolvers.connectors.options import OptionName
 
 PLAIN_FIELDS = (
-    "name", "protocol", "host", "port", "security", "username", "target_domain", "target_folder",
+    "name", "protocol", "host", "port", "security", "auth_mechanism", "username",
+    "target_domain", "target_folder",
     "interval", "max_age", "max_bytes_per_second", "exclude", "auto_map_folders", "subscribe_all",
     "skip_cross_duplicates", "remove_duplicates", "source_retention", "mirror_deletes",
     "remote_timeout", "local_timeout", "spam_check", "virus_check", "apply_filters", "active",
 )  # fmt: skip
-COLUMN_BY_FIELD = {name: name for name in PLAIN_FIELDS} | {"auth_mechanism": "mechanism"}
 HALF_AN_HOUR, TEN_MINUTES = timedelta(minutes=30), timedelta(minutes=10)
 CHECK_TIMEOUT_RANGE = (timedelta(seconds=1), timedelta(minutes=1))
 DEFAULT_EXCLUDE = "(?i)spam|(?i)junk"
 NOT_ATOMIC = AtomicExclusion("a check of an account elsewhere")
 
 
-@strawberry.input(description="A folder is called otherwise here.")
+@strawberry.input(description="Rule that renames mailboxes of the remote server.")
 class FolderRewriteInput:
-    pattern: str = attribute_field("An expression, searched for in the whole path.")
-    replacement: str = attribute_field("What stands there instead; $1 to $9 are its groups.")
-
-
-@strawberry.input(description="What is rarely needed.")
-class ConnectorOptionInput:
-    name: OptionName = attribute_field("Which.")
-    value: str | None = attribute_field(
-        "What it is set to; true and false may be left out.", default=UNSET
+    pattern: str = attribute_field(
+        "Regular expression that is searched for in the whole remote path, ignoring case."
+    )
+    replacement: str = attribute_field(
+        "Replacement of each match. `$1` to `$9` are the groups of the match."
     )
 
 
-@strawberry.input(description="Where access tokens are asked for, with password as refresh token.")
+@strawberry.input(description="Custom option of a connector.")
+class ConnectorOptionInput:
+    name: OptionName = attribute_field("Name of the option.")
+    value: str | None = attribute_field(
+        "Value of the option. Default for switches: `true`.", default=UNSET
+    )
+
+
+@strawberry.input(
+    description="OAuth 2.0 token endpoint (RFC 6749). The password of the connector is the refresh "
+    "token."
+)
 class ConnectorOauthInput:
-    token_url: URL = attribute_field("Where to (RFC 6749, section 6).")
-    client_id: str = attribute_field("Of us.")
-    client_secret: str | None = attribute_field("Never returned.", default=UNSET)
-    scope: str | None = attribute_field("What tokens are for.", default=UNSET)
+    token_url: URL = attribute_field("URL of the token endpoint.")
+    client_id: str = attribute_field("Client ID of this server at the token endpoint.")
+    client_secret: str | None = attribute_field(
+        "Client secret. It is never returned.", default=UNSET
+    )
+    scope: str | None = attribute_field(
+        "Requested scope. Default: the scope of the refresh token.", default=UNSET
+    )
 
 
 def column_values(connector_input: Any) -> dict[str, Any]:
@@ -68,10 +82,10 @@ def column_values(connector_input: Any) -> dict[str, Any]:
     Raises Invalid if `deleteSource` is combined with `sourceRetention`.
     """
     values: dict[str, Any] = {}
-    for name, column in COLUMN_BY_FIELD.items():
+    for name in PLAIN_FIELDS:
         value = _input_value(getattr(connector_input, name, UNSET))
         if value is not UNSET:
-            values[column] = value
+            values[name] = value
     for name, to_json in (
         ("folder_rewrites", _folder_rewrite_json),
         ("custom_options", _custom_option_json),
@@ -108,186 +122,247 @@ def _custom_option_json(option_input: ConnectorOptionInput) -> Mapping[str, str]
     return {"name": OptionName(option_input.name), "value": option_input.value or ""}
 
 
-@strawberry.input(description="An account elsewhere, and how its mail is fetched.")
+@strawberry.input(description="Account on a remote server, and rules for fetching its messages.")
 class RemoteAccountInput:
     protocol: ConnectorProtocol = attribute_field(
-        "What the server speaks: IMAP or POP3.", default=ConnectorProtocol.IMAP
+        "Protocol of the remote server: IMAP or POP3.", default=ConnectorProtocol.IMAP
     )
-    host: str = attribute_field("Name or address; public, unless a setting allows others.")
-    port: int | None = attribute_field("Default: that of protocol and security.", default=UNSET)
+    host: str = attribute_field(
+        "Host name or IP address. Private networks need the setting "
+        "`connectors.allowPrivateNetworks`."
+    )
+    port: int | None = attribute_field(
+        "TCP port. Default: the port of the protocol and the security.", default=UNSET
+    )
     security: ConnectorSecurity = attribute_field(
-        "PLAIN only where private networks are.", default=ConnectorSecurity.TLS
+        "Encryption of the connection. NONE needs permission for private networks.",
+        default=ConnectorSecurity.TLS,
     )
-    username: str = attribute_field("Name of the account there.")
+    username: str = attribute_field("User name on the remote server.")
     password: str = attribute_field(
-        "Password, or token of XOAUTH2 and OAUTHBEARER: with oauth one that refreshes. "
-        "Never returned."
+        "Password. For XOAUTH2 and OAUTHBEARER the access token, or with `oauth` the refresh "
+        "token. It is never returned."
     )
-    auth_mechanism: str = attribute_field(
-        "PLAIN, LOGIN, CRAM-MD5, XOAUTH2 or OAUTHBEARER.", default="PLAIN"
+    auth_mechanism: AuthMechanism = attribute_field(
+        "SASL mechanism of the sign-in.", default=AuthMechanism.PLAIN
     )
-    oauth: ConnectorOauthInput | None = attribute_field(
-        "Where tokens are asked for.", default=UNSET
-    )
+    oauth: ConnectorOauthInput | None = attribute_field("Source of access tokens.", default=UNSET)
     target_domain: str | None = attribute_field(
-        "Domain that recipients are rewritten to.", default=UNSET
+        "Domain that recipient addresses are rewritten to.", default=UNSET
     )
-    max_age: Duration | None = attribute_field("What is older stays there.", default=UNSET)
-    max_bytes_per_second: ByteSize = attribute_field("0 = as fast as it can.", default=0)
+    max_age: Duration | None = attribute_field(
+        "Maximum age of fetched messages. Default: unlimited.", default=UNSET
+    )
+    max_bytes_per_second: ByteSize | None = attribute_field(
+        "Maximum transfer rate in bytes per second, at least 1. Default: unlimited.", default=UNSET
+    )
     exclude: str | None = attribute_field(
-        "Folders that are not fetched, an expression.", default=DEFAULT_EXCLUDE
+        "Regular expression for paths of mailboxes that are not fetched. Null excludes none.",
+        default=DEFAULT_EXCLUDE,
     )
-    folder_rewrites: list[FolderRewriteInput] | None = attribute_field("At most 50.", default=UNSET)
-    auto_map_folders: bool = attribute_field("Sent Items go to Sent, and so on.", default=True)
+    folder_rewrites: list[FolderRewriteInput] | None = attribute_field(
+        "Rules that rename remote mailboxes, at most 50.", default=UNSET
+    )
+    auto_map_folders: bool = attribute_field(
+        "Maps remote mailboxes by role, such as Sent Items to Sent.", default=True
+    )
     skip_cross_duplicates: bool = attribute_field(
-        "Of a message in two folders only the first.", default=False
+        "Fetches a message that is in several remote mailboxes only once.", default=False
     )
     remove_duplicates: bool = attribute_field(
-        "What the folder here has already comes not.", default=True
+        "Skips messages that the local mailbox already contains.", default=True
     )
-    delete_source: bool = attribute_field("Mail that has come is deleted there.", default=False)
+    delete_source: bool = attribute_field(
+        "Deletes a message on the remote server right after it was fetched.", default=False
+    )
     remote_timeout: Duration = attribute_field(
-        "The longest silence, PT1S to PT1H.", default=TEN_MINUTES
+        "Maximum time without a response of the remote server, PT1S to PT1H.", default=TEN_MINUTES
     )
     local_timeout: Duration = attribute_field(
-        "The longest wait for us, PT1S to PT1H.", default=TEN_MINUTES
+        "Maximum time of a local transaction, PT1S to PT1H.", default=TEN_MINUTES
     )
     custom_options: list[ConnectorOptionInput] | None = attribute_field(
-        "At most 50.", default=UNSET
+        "Custom options, at most 50.", default=UNSET
     )
-    spam_check: bool = attribute_field(
-        "What comes into INBOX goes through the spam filter.", default=True
+    spam_check: bool = attribute_field("Scans messages fetched into INBOX for spam.", default=True)
+    virus_check: bool = attribute_field("Scans fetched messages for viruses.", default=True)
+    apply_filters: bool = attribute_field(
+        "Runs the filters of the user on messages fetched into INBOX.", default=False
     )
-    virus_check: bool = attribute_field("And through the virus filter.", default=True)
-    apply_filters: bool = attribute_field("And through the filters of the user.", default=False)
 
 
 @strawberry.input(description="Input of connectorCreate.")
 class ConnectorCreateInput(Options, RemoteAccountInput):
-    user: UserRef | None = attribute_field("Who gets the mail; default: the viewer.", default=UNSET)
-    name: str | None = attribute_field(
-        "At most 255 characters; default: the account.", default=UNSET
+    user: UserRef | None = attribute_field(
+        "User who gets the messages. Default: the signed-in user.", default=UNSET
     )
-    target_folder: str | None = attribute_field("All folders are made in this one.", default=UNSET)
+    name: str | None = attribute_field(
+        "Name, at most 255 characters. Default: the remote account.", default=UNSET
+    )
+    target_folder: str | None = attribute_field(
+        "Path of the mailbox that contains all fetched mailboxes.", default=UNSET
+    )
     interval: Duration | None = attribute_field(
-        "Between two runs, more than PT4M and at most P30D; null = only when asked to.",
+        "Time between two runs, more than PT4M and at most P30D. Null runs only on request.",
         default=HALF_AN_HOUR,
     )
-    subscribe_all: bool = attribute_field("Folders that are made are subscribed to.", default=True)
-    source_retention: Duration | None = attribute_field(
-        "How long after it came a message is deleted there; null = never.", default=UNSET
+    subscribe_all: bool = attribute_field(
+        "Subscribes to mailboxes that a run creates.", default=True
     )
-    mirror_deletes: bool = attribute_field("What is deleted there is deleted here.", default=False)
-    active: bool = attribute_field("In force.", default=True)
+    source_retention: Duration | None = attribute_field(
+        "Time after which a fetched message is deleted on the remote server. Null deletes nothing.",
+        default=UNSET,
+    )
+    mirror_deletes: bool = attribute_field(
+        "Deletes messages here after they were deleted on the remote server.", default=False
+    )
+    active: bool = attribute_field("Whether the connector runs at its interval.", default=True)
 
 
-@strawberry.input(description="What of connectors changes; absent = unchanged, null = none.")
+@strawberry.input(description="Changes to connectors. An absent field stays unchanged.")
 class ConnectorPatch:
     user: strawberry.Maybe[UserRef] = attribute_field(
-        "Who gets the mail from now on; all comes anew."
+        "User who gets the messages. All messages are fetched again for a new user."
     )
     name: strawberry.Maybe[str | None] = attribute_field(
-        "At most 255 characters; null = the account."
+        "Name, at most 255 characters. Null uses the remote account."
     )
-    protocol: strawberry.Maybe[ConnectorProtocol] = attribute_field("What the server speaks.")
-    host: strawberry.Maybe[str] = attribute_field("Name or address.")
-    port: strawberry.Maybe[int | None] = attribute_field("Null = that of protocol and security.")
-    security: strawberry.Maybe[ConnectorSecurity] = attribute_field(
-        "How the connection is encrypted."
+    protocol: strawberry.Maybe[ConnectorProtocol] = attribute_field(
+        "Protocol of the remote server."
     )
-    username: strawberry.Maybe[str] = attribute_field("Name of the account there.")
-    password: strawberry.Maybe[str] = attribute_field("Another password.")
-    auth_mechanism: strawberry.Maybe[str] = attribute_field("How one signs in.")
+    host: strawberry.Maybe[str] = attribute_field("Host name or IP address of the remote server.")
+    port: strawberry.Maybe[int | None] = attribute_field(
+        "TCP port. Null uses the port of the protocol and the security."
+    )
+    security: strawberry.Maybe[ConnectorSecurity] = attribute_field("Encryption of the connection.")
+    username: strawberry.Maybe[str] = attribute_field("User name on the remote server.")
+    password: strawberry.Maybe[str] = attribute_field(
+        "New password or token. It is required for another host or user."
+    )
+    auth_mechanism: strawberry.Maybe[AuthMechanism] = attribute_field(
+        "SASL mechanism of the sign-in."
+    )
     oauth: strawberry.Maybe[ConnectorOauthInput | None] = attribute_field(
-        "Where tokens are asked for."
+        "Source of access tokens."
     )
     target_domain: strawberry.Maybe[str | None] = attribute_field(
-        "Domain recipients are rewritten to."
+        "Domain that recipient addresses are rewritten to. Null leaves them unchanged."
     )
     target_folder: strawberry.Maybe[str | None] = attribute_field(
-        "All folders are made in this one."
+        "Path of the mailbox that contains all fetched mailboxes."
     )
-    interval: strawberry.Maybe[Duration | None] = attribute_field("Between two runs.")
-    max_age: strawberry.Maybe[Duration | None] = attribute_field("What is older stays there.")
-    max_bytes_per_second: strawberry.Maybe[ByteSize] = attribute_field("0 = as fast as it can.")
-    exclude: strawberry.Maybe[str | None] = attribute_field("Folders that are not fetched.")
+    interval: strawberry.Maybe[Duration | None] = attribute_field(
+        "Time between two runs, more than PT4M and at most P30D. Null runs only on request."
+    )
+    max_age: strawberry.Maybe[Duration | None] = attribute_field(
+        "Maximum age of fetched messages. Null is unlimited."
+    )
+    max_bytes_per_second: strawberry.Maybe[ByteSize | None] = attribute_field(
+        "Maximum transfer rate in bytes per second, at least 1. Null is unlimited."
+    )
+    exclude: strawberry.Maybe[str | None] = attribute_field(
+        "Regular expression for paths of mailboxes that are not fetched. Null excludes none."
+    )
     folder_rewrites: strawberry.Maybe[list[FolderRewriteInput] | None] = attribute_field(
-        "In place of all."
+        "All rules that rename remote mailboxes, at most 50."
     )
-    auto_map_folders: strawberry.Maybe[bool] = attribute_field("Sent Items go to Sent, and so on.")
+    auto_map_folders: strawberry.Maybe[bool] = attribute_field(
+        "Maps remote mailboxes by role, such as Sent Items to Sent."
+    )
     subscribe_all: strawberry.Maybe[bool] = attribute_field(
-        "Folders that are made are subscribed to."
+        "Subscribes to mailboxes that a run creates."
     )
-    skip_cross_duplicates: strawberry.Maybe[bool] = attribute_field("Of two only the first.")
-    remove_duplicates: strawberry.Maybe[bool] = attribute_field("What is here already comes not.")
+    skip_cross_duplicates: strawberry.Maybe[bool] = attribute_field(
+        "Fetches a message that is in several remote mailboxes only once."
+    )
+    remove_duplicates: strawberry.Maybe[bool] = attribute_field(
+        "Skips messages that the local mailbox already contains."
+    )
     source_retention: strawberry.Maybe[Duration | None] = attribute_field(
-        "When it is deleted there."
+        "Time after which a fetched message is deleted on the remote server. Null deletes nothing."
     )
-    delete_source: strawberry.Maybe[bool] = attribute_field("True = sourceRetention PT0S.")
+    delete_source: strawberry.Maybe[bool] = attribute_field("True sets `sourceRetention` to PT0S.")
     mirror_deletes: strawberry.Maybe[bool] = attribute_field(
-        "What is deleted there is deleted here."
+        "Deletes messages here after they were deleted on the remote server."
     )
-    remote_timeout: strawberry.Maybe[Duration] = attribute_field("The longest silence.")
-    local_timeout: strawberry.Maybe[Duration] = attribute_field("The longest wait for us.")
+    remote_timeout: strawberry.Maybe[Duration] = attribute_field(
+        "Maximum time without a response of the remote server, PT1S to PT1H."
+    )
+    local_timeout: strawberry.Maybe[Duration] = attribute_field(
+        "Maximum time of a local transaction, PT1S to PT1H."
+    )
     custom_options: strawberry.Maybe[list[ConnectorOptionInput] | None] = attribute_field(
-        "In place of all."
+        "All custom options, at most 50."
     )
-    spam_check: strawberry.Maybe[bool] = attribute_field("Through the spam filter.")
-    virus_check: strawberry.Maybe[bool] = attribute_field("Through the virus filter.")
-    apply_filters: strawberry.Maybe[bool] = attribute_field("Through the filters of the user.")
+    spam_check: strawberry.Maybe[bool] = attribute_field(
+        "Scans messages fetched into INBOX for spam."
+    )
+    virus_check: strawberry.Maybe[bool] = attribute_field("Scans fetched messages for viruses.")
+    apply_filters: strawberry.Maybe[bool] = attribute_field(
+        "Runs the filters of the user on messages fetched into INBOX."
+    )
     active: strawberry.Maybe[bool] = attribute_field(
-        "In force; one that is switched on runs at once."
+        "Whether the connector runs at its interval. An activated connector runs at once."
     )
 
 
 @strawberry.input(description="Input of connectorUpdate.")
 class ConnectorUpdateInput(Options):
-    ids: list[strawberry.ID] = attribute_field("Global ids.")
-    set: ConnectorPatch = attribute_field("What changes.")
+    connectors: list[ConnectorRef] = attribute_field("Connectors to change.")
+    set: ConnectorPatch = attribute_field("Changes to all of them.")
 
 
 @strawberry.input(description="Input of connectorTest.")
 class ConnectorTestInput(Options):
-    protocol: ConnectorProtocol = attribute_field("What the server speaks: IMAP or POP3.")
-    security: ConnectorSecurity = attribute_field("How the connection is encrypted.")
-    host: str = attribute_field("Name or address.")
-    port: int | None = attribute_field("Default: that of protocol and security.", default=UNSET)
-    username: str = attribute_field("Name of the account there.")
-    password: str = attribute_field("Its password, or token.")
-    auth_mechanism: str = attribute_field("How one signs in.", default="PLAIN")
-    oauth: ConnectorOauthInput | None = attribute_field(
-        "Where tokens are asked for.", default=UNSET
+    protocol: ConnectorProtocol = attribute_field("Protocol of the remote server: IMAP or POP3.")
+    security: ConnectorSecurity = attribute_field("Encryption of the connection.")
+    host: str = attribute_field("Host name or IP address of the remote server.")
+    port: int | None = attribute_field(
+        "TCP port. Default: the port of the protocol and the security.", default=UNSET
     )
+    username: str = attribute_field("User name on the remote server.")
+    password: str = attribute_field("Password or token.")
+    auth_mechanism: AuthMechanism = attribute_field(
+        "SASL mechanism of the sign-in.", default=AuthMechanism.PLAIN
+    )
+    oauth: ConnectorOauthInput | None = attribute_field("Source of access tokens.", default=UNSET)
     timeout: Duration = attribute_field(
-        "The longest silence, PT1S to PT1M.", default=timedelta(seconds=10)
+        "Maximum time without a response of the remote server, PT1S to PT1M.",
+        default=timedelta(seconds=10),
     )
 
 
-@strawberry.type(description="A stage of a check.")
+@strawberry.type(description="Result of one stage of connectorTest.")
 class ConnectorTestStage:
-    stage: ConnectorStage = attribute_field("Which.")
-    ok: bool = attribute_field("It went well.")
+    stage: ConnectorStage = attribute_field("Tested stage.")
+    ok: bool = attribute_field("Whether the stage succeeded.")
     message: str | None = attribute_field(
-        "What was wrong, in the words of the server where it has some."
+        "Error, in the words of the remote server if it sent a text."
     )
 
 
-@strawberry.type(description="A connector, as it is now.")
+@strawberry.type(description="Payload of connectorCreate.")
 class ConnectorPayload(MutationPayload):
-    connector: Connector | None = attribute_field("The connector.", default=None)
+    connector: Connector | None = attribute_field("Created connector.", default=None)
 
 
-@strawberry.type(description="What was found out about an account elsewhere.")
+@strawberry.type(description="Result of connectorTest.")
 class ConnectorTestPayload(MutationPayload):
-    ok: bool = attribute_field("Mail can be fetched.", default=False)
-    stages: list[ConnectorTestStage] = attribute_field("As far as it went.", default_factory=list)
-    capabilities: list[str] = attribute_field("What the server offers.", default_factory=list)
-    folders: list[str] = attribute_field("Folders, at most 1,000.", default_factory=list)
+    ok: bool = attribute_field("Whether messages can be fetched.", default=False)
+    stages: list[ConnectorTestStage] = attribute_field(
+        "Stages that were reached.", default_factory=list
+    )
+    capabilities: list[str] = attribute_field(
+        "Capabilities of the remote server.", default_factory=list
+    )
+    folders: list[str] = attribute_field(
+        "Paths of remote mailboxes, at most 1,000.", default_factory=list
+    )
 
 
 @strawberry.type
 class ConnectorEditMutation:
-    @mutation("Makes a connector, which runs at once where it has an interval.", **WRITE_GUARD)
+    @mutation("Creates a connector. It runs at once if it has an interval.", **WRITE_GUARD)
     async def connector_create(self, info: Info, input: ConnectorCreateInput) -> ConnectorPayload:
         owner = await load_named_user_id(info, input.user or None)
         key = await connector_mutations.create_connector(
@@ -297,22 +372,23 @@ class ConnectorEditMutation:
         return ConnectorPayload(connector=Connector.from_row_or_none(row))
 
     @mutation(
-        "Changes connectors, all or none, and forgets their failures. A run under way goes on as "
-        "it began.",
+        "Updates connectors, all or none, and resets their failures. A run in progress continues "
+        "with the old values.",
         **WRITE_GUARD,
     )
     async def connector_update(self, info: Info, input: ConnectorUpdateInput) -> ConnectorsPayload:
-        keys, patch = ids_from_global_ids(info, "Connector", input.ids), input.set
+        keys, patch = ids_from_refs(info, input.connectors, "connectors"), input.set
         password = patch.password.value if patch.password else None
-        values = column_values(patch)
-        if patch.user:
-            values["user_id"] = await load_named_user_id(info, patch.user.value)
-        await connector_mutations.update_connectors(info.context, keys, values, password)
+        with error_paths_below("connectors"):
+            values = column_values(patch)
+            if patch.user:
+                values["user_id"] = await load_named_user_id(info, patch.user.value)
+            await connector_mutations.update_connectors(info.context, keys, values, password)
         return await load_connectors_payload(info, keys)
 
     @mutation(
-        "Connects to an account, signs in and lists its folders; nothing is stored. What fails is "
-        "an error with its stage.",
+        "Connects to a remote account, signs in and lists its mailboxes. Stores nothing. A failure "
+        "is an error with its stage.",
         atomic_exclusion=NOT_ATOMIC,
         scope=Scope.SETTINGS,
     )

@@ -9,12 +9,14 @@ from strawberry import UNSET
 
 from graph.types import global_ids
 from graph.types.connections import Connection, PageArguments, connection_of_page, page_request
-from graph.types.errors import DeletePayload, IdsInput, MutationPayload, attribute_field
+from graph.types.error_paths import error_paths_below
+from graph.types.errors import DeletePayload, MutationPayload, Options, attribute_field
 from graph.types.fields import Auth, Info, field, query, subscription
 from graph.types.input_conditions import ConditionsInput
 from graph.types.mutations import mutation
+from graph.types.object_references import ObjectRef, id_from_ref, ids_from_refs
 from graph.types.object_views import DerivedField, NestedViewField, View
-from graph.types.references import UserSelection, ids_from_global_ids, user_selector_from_selection
+from graph.types.references import UserSelection, user_selector_from_selection
 from graph.types.row_mapping import (
     NodeView,
     global_id_field,
@@ -25,7 +27,7 @@ from graph.types.row_mapping import (
 from graph.types.scalars import URL, BigInt, ByteSize, Duration
 from mail.connectors.remote_server import ConnectorStage
 from models.admin.tasks import TaskState
-from models.connectors import ConnectorProtocol, ConnectorSecurity
+from models.connectors import AuthMechanism, ConnectorProtocol, ConnectorSecurity
 from models.store.keyset_pages import Cursor, ordering_name
 from models.users.roles import Scope, UserPermission
 from resolvers.admin import progress
@@ -41,6 +43,10 @@ if TYPE_CHECKING:
 LIST_ORDERING = "connectors"
 USER_LIST_ORDERING = "connectors-of"
 RUN_ORDERING = "connector-runs-"
+BY_ARGUMENT = strawberry.argument(description="Run to return.")
+RUN_ARGUMENT = strawberry.argument(
+    description="Run to follow. Default: all runs of the signed-in user."
+)
 WRITE_GUARD: dict[str, Any] = {
     "scope": Scope.SETTINGS,
     "user_permission": UserPermission.CONNECTORS,
@@ -54,10 +60,14 @@ def _duration_field(column: str) -> DerivedField:
     )
 
 
-@strawberry.type(description="A folder is called otherwise here.")
+@strawberry.type(description="Rule that renames mailboxes of the remote server.")
 class FolderRewrite(View):
-    pattern: str = attribute_field("An expression, searched for in the whole path.")
-    replacement: str = attribute_field("What stands there instead; $1 to $9 are its groups.")
+    pattern: str = attribute_field(
+        "Regular expression that is searched for in the whole remote path."
+    )
+    replacement: str = attribute_field(
+        "Replacement of each match. `$1` to `$9` are the groups of the match."
+    )
 
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
         "pattern": DerivedField((), lambda one: one["pattern"]),
@@ -65,10 +75,10 @@ class FolderRewrite(View):
     }
 
 
-@strawberry.type(description="What is rarely needed.")
+@strawberry.type(description="Custom option of a connector.")
 class ConnectorOption(View):
-    name: OptionName = attribute_field("Which.")
-    value: str = attribute_field("What it is set to; empty where being there says all.")
+    name: OptionName = attribute_field("Name of the option.")
+    value: str = attribute_field("Value of the option. Empty for an option without a value.")
 
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
         "name": DerivedField((), lambda one: OptionName(one["name"])),
@@ -76,11 +86,16 @@ class ConnectorOption(View):
     }
 
 
-@strawberry.type(description="Where access tokens are asked for with a refresh token.")
+@strawberry.type(
+    description="OAuth 2.0 token endpoint that returns access tokens for the refresh token (RFC "
+    "6749)."
+)
 class ConnectorOauth(View):
-    token_url: URL = attribute_field("Where to.")
-    client_id: str = attribute_field("Of us.")
-    scope: str | None = attribute_field("What tokens are for; null = as the refresh token is.")
+    token_url: URL = attribute_field("URL of the token endpoint.")
+    client_id: str = attribute_field("Client ID of this server at the token endpoint.")
+    scope: str | None = attribute_field(
+        "Requested scope. Null requests the scope of the refresh token."
+    )
 
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
         name: DerivedField((), lambda one, name=name: one[name])
@@ -89,72 +104,86 @@ class ConnectorOauth(View):
 
 
 @strawberry.type(
-    description="An account elsewhere whose mail comes here.",
+    description="Account on a remote IMAP or POP3 server whose messages are fetched regularly.",
     directives=[Auth(scope=Scope.READ)],
 )
 class Connector(NodeView):
-    name: str = attribute_field("Name; by default the account.")
+    name: str = attribute_field("Name of the connector. Default: the remote account.")
     user: Annotated["User", strawberry.lazy("graph.users.types")] = link(
         "user_id",
         user_loaders.load_visible_users_by_id,
         lazy_view_factory("graph.users.types", "User"),
-        description="Who gets the mail.",
+        description="User who gets the messages.",
     )
-    protocol: ConnectorProtocol = attribute_field("What the server speaks.")
-    host: str = attribute_field("Its name or address.")
-    port: int = attribute_field("Its port.")
-    security: ConnectorSecurity = attribute_field("How the connection is encrypted.")
-    auth_mechanism: str = attribute_field("PLAIN, LOGIN, CRAM-MD5, XOAUTH2 or OAUTHBEARER.")
-    username: str = attribute_field("Name of the account there.")
+    protocol: ConnectorProtocol = attribute_field("Protocol of the remote server.")
+    host: str = attribute_field("Host name or IP address of the remote server.")
+    port: int = attribute_field("TCP port of the remote server.")
+    security: ConnectorSecurity = attribute_field("Encryption of the connection.")
+    auth_mechanism: AuthMechanism = attribute_field("SASL mechanism of the sign-in.")
+    username: str = attribute_field("User name on the remote server.")
     oauth: ConnectorOauth | None = attribute_field(
-        "Where tokens come from; null = the password is one."
+        "Source of access tokens. Null if the password is used as it is."
     )
     target_domain: str | None = attribute_field(
-        "Domain that recipients are rewritten to; null = none."
+        "Domain that recipient addresses are rewritten to. Null leaves them unchanged."
     )
     target_folder: str | None = attribute_field(
-        "All folders are made in this one; null = as they are there."
+        "Path of the mailbox that contains all fetched mailboxes. Null keeps the remote hierarchy."
     )
-    interval: Duration | None = attribute_field("Time between two runs; null = only when asked to.")
-    max_age: Duration | None = attribute_field("What is older stays there; null = all comes.")
-    max_bytes_per_second: ByteSize = attribute_field("0 = as fast as it can.")
+    interval: Duration | None = attribute_field(
+        "Time between two runs. Null if it runs only on request."
+    )
+    max_age: Duration | None = attribute_field(
+        "Maximum age of fetched messages. Null is unlimited."
+    )
+    max_bytes_per_second: ByteSize | None = attribute_field(
+        "Maximum transfer rate in bytes per second. Null is unlimited."
+    )
     exclude: str | None = attribute_field(
-        "Folders that are not fetched, an expression; null = none."
+        "Regular expression for paths of mailboxes that are not fetched. Null excludes none."
     )
-    folder_rewrites: list[FolderRewrite] = attribute_field(
-        "Folders that are called otherwise here."
+    folder_rewrites: list[FolderRewrite] = attribute_field("Rules that rename remote mailboxes.")
+    auto_map_folders: bool = attribute_field(
+        "Maps remote mailboxes by role, such as Sent Items to Sent."
     )
-    auto_map_folders: bool = attribute_field("Sent Items go to Sent, and so on.")
-    subscribe_all: bool = attribute_field("Folders that are made are subscribed to.")
+    subscribe_all: bool = attribute_field("Subscribes to mailboxes that a run creates.")
     skip_cross_duplicates: bool = attribute_field(
-        "Of a message in two folders only the first comes."
+        "Fetches a message that is in several remote mailboxes only once."
     )
     remove_duplicates: bool = attribute_field(
-        "What the folder here has already does not come again."
+        "Skips messages that the local mailbox already contains."
     )
     source_retention: Duration | None = attribute_field(
-        "How long after it came a message is deleted there; null = never, PT0S = at once."
+        "Time after which a fetched message is deleted on the remote server. Null deletes nothing, "
+        "PT0S deletes at once."
     )
-    mirror_deletes: bool = attribute_field("What is deleted there is deleted here.")
-    remote_timeout: Duration = attribute_field("The longest silence of the server.")
-    local_timeout: Duration = attribute_field("The longest wait for our own store.")
-    custom_options: list[ConnectorOption] = attribute_field("What is rarely needed.")
-    spam_check: bool = attribute_field("What comes into INBOX goes through the spam filter.")
-    virus_check: bool = attribute_field("And through the virus filter.")
-    apply_filters: bool = attribute_field("And through the filters of the user.")
-    active: bool = attribute_field("In force.")
-    running: bool = attribute_field("Now.")
-    last_run_at: datetime | None = attribute_field("Begin of the last run.")
-    last_success_at: datetime | None = attribute_field("End of the last run without an error.")
-    last_error: str | None = attribute_field("What went wrong in the last run; null when fine.")
-    next_run_at: datetime | None = attribute_field("Begin of the next run.")
-    created_at: datetime = attribute_field("Creation.")
-    updated_at: datetime | None = attribute_field("Last change.")
+    mirror_deletes: bool = attribute_field(
+        "Deletes messages here after they were deleted on the remote server."
+    )
+    remote_timeout: Duration = attribute_field(
+        "Maximum time without a response of the remote server."
+    )
+    local_timeout: Duration = attribute_field("Maximum time of a local transaction.")
+    custom_options: list[ConnectorOption] = attribute_field("Custom options.")
+    spam_check: bool = attribute_field("Scans messages fetched into INBOX for spam.")
+    virus_check: bool = attribute_field("Scans fetched messages for viruses.")
+    apply_filters: bool = attribute_field(
+        "Runs the filters of the user on messages fetched into INBOX."
+    )
+    active: bool = attribute_field("Whether the connector runs at its interval.")
+    running: bool = attribute_field("Whether a run is queued or in progress.")
+    last_run_at: datetime | None = attribute_field("Time when the last run started.")
+    last_success_at: datetime | None = attribute_field("Time when the last successful run ended.")
+    last_error: str | None = attribute_field("Error of the last run. Null if it succeeded.")
+    next_run_at: datetime | None = attribute_field(
+        "Time of the next run. Null if none is scheduled."
+    )
+    created_at: datetime = attribute_field("Time of creation.")
+    updated_at: datetime | None = attribute_field("Time of the last change.")
 
     load_batch = staticmethod(connector_loaders.load_visible_connectors_by_id)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
         "id": global_id_field("Connector"),
-        "auth_mechanism": DerivedField(("mechanism",), lambda name: name),
         "interval": _duration_field("interval"),
         "max_age": _duration_field("max_age"),
         "source_retention": _duration_field("source_retention"),
@@ -170,16 +199,19 @@ class Connector(NodeView):
         "oauth": NestedViewField(("oauth",), lambda one: one, ConnectorOauth),
     }
 
-    @field("Same as sourceRetention PT0S.", "source_retention")
+    @field(
+        "Whether a message is deleted on the remote server right after it was fetched.",
+        "source_retention",
+    )
     def delete_source(self) -> bool:
         return bool(self.row.source_retention == 0)
 
-    @field("Text of the last run.", cost=5)
+    @field("Log of the last run. Null if there was no run.", cost=5)
     async def last_log(self, info: Info) -> str | None:
         lines = await info.context.load(connector_loaders.load_last_logs_by_connector, self.row.id)
         return None if lines is None else "\n".join(lines)
 
-    @field("The last hundred runs, newest first.")
+    @field("The last 100 runs, the newest first.")
     async def runs(
         self,
         info: Info,
@@ -199,35 +231,45 @@ class Connector(NodeView):
         )
 
 
-@strawberry.type(description="One execution of a connector.", directives=[Auth(scope=Scope.READ)])
+@strawberry.type(
+    description="Run of a connector or of a mail import.", directives=[Auth(scope=Scope.READ)]
+)
 class ConnectorRun(NodeView):
     connector: Connector | None = link(
         "connector_id",
         connector_loaders.load_visible_connectors_by_id,
         Connector.from_row_or_none,
-        description="Of which; null for a single import.",
+        description="Connector of the run. Null for a mail import.",
     )
-    state: TaskState = attribute_field("Where it stands.")
-    unit: str = attribute_field("Its name in the logs of the server.")
-    trial: bool = attribute_field("Nothing is stored, and nothing is deleted.")
-    started_at: datetime | None = attribute_field("Begun.")
-    finished_at: datetime | None = attribute_field("Ended.")
-    stage: ConnectorStage | None = attribute_field("Where it is, or where it failed.")
-    folder: str | None = attribute_field("Folder being worked on.")
-    seen: BigInt = attribute_field("Messages there are in the folders so far.")
-    imported: BigInt = attribute_field("Messages stored; of a trial, that would be.")
-    skipped: BigInt = attribute_field("Messages left out, or known already.")
-    deleted_remote: BigInt = attribute_field("Deleted at the source.")
-    bytes: ByteSize = attribute_field("Fetched.")
-    error: str | None = attribute_field("What went wrong.")
+    state: TaskState = attribute_field("State of the run.")
+    correlation_id: str = attribute_field("ID of the run in the logs of the server.")
+    dry_run: bool = attribute_field("True if the run stores and deletes nothing.")
+    started_at: datetime | None = attribute_field(
+        "Time when the run started. Null while it is queued."
+    )
+    finished_at: datetime | None = attribute_field("Time when the run ended. Null before that.")
+    stage: ConnectorStage | None = attribute_field(
+        "Current stage, or the stage at which the run failed."
+    )
+    folder: str | None = attribute_field("Path of the mailbox that is fetched.")
+    seen_count: BigInt = attribute_field("Number of messages in the remote mailboxes so far.")
+    imported_count: BigInt = attribute_field(
+        "Number of stored messages. In a dry run, of messages that would be stored."
+    )
+    skipped_count: BigInt = attribute_field("Number of messages left out or already present.")
+    deleted_remote_count: BigInt = attribute_field(
+        "Number of messages deleted on the remote server."
+    )
+    size: ByteSize = attribute_field("Size of the fetched messages in bytes.")
+    error: str | None = attribute_field("Error of the run. Null if there was none.")
     log: list[str] = attribute_field(
-        "What happened, line by line; of too many the middle is left out."
+        "Lines of the log, at most 200. Lines in the middle of a longer log are left out."
     )
 
     load_batch = staticmethod(connector_loaders.load_visible_runs_by_id)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
         "id": global_id_field("ConnectorRun"),
-        "unit": DerivedField(("id",), lambda key: f"connector-run-{key}"),
+        "correlation_id": DerivedField(("id",), lambda key: f"connector-run-{key}"),
     }
 
 
@@ -246,33 +288,60 @@ async def load_connector_page(
     )
 
 
-@strawberry.input(description="Which connectors.")
+@strawberry.input(one_of=True, description="Names one connector.")
+class ConnectorRef(ObjectRef):
+    pass
+
+
+@strawberry.input(one_of=True, description="Names one run of a connector or of a mail import.")
+class ConnectorRunRef(ObjectRef):
+    pass
+
+
+@strawberry.input(
+    description="Conditions for a list of connectors. All given conditions must hold."
+)
 class ConnectorFilter(ConditionsInput):
-    users: UserSelection | None = attribute_field("Of these.", default=UNSET)
-    active: bool | None = attribute_field("In force, or not.", default=UNSET)
-    failing: bool | None = attribute_field("Whose last run failed, or not.", default=UNSET)
+    users: UserSelection | None = attribute_field("Users of the connectors.", default=UNSET)
+    active: bool | None = attribute_field("Whether the connector is active.", default=UNSET)
+    failing: bool | None = attribute_field("Whether the last run failed.", default=UNSET)
 
 
-@strawberry.input(description="Input of connectorRun.")
-class ConnectorRunInput(IdsInput):
-    trial: bool = attribute_field("Store nothing and delete nothing: only look.", default=False)
+@strawberry.input(description="Input of connectorStart.")
+class ConnectorStartInput(Options):
+    connectors: list[ConnectorRef] = attribute_field("Connectors to start.")
+    dry_run: bool = attribute_field("Stores and deletes nothing.", default=False)
 
 
-@strawberry.type(description="Connectors, as they are now.")
+@strawberry.input(description="Input of connectorRunCancel.")
+class ConnectorRunCancelInput(Options):
+    connector_runs: list[ConnectorRunRef] = attribute_field("Runs to cancel.")
+
+
+@strawberry.input(description="Input of connectorDelete.")
+class ConnectorDeleteInput(Options):
+    connectors: list[ConnectorRef] = attribute_field("Connectors to delete.")
+
+
+@strawberry.type(description="Connectors after a change.")
 class ConnectorsPayload(MutationPayload):
-    connectors: list[Connector] = attribute_field("In the order of the ids.", default_factory=list)
+    connectors: list[Connector] = attribute_field(
+        "Connectors in the order of the references.", default_factory=list
+    )
 
 
-@strawberry.type(description="Runs, as they are now.")
-class ConnectorRunPayload(MutationPayload):
-    runs: list[ConnectorRun] = attribute_field("In the order of the ids.", default_factory=list)
+@strawberry.type(description="Runs of connectors after a change.")
+class ConnectorRunsPayload(MutationPayload):
+    connector_runs: list[ConnectorRun] = attribute_field(
+        "Runs in the order of the references.", default_factory=list
+    )
 
 
 @strawberry.type
 class ConnectorQuery:
     @query(
-        "Connectors of the viewer, account by account; for administrators those of their users, "
-        "for a DOMAIN_ADMIN with CONNECTORS.",
+        "Lists connectors, ordered by user. Administrators see those of their users, a "
+        "DOMAIN_ADMIN only with the permission CONNECTORS.",
         scope=Scope.READ,
     )
     async def connectors(
@@ -299,57 +368,67 @@ class ConnectorQuery:
             lambda: connector_loaders.count_connectors(info.context, conditions),
         )
 
-    @query("One run of a connector, or of a single import.", scope=Scope.READ)
-    async def connector_run(self, info: Info, id: strawberry.ID) -> ConnectorRun | None:
+    @query("Returns one run of a connector or of a mail import.", scope=Scope.READ)
+    async def connector_run(
+        self, info: Info, by: Annotated[ConnectorRunRef, BY_ARGUMENT]
+    ) -> ConnectorRun | None:
         row = await info.context.load(
-            connector_loaders.load_visible_runs_by_id, global_ids.decode("ConnectorRun", id)
+            connector_loaders.load_visible_runs_by_id, id_from_ref(by, "by")
         )
         return ConnectorRun.from_row_or_none(row)
 
 
 @strawberry.type
 class ConnectorMutation:
-    @mutation("Removes connectors, all or none; mail that they have fetched stays.", **WRITE_GUARD)
-    async def connector_delete(self, info: Info, input: IdsInput) -> DeletePayload:
-        await connector_mutations.delete_connectors(
-            info.context, ids_from_global_ids(info, "Connector", input.ids)
-        )
-        return DeletePayload(deleted_ids=input.ids)
+    @mutation("Deletes connectors, all or none. Fetched messages stay.", **WRITE_GUARD)
+    async def connector_delete(self, info: Info, input: ConnectorDeleteInput) -> DeletePayload:
+        keys = ids_from_refs(info, input.connectors, "connectors")
+        with error_paths_below("connectors"):
+            await connector_mutations.delete_connectors(info.context, keys)
+        return DeletePayload(deleted_ids=[global_ids.encode("Connector", key) for key in keys])
 
     @mutation(
-        "Has connectors run now, also those that are switched off; of one that runs already it is "
-        "the run that is under way.",
+        "Starts a run of each connector, also of inactive ones. If a run is queued or in progress, "
+        "it is returned instead.",
         **WRITE_GUARD,
     )
-    async def connector_run(self, info: Info, input: ConnectorRunInput) -> ConnectorRunPayload:
-        keys = ids_from_global_ids(info, "Connector", input.ids)
-        return await load_run_payload(
-            info,
-            await connector_mutations.queue_or_find_runs(info.context, keys, is_trial=input.trial),
-        )
+    async def connector_start(self, info: Info, input: ConnectorStartInput) -> ConnectorRunsPayload:
+        keys = ids_from_refs(info, input.connectors, "connectors")
+        with error_paths_below("connectors"):
+            run_ids = await connector_mutations.queue_or_find_runs(
+                info.context, keys, is_dry_run=input.dry_run
+            )
+        return await load_run_payload(info, run_ids)
 
     @mutation(
-        "Ends runs at the next safe point: what has come stays, and the next run goes on from "
-        "there. Runs that have ended stay as they are. Those of connectors need CONNECTORS.",
+        "Cancels runs at the next safe point. Fetched messages stay, and the next run continues "
+        "after them. Finished runs stay unchanged. Runs of connectors need the permission "
+        "CONNECTORS.",
         scope=Scope.MAIL,
     )
-    async def connector_run_cancel(self, info: Info, input: IdsInput) -> ConnectorRunPayload:
-        keys = ids_from_global_ids(info, "ConnectorRun", input.ids)
-        await connector_mutations.cancel_runs(info.context, keys)
+    async def connector_run_cancel(
+        self, info: Info, input: ConnectorRunCancelInput
+    ) -> ConnectorRunsPayload:
+        keys = ids_from_refs(info, input.connector_runs, "connectorRuns")
+        with error_paths_below("connectorRuns"):
+            await connector_mutations.cancel_runs(info.context, keys)
         return await load_run_payload(info, keys)
 
 
 @strawberry.type
 class ConnectorSubscription:
     @subscription(
-        "A run now, and how far it has come, until its end; without an id all runs of the viewer's "
-        "own connectors that move on.",
+        "Sends a run and each progress of it until it ends. Without a reference, sends the "
+        "progress of all runs of the signed-in user.",
         scope=Scope.READ,
     )
-    async def connector_run(
-        self, info: Info, id: strawberry.ID | None = UNSET
+    async def connector_run_progress(
+        self,
+        info: Info,
+        connector_run: Annotated[ConnectorRunRef | None, RUN_ARGUMENT] = UNSET,
     ) -> AsyncIterator[ConnectorRun]:
-        ctx, key = info.context, global_ids.decode("ConnectorRun", id) if id else None
+        ctx = info.context
+        key = id_from_ref(connector_run, "connectorRun") if connector_run else None
         rows = (
             progress.follow_connector_runs(ctx)
             if key is None
@@ -359,10 +438,10 @@ class ConnectorSubscription:
             yield ConnectorRun.from_row(row)
 
 
-async def load_run_payload(info: Info, run_ids: list[int]) -> ConnectorRunPayload:
+async def load_run_payload(info: Info, run_ids: list[int]) -> ConnectorRunsPayload:
     """Load connector runs and return the payload with them."""
     rows = await info.context.load_many(connector_loaders.load_visible_runs_by_id, run_ids)
-    return ConnectorRunPayload(runs=[ConnectorRun.from_row(row) for row in rows if row])
+    return ConnectorRunsPayload(connector_runs=[ConnectorRun.from_row(row) for row in rows if row])
 
 
 async def load_connectors_payload(info: Info, connector_ids: list[int]) -> ConnectorsPayload:

@@ -17,6 +17,9 @@ from graph.types.references import ReferenceAction
 from graph.types.row_mapping import NodeView, lazy_view_factory
 from graph.types.scalars import URL, BigInt, ByteSize
 from mail import mime
+from mail.mime.authentication_results import MethodVerdict, method_verdict
+from mail.storage.message_content import StoredMessage
+from models.messages.authentication import AuthenticationResultCode
 from models.messages.mime_values import CalendarMethod
 from models.users.roles import Role
 from resolvers.mailboxes import loaders as mailbox_loaders
@@ -54,27 +57,80 @@ class TlsInfo:
 
 
 @strawberry.type(
-    description="What the server found out where a message came in, as it wrote it in "
-    "Authentication-Results (RFC 8601)."
+    description="Result of one authentication method for a message (RFC 8601), as the receiving "
+    "server found it."
 )
-class Verification:
-    tls: TlsInfo | None = attribute_field(
-        "Null = not encrypted, or handed over by another server of ours."
+class AuthenticationResult:
+    result: AuthenticationResultCode = attribute_field("Result of the check.")
+    domain: str | None = attribute_field(
+        "Domain that was checked: of MAIL FROM or HELO for SPF, of the signature for DKIM, of From "
+        "for DMARC. Null for ARC."
     )
-    spf: str | None = attribute_field("Verified domain, null = no match.")
-    dkim: str | None = attribute_field("Verified domain, null = no valid signature.")
-    dmarc: str | None = attribute_field("pass, fail or none; null = no statement.")
-    arc: str | None = attribute_field("pass, fail or none; null = no statement.")
-    authentication_results: str | None = attribute_field("Header as added, a line for each.")
+    selector: str | None = attribute_field("Selector of the DKIM key. Null for other methods.")
+    reason: str | None = attribute_field("Reason that the receiving server gave, in English.")
 
     @classmethod
-    def from_json_or_none(cls, stored_results: dict[str, Any] | None) -> "Verification | None":
+    def from_verdict_or_none(cls, verdict: MethodVerdict | None) -> "AuthenticationResult | None":
+        """Return the GraphQL object of a verdict; None if the method has no result."""
+        if verdict is None:
+            return None
+        return cls(
+            result=verdict.result,
+            domain=verdict.domain,
+            selector=verdict.selector,
+            reason=verdict.reason,
+        )
+
+
+@strawberry.type(
+    description="Authentication of the sender of a message, as the receiving server wrote it in "
+    "Authentication-Results (RFC 8601). Fields of other servers are not trusted."
+)
+class MessageAuthentication:
+    spf: AuthenticationResult | None = attribute_field("SPF (RFC 7208). Null: not checked.")
+    dkim: AuthenticationResult | None = attribute_field(
+        "DKIM (RFC 6376). Of several signatures, a valid one of the domain of From counts first, "
+        "then any valid one. Null: not checked."
+    )
+    dmarc: AuthenticationResult | None = attribute_field("DMARC (RFC 7489). Null: not checked.")
+    arc: AuthenticationResult | None = attribute_field("ARC (RFC 8617). Null: not checked.")
+    header: str | None = attribute_field(
+        "Values of the Authentication-Results fields, one on each line."
+    )
+
+    @classmethod
+    def from_json_or_none(
+        cls, stored_results: dict[str, Any] | None
+    ) -> "MessageAuthentication | None":
         """Return the stored results of authentication; None if there are none."""
         if stored_results is None:
             return None
-        verdicts = {name: stored_results[name] for name in ("spf", "dkim", "dmarc", "arc")}
-        tls = TlsInfo.parse_or_none(stored_results.get("tls"))
-        return cls(tls=tls, **verdicts, authentication_results=stored_results["results"])
+        header = stored_results["results"]
+        results = {
+            method: AuthenticationResult.from_verdict_or_none(
+                method_verdict(header or "", method, stored_results.get(method))
+            )
+            for method in ("spf", "dkim", "dmarc", "arc")
+        }
+        return cls(**results, header=header)
+
+
+def received_tls_from_json(stored_results: dict[str, Any] | None) -> TlsInfo | None:
+    """Return the TLS of the session in which a message was received; None without TLS."""
+    return TlsInfo.parse_or_none((stored_results or {}).get("tls"))
+
+
+@strawberry.type(description="Storage of the body of a message.")
+class MessageStorage:
+    id: str = attribute_field("Key of the stored body: its SHA-256, 64 hexadecimal digits.")
+    ref_count: int = attribute_field("Number of messages that share the stored body.")
+
+
+@strawberry.type(description="Part of a message that is shown as its body.")
+class BodyPart:
+    section: str = attribute_field("IMAP section number (RFC 9051).")
+    content_type: str = attribute_field("Media type, such as text/html or text/plain.")
+    content: str = attribute_field("Decoded text. HTML is sanitized.")
 
 
 @strawberry.type(description="Invitation in a message, or another event (RFC 5545).")
@@ -141,6 +197,22 @@ class MessageReference:
         return BigInt(self.row.uid) if self.row else None
 
 
+def _html_options(
+    info: Info, stored: StoredMessage, *, sanitize: bool = True, remote_images: bool = False
+) -> HtmlOptions:
+    """Return options that put links to the attachments in place of `cid:` URLs."""
+    attachment_by_content_id = content.attachment_numbers_by_content_id(stored)
+
+    def url_of_content_id(content_id: str) -> str | None:
+        if content_id not in attachment_by_content_id:
+            return None
+        number = attachment_by_content_id[content_id]
+        path = download_urls.attachment_download_path(stored.row.id, number)
+        return download_urls.signed_download_url(info, path, stored.row)
+
+    return HtmlOptions(url_of_content_id, is_sanitized=sanitize, allows_remote_images=remote_images)
+
+
 def shortened_preview(preview: str) -> str:
     """Return the first 128 bytes of a preview, without a part of a character at the end."""
     if preview.isascii():
@@ -153,16 +225,41 @@ class MessageContentFields(NodeView):
     """Base of Message with the fields that read the stored content."""
 
     @field(
-        "One per MIME node; without sanitize as sent, to be shown in a sandbox only. "
-        "Remote images are left out unless asked for.",
+        "HTML of the message: its HTML parts in order, and its plain text parts converted to HTML. "
+        "Null if it has no body.",
         "user_id",
         cost=10,
     )
     async def html(
-        self, info: Info, sanitize: bool = True, remote_images: bool = False
-    ) -> list[str]:
+        self,
+        info: Info,
+        sanitize: Annotated[
+            bool,
+            strawberry.argument(
+                description="Removes scripts and other active content. HTML that is not sanitized "
+                "must only be shown in a sandbox."
+            ),
+        ] = True,
+        remote_images: Annotated[
+            bool, strawberry.argument(description="Keeps images of other servers.")
+        ] = False,
+    ) -> str | None:
         rendered = await self._load_html(info, sanitize=sanitize, remote_images=remote_images)
-        return list(rendered.bodies)
+        return "\n".join(rendered.bodies) if rendered.bodies else None
+
+    @field(
+        "Parts that are shown as the body, in order. A multipart/alternative has each of its "
+        "alternatives.",
+        "user_id",
+        cost=10,
+    )
+    async def body_parts(self, info: Info) -> list[BodyPart]:
+        stored = await load_stored_message(info, self.row)
+        parts = await content.body_parts(stored, _html_options(info, stored))
+        return [
+            BodyPart(section=part.section, content_type=part.content_type, content=part.content)
+            for part in parts
+        ]
 
     @field("Images from elsewhere that html leaves out, unless remoteImages lets them in.", cost=10)
     async def remote_image_count(self, info: Info) -> int:
@@ -180,20 +277,8 @@ class MessageContentFields(NodeView):
     ) -> HtmlBodies:
         """Load the HTML bodies of the message, with links to its attachments in place of `cid:`."""
         stored = await load_stored_message(info, self.row)
-        attachment_by_content_id = content.attachment_numbers_by_content_id(stored)
-
-        def url_of_content_id(content_id: str) -> str | None:
-            if content_id not in attachment_by_content_id:
-                return None
-            path = download_urls.attachment_download_path(
-                stored.row.id, attachment_by_content_id[content_id]
-            )
-            return download_urls.signed_download_url(info, path, stored.row)
-
-        render_options = HtmlOptions(
-            url_of_content_id, is_sanitized=sanitize, allows_remote_images=remote_images
-        )
-        return await content.html_bodies(stored, render_options)
+        options = _html_options(info, stored, sanitize=sanitize, remote_images=remote_images)
+        return await content.html_bodies(stored, options)
 
     @field("Plain text, made from HTML when missing.", cost=3)
     async def text(self, info: Info) -> str | None:
@@ -305,15 +390,10 @@ class MessageContentFields(NodeView):
     async def seq(self, info: Info) -> int:
         return await info.context.load(computed_fields.load_sequence_numbers, self.row.id)
 
-    @field("Messages that share the stored body.", "blob_id", cost=2, role=Role.ADMIN)
-    async def ref_count(self, info: Info) -> int:
-        return (
-            await info.context.load(computed_fields.load_blob_uses, self.row.blob_id)
-        ).message_count
-
-    @field("Blob key: SHA-256 of the stored body.", "blob_id", cost=2, role=Role.ADMIN)
-    async def storage_id(self, info: Info) -> str:
-        return (await info.context.load(computed_fields.load_blob_uses, self.row.blob_id)).digest
+    @field("Storage of the body.", "blob_id", cost=2, role=Role.ADMIN)
+    async def storage(self, info: Info) -> MessageStorage:
+        uses = await info.context.load(computed_fields.load_blob_uses, self.row.blob_id)
+        return MessageStorage(id=uses.digest, ref_count=uses.message_count)
 
     @field(
         "The message it answers or forwards, as was said when it was written.",

@@ -8,7 +8,13 @@ import strawberry
 from strawberry import UNSET
 from strawberry.scalars import JSON
 
-from graph.messages.content_fields import MessageContentFields, Verification, shortened_preview
+from graph.messages.content_fields import (
+    MessageAuthentication,
+    MessageContentFields,
+    TlsInfo,
+    received_tls_from_json,
+    shortened_preview,
+)
 from graph.messages.filter_inputs import MessageListRequest, MessageOrder
 from graph.messages.mime_parts import Attachment, ContentType, MailAddress, MimePart
 from graph.spam.spam_report import SpamReport
@@ -203,8 +209,11 @@ class Message(MessageContentFields):
         lambda tier: tier,
         description="Where the body lies.",
     )
-    verification: Verification | None = attribute_field(
-        "What the server found out where it came in; null = no statement."
+    authentication: MessageAuthentication | None = attribute_field(
+        "SPF, DKIM, DMARC and ARC results of the receiving server. Null: it made no statement."
+    )
+    received_tls: TlsInfo | None = attribute_field(
+        "TLS of the session in which the message was received. Null: not encrypted, or unknown."
     )
     spam_report: SpamReport | None = attribute_field(
         "Results of the spam and virus filters. Null: no filter has scanned the message."
@@ -249,7 +258,8 @@ class Message(MessageContentFields):
         "mime_structure": ThreadedIfLargeField(
             ("structure", "user_id"), MimePart.from_row, is_large_structure
         ),
-        "verification": DerivedField(("verification",), Verification.from_json_or_none),
+        "authentication": DerivedField(("verification",), MessageAuthentication.from_json_or_none),
+        "received_tls": DerivedField(("verification",), received_tls_from_json),
         "spam_report": DerivedField(("spam",), SpamReport.from_json_or_none),
         "pop3_uidl": DerivedField(("id",), "{:032x}".format),
         "content_type": DerivedField(

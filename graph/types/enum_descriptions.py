@@ -7,6 +7,16 @@ VALUE_DESCRIPTIONS = {
         "ATTACHMENT": "The part is a file. Unknown disposition types count as this one.",
         "INLINE": "The part is shown within the message.",
     },
+    "AuthenticationResultCode": {
+        "FAIL": "The message failed the check.",
+        "NEUTRAL": "The domain makes no statement, or a DKIM signature has an invalid form.",
+        "NONE": "There is nothing to check: no SPF or DMARC record, no signature, no ARC chain.",
+        "PASS": "The message passed the check.",
+        "PERMERROR": "A record or signature is permanently invalid.",
+        "POLICY": "The signature is valid, but local policy does not accept it.",
+        "SOFTFAIL": "SPF: the host is probably not authorized.",
+        "TEMPERROR": "The check was not possible at that time, as DNS did not answer.",
+    },
     "CalendarMethod": {
         "ADD": "Adds instances to a recurring event.",
         "CANCEL": "Cancels an event.",
@@ -350,6 +360,13 @@ VALUE_DESCRIPTIONS = {
         "DELIVERED": "The receiver replied with 2xx.",
         "FAILED": "Every attempt failed, and no more follows.",
     },
+    "AuthMechanism": {
+        "PLAIN": "User name and password in one response (RFC 4616).",
+        "LOGIN": "The login command of the protocol, with user name and password.",
+        "CRAM_MD5": "Challenge and response, SASL name CRAM-MD5 (RFC 2195). IMAP only.",
+        "XOAUTH2": "OAuth 2.0 access token in Google's format.",
+        "OAUTHBEARER": "OAuth 2.0 access token (RFC 7628).",
+    },
     "ConnectorOptionName": {str(name): words for name, words in OPTION_DESCRIPTIONS.items()},
     "ConnectorProtocol": {
         "IMAP": "Folders and flags (RFC 3501).",
@@ -358,9 +375,9 @@ VALUE_DESCRIPTIONS = {
         "USER": "Another account here; of mailImport alone.",
     },
     "ConnectorSecurity": {
-        "PLAIN": "Not at all.",
-        "STARTTLS": "From the middle on; never less.",
-        "TLS": "From the start.",
+        "NONE": "No encryption.",
+        "STARTTLS": "TLS after the command STARTTLS. The connection fails without it.",
+        "TLS": "TLS from the start of the connection.",
     },
     "ConnectorStage": {
         "RESOLVE": "The address of the host is looked up, and judged.",
@@ -372,7 +389,7 @@ VALUE_DESCRIPTIONS = {
         "FETCH": "Messages are fetched.",
         "STORE": "Messages are stored here.",
         "DELETE": "Messages are deleted there.",
-        "LISTEN": "It waits for new mail.",
+        "IDLE": "Waits for new messages (RFC 2177).",
     },
     "TaskState": {
         "QUEUED": "Waits for its turn.",

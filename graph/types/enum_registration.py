@@ -17,13 +17,14 @@ from models.addresses.rewrites import BccDirection
 from models.addresses.tables import AddressKind
 from models.admin.legal_holds import CopyOrigin
 from models.admin.tasks import TaskState
-from models.connectors import ConnectorProtocol, ConnectorSecurity
+from models.connectors import AuthMechanism, ConnectorProtocol, ConnectorSecurity
 from models.domains.dkim_keys import DkimAlgorithm, DkimKeyState
 from models.events.journal import ChangeKind
 from models.files.blobs import StorageTier
 from models.files.tables import FileAttachmentMode
 from models.mailboxes.shares import ShareRight
 from models.mailboxes.tables import SpecialUse
+from models.messages.authentication import AuthenticationResultCode
 from models.messages.message_trace import LogComponent
 from models.messages.mime_values import AttachmentDisposition, CalendarMethod
 from models.notifications.push_channels import PushKind
@@ -56,6 +57,9 @@ from resolvers.users.listing import UserOrder
 strawberry.enum(AddressKind, description="What happens to mail for an address.")
 strawberry.enum(AppPasswordScope, description="What an application password may be good for.")
 strawberry.enum(AttachmentDisposition, description="Disposition of a MIME part (RFC 2183).")
+strawberry.enum(
+    AuthenticationResultCode, description="Result of an authentication method (RFC 8601)."
+)
 strawberry.enum(CalendarMethod, description="iTIP method of a calendar (RFC 5546).")
 strawberry.enum(CopyOrigin, description="How a message came to be copied.")
 strawberry.enum(BccDirection, description="Whose mail is copied.")
@@ -77,11 +81,13 @@ strawberry.enum(LimitKind, description="What is limited.")
 strawberry.enum(LimitSource, description="Who has set a limit.")
 strawberry.enum(LogComponent, description="A part of the server that decides about mail.")
 strawberry.enum(
-    OptionName, name="ConnectorOptionName", description="What is rarely needed of connectors."
+    OptionName, name="ConnectorOptionName", description="Name of a custom option of a connector."
 )
 strawberry.enum(WebhookDeliveryState, description="How far a post has come.")
 strawberry.enum(
-    ConnectorProtocol, name="ConnectorProtocol", description="What the server elsewhere speaks."
+    ConnectorProtocol,
+    name="ConnectorProtocol",
+    description="Protocol of the source of a connector.",
 )
 strawberry.enum(ProtocolScope, description="A protocol of mail programs.")
 strawberry.enum(PushKind, description="By which service a user is told.")
@@ -93,8 +99,11 @@ strawberry.enum(
 )
 strawberry.enum(ReferenceAction, description="What is done with the message referred to.")
 strawberry.enum(ResyncReason, description="Why a stream cannot go on from a cursor.")
+strawberry.enum(AuthMechanism, description="SASL mechanism for signing in on a remote server.")
 strawberry.enum(
-    ConnectorSecurity, name="ConnectorSecurity", description="How the connection is encrypted."
+    ConnectorSecurity,
+    name="ConnectorSecurity",
+    description="Encryption of the connection to a remote server.",
 )
 strawberry.enum(SenderAction, description="What becomes of a sender's mail.")
 strawberry.enum(ShareRight, description="What somebody may do in another's folder (RFC 4314).")

@@ -20,6 +20,7 @@ from mail.connectors.imap_protocol import (
 )
 from mail.connectors.remote_server import (
     MAX_MESSAGES,
+    SASL_MECHANISMS,
     ConnectorStage,
     ListedMailbox,
     OpenedMailbox,
@@ -30,7 +31,7 @@ from mail.connectors.remote_server import (
 )
 from mail.connectors.sasl import response_function
 from mail.connectors.socket_stream import RemoteConnection
-from models.connectors import ConnectorSecurity
+from models.connectors import AuthMechanism, ConnectorSecurity
 
 Result = TypeVar("Result")
 MAX_MAILBOXES = 10_000  # of an account, at most
@@ -107,12 +108,12 @@ class ImapSession:
 
     def _authenticate(self) -> None:
         wire, server = self._protocol, self.connection.server
-        if server.mechanism in ("XOAUTH2", "OAUTHBEARER", "CRAM-MD5"):
+        if server.mechanism in SASL_MECHANISMS:
             wire.authenticate_with_sasl(
-                server.mechanism, response_function(server, server.mechanism)
+                server.mechanism.sasl_name, response_function(server, server.mechanism)
             )
-        elif server.mechanism == "PLAIN" and "AUTH=PLAIN" in self.capabilities:
-            wire.authenticate_with_sasl("PLAIN", response_function(server, "PLAIN"))
+        elif server.mechanism is AuthMechanism.PLAIN and "AUTH=PLAIN" in self.capabilities:
+            wire.authenticate_with_sasl("PLAIN", response_function(server, AuthMechanism.PLAIN))
         elif "LOGINDISABLED" in self.capabilities:
             raise RemoteFailure(
                 ConnectorStage.LOGIN, "the server takes no password over this connection"
@@ -345,9 +346,9 @@ class ImapSession:
         IDLE.
         """
         if "IDLE" not in self.capabilities:
-            raise RemoteFailure(ConnectorStage.LISTEN, "the server offers no IDLE")
+            raise RemoteFailure(ConnectorStage.IDLE, "the server offers no IDLE")
         kinds = self._run_at_stage(
-            ConnectorStage.LISTEN,
+            ConnectorStage.IDLE,
             lambda: self._protocol.idle_for_response_kinds(min(timeout, IDLE_SECONDS)),
         )
         return bool(kinds & CHANGE_RESPONSES)

@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from mail.connectors.remote_server import (
     MAX_MESSAGES,
+    SASL_MECHANISMS,
     ConnectorStage,
     ListedMailbox,
     OpenedMailbox,
@@ -25,7 +26,7 @@ from mail.connectors.socket_stream import (
     BoundedReader,
     RemoteConnection,
 )
-from models.connectors import ConnectorSecurity
+from models.connectors import AuthMechanism, ConnectorSecurity
 
 Result = TypeVar("Result")
 INBOX = ListedMailbox(b"INBOX", ["INBOX"], None)
@@ -166,12 +167,12 @@ class Pop3Session:
     def _authenticate(self) -> None:
         wire, server = self._protocol, self.connection.server
         try:
-            if server.mechanism in ("XOAUTH2", "OAUTHBEARER", "CRAM-MD5"):
+            if server.mechanism in SASL_MECHANISMS:
                 wire.authenticate_with_sasl(
-                    server.mechanism, response_function(server, server.mechanism)
+                    server.mechanism.sasl_name, response_function(server, server.mechanism)
                 )
-            elif server.mechanism == "PLAIN" and self._requires_sasl():
-                wire.authenticate_with_sasl("PLAIN", response_function(server, "PLAIN"))
+            elif server.mechanism is AuthMechanism.PLAIN and self._requires_sasl():
+                wire.authenticate_with_sasl("PLAIN", response_function(server, AuthMechanism.PLAIN))
             else:
                 wire.command(f"USER {server.username}")
                 wire.command(f"PASS {server.secret}")

@@ -6,15 +6,15 @@ from datetime import datetime
 from enum import StrEnum
 from typing import NamedTuple
 
-from models.connectors import ConnectorProtocol, ConnectorSecurity
+from models.connectors import AuthMechanism, ConnectorProtocol, ConnectorSecurity
 
 PORTS = {
     (ConnectorProtocol.IMAP, ConnectorSecurity.TLS): 993,
     (ConnectorProtocol.IMAP, ConnectorSecurity.STARTTLS): 143,
-    (ConnectorProtocol.IMAP, ConnectorSecurity.PLAIN): 143,
+    (ConnectorProtocol.IMAP, ConnectorSecurity.NONE): 143,
     (ConnectorProtocol.POP3, ConnectorSecurity.TLS): 995,
     (ConnectorProtocol.POP3, ConnectorSecurity.STARTTLS): 110,
-    (ConnectorProtocol.POP3, ConnectorSecurity.PLAIN): 110,
+    (ConnectorProtocol.POP3, ConnectorSecurity.NONE): 110,
 }
 MAX_MESSAGES = 1_000_000  # of a mailbox
 MAX_TEXT_LENGTH = 300  # characters of a text of the server that are shown
@@ -32,7 +32,7 @@ class ConnectorStage(StrEnum):
     FETCH = "FETCH"
     STORE = "STORE"
     DELETE = "DELETE"
-    LISTEN = "LISTEN"
+    IDLE = "IDLE"
 
 
 class RemoteFailure(Exception):
@@ -56,15 +56,15 @@ class RemoteServer:
     host: str
     port: int
     security: ConnectorSecurity
-    mechanism: str  # one of MECHANISMS
+    mechanism: AuthMechanism
     username: str
     secret: str = field(repr=False)  # a password, or an OAuth 2.0 access token
     timeout: float = 600.0  # seconds of silence
-    bytes_per_second: int = 0  # 0: unlimited
+    bytes_per_second: int | None = None  # None: unlimited
 
 
-MECHANISMS = ("PLAIN", "LOGIN", "CRAM-MD5", "XOAUTH2", "OAUTHBEARER")
-TOKEN_MECHANISMS = frozenset({"XOAUTH2", "OAUTHBEARER"})
+TOKEN_MECHANISMS = frozenset({AuthMechanism.XOAUTH2, AuthMechanism.OAUTHBEARER})
+SASL_MECHANISMS = TOKEN_MECHANISMS | {AuthMechanism.CRAM_MD5}  # need the AUTH command
 
 
 class ListedMailbox(NamedTuple):

@@ -4,21 +4,22 @@ import hmac
 from collections.abc import Callable
 
 from mail.connectors.remote_server import RemoteServer
+from models.connectors import AuthMechanism
 
 MAX_CHALLENGES = 5  # of one sign-in
 
 
-def response_function(server: RemoteServer, mechanism: str) -> Callable[[bytes], bytes]:
+def response_function(server: RemoteServer, mechanism: AuthMechanism) -> Callable[[bytes], bytes]:
     """The function that returns the response to the first challenge of a mechanism.
 
     Later challenges get an empty response.
     """
     name, secret = server.username, server.secret
-    if mechanism == "CRAM-MD5":
+    if mechanism is AuthMechanism.CRAM_MD5:
         return lambda asked: f"{name} {hmac.digest(secret.encode(), asked, 'md5').hex()}".encode()
-    if mechanism == "PLAIN":
+    if mechanism is AuthMechanism.PLAIN:
         return lambda _: f"\0{name}\0{secret}".encode()
     who = f"user={name}"
-    if mechanism == "OAUTHBEARER":
+    if mechanism is AuthMechanism.OAUTHBEARER:
         who = f"n,a={name.replace('=', '=3D').replace(',', '=2C')},"
     return lambda _: f"{who}\x01auth=Bearer {secret}\x01\x01".encode()

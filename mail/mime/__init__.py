@@ -31,7 +31,13 @@ from mail.mime.part_content import decoded_content, part_text
 from mail.mime.preview_text import build_preview, shorten_text
 from mail.mime.reader_threads import close_readers, read_message_facts, run_by_message_size
 from mail.mime.spam_headers import SpamHeaderField
-from mail.mime.text_bodies import body_html_parts, body_text, html_from_text, is_body_part
+from mail.mime.text_bodies import (
+    body_html_parts,
+    body_text,
+    html_from_text,
+    is_body_part,
+    shown_body_parts,
+)
 from mail.mime.thread_references import base_subject, thread_keys
 
 __all__ = [
@@ -77,6 +83,7 @@ __all__ = [
     "run_by_message_size",
     "sanitize_html",
     "shorten_text",
+    "shown_body_parts",
     "thread_keys",
     "tree_from_json_rows",
     "trusted_results",

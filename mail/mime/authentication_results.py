@@ -11,12 +11,19 @@ from typing import Any
 
 from mail.mime.encoded_words import unfold_and_decode_utf8
 from mail.mime.header_fields import RawField
+from models.messages.authentication import AuthenticationResultCode
 
 MAX_FIELDS = 10  # Authentication-Results fields that are read
 MAX_FIELD_LENGTH = 8 << 10  # characters that are read of one field
 VERDICTS = ("pass", "fail", "none")
 
 _NAME = "authentication-results"
+_DOMAIN_PROPERTIES = {
+    "spf": ("smtp.mailfrom", "smtp.helo"),
+    "dkim": ("header.d", "header.i"),
+    "dmarc": ("header.from",),
+    "arc": (),
+}
 _DOMAIN = re.compile(r"[^\s@<>\"'(),;:\\/]{1,253}")
 _IN_QUOTES = re.compile(r"[\s;=()]")
 
@@ -101,6 +108,51 @@ def method_result(text: str, method: str) -> str | None:
     """Return the result of a method in an unfolded field, None if it has none."""
     _, results = _parse_results_field(text[:MAX_FIELD_LENGTH])
     return next((each.result for each in results if each.method == method), None)
+
+
+@dataclass(frozen=True, slots=True)
+class MethodVerdict:
+    """The result of one method as a client needs it. Texts are None if the field lacks them."""
+
+    result: AuthenticationResultCode
+    domain: str | None = None
+    selector: str | None = None
+    reason: str | None = None
+
+
+def method_verdict(
+    fields_text: str, method: str, preferred_domain: str | None = None
+) -> MethodVerdict | None:
+    """Return the result of a method in unfolded fields, one a line; None if they have none.
+
+    Of several results one that passed for `preferred_domain` counts, else the first that passed,
+    else the first.
+    """
+    verdicts = [
+        verdict
+        for text in fields_text.splitlines()
+        for verdict in _method_verdicts(text[:MAX_FIELD_LENGTH], method)
+    ]
+    passed = [each for each in verdicts if each.result is AuthenticationResultCode.PASS]
+    preferred = [each for each in passed if each.domain == preferred_domain]
+    return next(iter([*preferred, *passed, *verdicts]), None)
+
+
+def _method_verdicts(text: str, method: str) -> Iterator[MethodVerdict]:
+    """Yield the results of a method in one field. Results with unknown words are left out."""
+    _, parsed_results = _parse_results_field(text)
+    results = [each for each in parsed_results if each.method == method]
+    comments = re.findall(rf"(?i)(?:^|;)\s*{method}\s*=\s*\w+\s*(\([^()]*\))?", text)
+    has_comments = len(comments) == len(results)  # else a comment can't be told from a value
+    for nth, each in enumerate(results):
+        code = AuthenticationResultCode.__members__.get(each.result.upper())
+        if code is None:
+            continue
+        given = (each.properties.get(name) for name in _DOMAIN_PROPERTIES[method])
+        domain = next((found for one in given if one and (found := _valid_domain(one))), None)
+        comment = comments[nth].strip("()").strip() if has_comments else ""
+        reason = each.properties.get("reason") or comment or None
+        yield MethodVerdict(code, domain, each.properties.get("header.s"), reason)
 
 
 def _parse_results_field(text: str) -> tuple[str, list[_MethodResult]]:

@@ -50,6 +50,11 @@ def body_html_parts(raw: bytes | ByteSource, structure: ParsedPart) -> list[str]
     return [_body_part_html(raw, body) for body in chosen]
 
 
+def shown_body_parts(structure: ParsedPart) -> list[ParsedPart]:
+    """Return the leaves that are shown as the body, with all alternatives."""
+    return [body.part for body in _body_parts(structure)]
+
+
 def html_from_text(text: str) -> str:
     """Return plain text as escaped HTML paragraphs."""
     paragraphs = (each.strip("\n") for each in escape(text, quote=False).split("\n\n"))

@@ -135,7 +135,7 @@ def _server_from_fields(fields: Mapping[str, Any], credential: str) -> RemoteSer
         fields["host"],
         fields["port"],
         fields["security"],
-        fields["mechanism"],
+        fields["auth_mechanism"],
         fields["username"],
         credential,
         float(fields["remote_timeout"]),
@@ -164,7 +164,7 @@ def _expected_stages(connector: Mapping[str, Any]) -> list[ConnectorStage]:
     """
     omitted = (
         {ConnectorStage.TLS}
-        if connector["security"] == ConnectorSecurity.PLAIN
+        if connector["security"] == ConnectorSecurity.NONE
         else set[ConnectorStage]()
     )
     if connector["protocol"] == ConnectorProtocol.POP3:

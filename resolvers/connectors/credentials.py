@@ -21,7 +21,7 @@ from mail.connectors.remote_server import (
 )
 from mail.connectors.session_thread import ThreadedSession, connect_and_sign_in_session
 from mail.network.outbound_http import HttpRequestFailed, NetworkPolicy, parse_target, post_and_read
-from models.connectors import Connector, ConnectorProtocol, ConnectorSecurity
+from models.connectors import AuthMechanism, Connector, ConnectorProtocol, ConnectorSecurity
 from models.errors import InvalidInput
 from models.runtime.environment import Environment
 from models.runtime.secret_box import DecryptionError
@@ -133,12 +133,12 @@ async def _server_with_credential(
         raise CredentialFailure(
             ConnectorStage.LOGIN, "it has no password: set one", is_permanent=True
         )
-    if connector.security == ConnectorSecurity.PLAIN and not gate.allows_private:
+    if connector.security == ConnectorSecurity.NONE and not gate.allows_private:
         raise CredentialFailure(
             ConnectorStage.CONNECT, "without encryption it may not be reached any more"
         )
     credential, is_cached_token = secret["password"], False
-    if connector.mechanism in TOKEN_MECHANISMS and connector.oauth:
+    if connector.auth_mechanism in TOKEN_MECHANISMS and connector.oauth:
         credential, is_cached_token = await _cached_or_refreshed_token(
             environment, connector, gate, refresh=refresh
         )
@@ -147,7 +147,7 @@ async def _server_with_credential(
         connector.host,
         connector.port,
         ConnectorSecurity(connector.security),
-        connector.mechanism,
+        AuthMechanism(connector.auth_mechanism),
         connector.username,
         credential,
         float(connector.remote_timeout),

@@ -10,7 +10,13 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail.mailboxes import paths
 from mail.storage.blobs.blob_writer import insert_blob_rows
-from models.connectors import Connector, ConnectorProtocol, ConnectorRun, ConnectorSecurity
+from models.connectors import (
+    AuthMechanism,
+    Connector,
+    ConnectorProtocol,
+    ConnectorRun,
+    ConnectorSecurity,
+)
 from models.errors import InvalidInput, LimitReached, NotFound
 from models.events.journal import ChangeKind
 from models.mailboxes.tables import Mailbox
@@ -135,8 +141,8 @@ async def _validate_source(
     local_values = {
         "host": "",
         "port": 0,
-        "security": ConnectorSecurity.PLAIN,
-        "mechanism": "",
+        "security": ConnectorSecurity.NONE,
+        "auth_mechanism": AuthMechanism.PLAIN,
         "username": "",
     }
     if request.remote_account is not None:

@@ -92,7 +92,7 @@ async def store_fetched_messages(
                 )
             )
             await asyncio.sleep(0)  # parsing small messages must not block the event loop
-        state.counts.bytes += sum(len(one.raw) for one in messages)
+        state.counts.size += sum(len(one.raw) for one in messages)
         delivered_ids = (
             await _load_delivered_ids_by_mark(state, remote_mailbox, state.recipient, messages)
             if needs_delivery and state.recipient
@@ -102,8 +102,8 @@ async def store_fetched_messages(
             state, remote_mailbox, mailbox_id, messages, delivered_ids
         )
         ledger_rows, new_messages = by_ledger.ledger_rows, by_ledger.new_messages
-        state.counts.imported += len(delivered_ids)
-        state.counts.skipped += len(ledger_rows) - len(delivered_ids)
+        state.counts.imported_count += len(delivered_ids)
+        state.counts.skipped_count += len(ledger_rows) - len(delivered_ids)
         if needs_delivery and state.recipient:
             ledger_rows += await _deliver_messages(
                 state, remote_mailbox, state.recipient, new_messages
@@ -340,7 +340,7 @@ async def _store_in_transaction(
     used_marks: Sequence[str],
 ) -> None:
     new_messages, prepared = messages_and_prepared
-    imported_count = state.counts.imported + len(prepared)
+    imported_count = state.counts.imported_count + len(prepared)
 
     def insert_rows(transaction: DatabaseTransaction, kept: Sequence[StoredMessageBlobs]) -> None:
         inserted = import_writer.insert_without_deleted_flag_and_expiry(
@@ -357,14 +357,14 @@ async def _store_in_transaction(
             is_in_mailbox = col(FetchedMessage.folder_id) == remote_mailbox.id
             transaction.connection.execute(delete(FetchedMessage).where(is_in_mailbox, used))
         state.run.record_progress_in_transaction(
-            transaction, **{**state.progress_columns, "imported": imported_count}
+            transaction, **{**state.progress_columns, "imported_count": imported_count}
         )
 
     async def run_transaction(kept: Sequence[StoredMessageBlobs]) -> None:
         await state.run_transaction_with_timeout(partial(insert_rows, kept=kept))
 
     await import_writer.store_with_blobs(state.writer, prepared, run_transaction)
-    state.counts.imported = imported_count
+    state.counts.imported_count = imported_count
     state.run.ctx.environment.reach_fault_point("fetched")
 
 
@@ -474,12 +474,12 @@ async def _deliver_messages(
             state.run.add_log_line(
                 f"{remote_mailbox.name}, {one.head.message_id}: refused: {outcome}"
             )
-            state.counts.skipped += 1
+            state.counts.skipped_count += 1
             rows.append(ledger_row(state, remote_mailbox, one, None, may_delete_source=False))
         elif isinstance(outcome, BaseException):
             failed.append(outcome)
         else:
-            state.counts.imported += 1
+            state.counts.imported_count += 1
             key = outcome.message_id if isinstance(outcome, InsertedMessage) else None
             rows.append(ledger_row(state, remote_mailbox, one, key))
     if failed and rows:  # receipts expire; the ledger must know the delivered ones

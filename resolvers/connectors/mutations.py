@@ -190,7 +190,7 @@ def _require_password_for_new_server(
         new_values.get(name, getattr(row, name)) != getattr(row, name) for name in server_columns
     )
     loses_tls = (
-        new_values.get("security", row.security) is ConnectorSecurity.PLAIN is not row.security
+        new_values.get("security", row.security) is ConnectorSecurity.NONE is not row.security
     )
     if password is None and (is_other_server or loses_tls):
         text = "the password has to be given once more for another server"
@@ -243,11 +243,11 @@ async def delete_connectors(ctx: Context, ids: Sequence[int]) -> None:
 
 
 async def queue_or_find_runs(
-    ctx: Context, connector_ids: Sequence[int], *, is_trial: bool
+    ctx: Context, connector_ids: Sequence[int], *, is_dry_run: bool
 ) -> list[int]:
     """Queue a run of each connector and return the run ids. A run in progress is not repeated.
 
-    A trial stores and deletes nothing. Raises NotFound or Forbidden.
+    A dry run stores and deletes nothing. Raises NotFound or Forbidden.
     """
     owner_ids = managed_objects.require_owner_ids_of_rows(
         connector_ids, await ctx.load_many(load_visible_connectors_by_id, list(connector_ids))
@@ -261,7 +261,7 @@ async def queue_or_find_runs(
             run_id = row.run_id
             if run_id is None:
                 run_id = ctx.environment.new_id()
-                session.add(new_queued_run(ctx, row.id, row.user_id, run_id, is_trial=is_trial))
+                session.add(new_queued_run(ctx, row.id, row.user_id, run_id, is_dry_run=is_dry_run))
                 await session.flush()
                 statement = update(Connector).where(col(Connector.id) == row.id)
                 await connection.execute(statement.values(run_id=run_id, next_run_at=now))
@@ -269,9 +269,9 @@ async def queue_or_find_runs(
                     session, row.user_id, ChangeKind.CONNECTOR_CHANGED, [row.id]
                 )
             run_ids[row.id] = run_id
-            user, after = users[row.user_id], {"name": row.name, "trial": is_trial}
+            user, after = users[row.user_id], {"name": row.name, "dryRun": is_dry_run}
             log_entry = NewAuditLogEntry(
-                "connectorRun", "Connector", row.id, user.domain_id, None, after
+                "connectorStart", "Connector", row.id, user.domain_id, None, after
             )
             await _write_admin_and_security_logs(ctx, session, user, log_entry)
     wake_connector_workers_after_commit(ctx)

@@ -94,7 +94,7 @@ async def run_one_time_import(run: "ActiveRun") -> None:
     writer = await import_writer.begin_import(run.ctx, run.connector.user_id, None, begun_id)
     writer.subscribes = settings.subscribe
     checkpoint = {**(row.checkpoint or {}), "begun": begun_id}
-    tally = RunCounts(row.seen, row.imported, row.skipped, bytes=row.bytes)
+    tally = RunCounts(row.seen_count, row.imported_count, row.skipped_count, size=row.size)
     state = OneTimeImportState(
         run,
         writer,
@@ -107,8 +107,7 @@ async def run_one_time_import(run: "ActiveRun") -> None:
         await _import_account(state)
     else:
         await _import_archive(state)
-    counts = state.counts
-    run.add_log_line(f"{counts.seen} seen, {counts.imported} brought, {counts.skipped} left out")
+    run.add_log_line(state.counts.log_line())
 
 
 async def _import_archive(state: OneTimeImportState) -> None:
@@ -270,10 +269,10 @@ async def _store_messages_and_checkpoint(
     )
     prepared = [one.prepared for one in prepared_messages if one.prepared]
     counts = RunCounts(
-        counts_before.seen + len(prepared_messages),
-        counts_before.imported + len(prepared),
-        counts_before.skipped + len(prepared_messages) - len(prepared),
-        bytes=counts_before.bytes
+        counts_before.seen_count + len(prepared_messages),
+        counts_before.imported_count + len(prepared),
+        counts_before.skipped_count + len(prepared_messages) - len(prepared),
+        size=counts_before.size
         + sum(len(one.source_message.raw or b"") for one in prepared_messages),
     )
     checkpoint = {**state.checkpoint, "after": last_message.checkpoint}

@@ -17,7 +17,7 @@ MAX_PATTERN_LENGTH = 255  # characters
 class OptionName(StrEnum):
     """The names of the custom options."""
 
-    DRY = "DRY"
+    DRY_RUN = "DRY_RUN"
     INCLUDE = "INCLUDE"
     INCLUDE_PATTERN = "INCLUDE_PATTERN"
     EXCLUDE_PATTERN = "EXCLUDE_PATTERN"
@@ -30,7 +30,7 @@ class OptionName(StrEnum):
 
 
 OPTION_DESCRIPTIONS: Mapping[OptionName, str] = {
-    OptionName.DRY: "Nothing is stored, and nothing is deleted: every run is a trial.",
+    OptionName.DRY_RUN: "Every run is a dry run. It stores and deletes nothing.",
     OptionName.INCLUDE: "Only folders whose path this expression is found in.",
     OptionName.INCLUDE_PATTERN: "Only folders of this path, with * and ?; can be repeated.",
     OptionName.EXCLUDE_PATTERN: "No folders of this path, with * and ?; can be repeated.",
@@ -49,7 +49,7 @@ IMAP_OPTIONS = frozenset({OptionName.IDLE, OptionName.SUBSCRIBED, OptionName.NO_
 class ConnectorOptions:
     """The parsed custom options of a connector."""
 
-    dry: bool = False
+    dry_run: bool = False
     include: BoundedRegex | None = None
     include_patterns: list[str] = field(default_factory=list)
     exclude_patterns: list[str] = field(default_factory=list)
@@ -127,7 +127,7 @@ def _parse_age_seconds(text: str) -> float:
 
 
 VALUE_PARSERS: Mapping[OptionName, Callable[[str], Any]] = {
-    OptionName.DRY: _parse_bool,
+    OptionName.DRY_RUN: _parse_bool,
     OptionName.INCLUDE: lambda text: BoundedRegex(text, allow_slashes=False),
     OptionName.INCLUDE_PATTERN: _parse_pattern,
     OptionName.EXCLUDE_PATTERN: _parse_pattern,

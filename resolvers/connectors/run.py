@@ -58,7 +58,7 @@ async def fetch_and_synchronize(run: "ActiveRun", gate: NetworkPolicy, ssl_conte
         writer = await import_writer.begin_import(ctx, connector.user_id, None, run.row.id)
         writer.subscribes = connector.subscribe_all
         run_row = run.row  # continues its counts
-        counts = RunCounts(0, run_row.imported, 0, run_row.deleted_remote, run_row.bytes)
+        counts = RunCounts(0, run_row.imported_count, 0, run_row.deleted_remote_count, run_row.size)
         state = FetchState(
             run,
             session,
@@ -90,10 +90,7 @@ async def fetch_and_synchronize(run: "ActiveRun", gate: NetworkPolicy, ssl_conte
 
 
 async def _log_and_record_totals(state: FetchState) -> None:
-    counts = state.counts
-    state.run.add_log_line(
-        f"{counts.seen} seen, {counts.imported} brought, {counts.skipped} left out"
-    )
+    state.run.add_log_line(state.counts.log_line())
     async with state.write_session() as unit:
         await state.record_progress(unit, folder=None)
 
@@ -137,7 +134,7 @@ async def _fetch_and_synchronize_mailbox(
     With `is_repeat`, messages seen before are not counted once more.
     """
     session, remote = state.session, state.session.remote
-    needs_write = state.connector.source_retention is not None and not state.run.is_trial
+    needs_write = state.connector.source_retention is not None and not state.run.is_dry_run
     opened = await session.run(
         lambda: remote.open_mailbox(mapped.remote_mailbox, writable=needs_write)
     )
@@ -147,14 +144,14 @@ async def _fetch_and_synchronize_mailbox(
     new_marks = [mark for mark in marks if mark not in known_marks]
     heads = await session.run(remote.fetch_metadata, new_marks)
     heads_to_fetch = _heads_to_fetch(state, remote_mailbox, heads)
-    state.counts.seen += len(new_marks) if is_repeat else len(marks)
-    state.counts.skipped += len(heads) - len(heads_to_fetch)
+    state.counts.seen_count += len(new_marks) if is_repeat else len(marks)
+    state.counts.skipped_count += len(heads) - len(heads_to_fetch)
     if new_marks:
         state.run.add_log_line(
             f"{remote_mailbox.name}: {len(marks)} messages, {len(heads_to_fetch)} to fetch"
         )
-    if state.run.is_trial:
-        state.counts.imported += len(heads_to_fetch)
+    if state.run.is_dry_run:
+        state.counts.imported_count += len(heads_to_fetch)
         return remote_mailbox, marks
     async for heads_and_bytes in session.stream_messages(heads_to_fetch):
         await message_storage.store_fetched_messages(state, remote_mailbox, heads_and_bytes)
@@ -183,7 +180,7 @@ async def _read_or_create_remote_mailbox(
         col(RemoteMailbox.connector_id) == state.connector.id,
         col(RemoteMailbox.name) == wire_name,
     )
-    if state.run.is_trial:
+    if state.run.is_dry_run:
         rows = await ctx.read(select(*select_columns(RemoteMailbox)).where(*is_this_mailbox))
         row = rows[0] if rows and rows[0].validity == opened.uid_validity else None
         return OpenRemoteMailbox(row.id if row else 0, name, mapped, opened, row is None, 0, {})
@@ -270,7 +267,7 @@ def _heads_to_fetch(
 async def _listen_and_fetch_inbox(state: FetchState, inbox: MailboxMapping) -> None:
     """Fetch what arrives in INBOX at once (IMAP IDLE), until the next run is due."""
     row, environment, remote = state.connector, state.run.ctx.environment, state.session.remote
-    if state.run.is_trial or row.interval is None or not isinstance(remote, ImapSession):
+    if state.run.is_dry_run or row.interval is None or not isinstance(remote, ImapSession):
         return
     if "IDLE" not in remote.capabilities:
         state.run.add_log_line("the server offers no IDLE")
@@ -286,7 +283,7 @@ async def _listen_and_fetch_inbox(state: FetchState, inbox: MailboxMapping) -> N
         seconds_left = (until - now).total_seconds()
         if has_changes:
             await _fetch_and_synchronize_mailbox(state, inbox, is_repeat=True)
-            state.session.connection.stage = ConnectorStage.LISTEN
+            state.session.connection.stage = ConnectorStage.IDLE
             await _log_and_record_totals(state)
         state.run.set_listening(is_listening=True)
         try:

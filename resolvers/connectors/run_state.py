@@ -59,9 +59,9 @@ class ActiveRun:
     )  # a user may want to cancel it
 
     @property
-    def is_trial(self) -> bool:
+    def is_dry_run(self) -> bool:
         """True if the run stores and deletes nothing."""
-        return bool(self.row.trial or self.options.dry)
+        return bool(self.row.dry_run or self.options.dry_run)
 
     def set_listening(self, *, is_listening: bool) -> None:
         """Set whether the run only listens. A listening run does not count for the limits."""
@@ -112,11 +112,20 @@ class ActiveRun:
 class RunCounts:
     """The counts of a run, named as their columns."""
 
-    seen: int = 0
-    imported: int = 0
-    skipped: int = 0
-    deleted_remote: int = 0
-    bytes: int = 0
+    seen_count: int = 0
+    imported_count: int = 0
+    skipped_count: int = 0
+    deleted_remote_count: int = 0
+    size: int = 0  # bytes
+
+    def log_line(self) -> str:
+        """Return the counts as a line of the log."""
+        parts = (
+            f"{self.seen_count} seen",
+            f"{self.imported_count} brought",
+            f"{self.skipped_count} left out",
+        )
+        return ", ".join(parts)
 
 
 @dataclass

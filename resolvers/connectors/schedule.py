@@ -9,14 +9,14 @@ MAX_BACKOFF_FACTOR = 6  # of the interval, after failures
 
 
 def new_queued_run(
-    ctx: Context, connector_id: int, user_id: int, run_id: int, *, is_trial: bool = False
+    ctx: Context, connector_id: int, user_id: int, run_id: int, *, is_dry_run: bool = False
 ) -> ConnectorRun:
     """Return a new run in the state QUEUED; the caller stores it."""
     return ConnectorRun(
         id=run_id,
         connector_id=connector_id,
         user_id=user_id,
-        trial=is_trial,
+        dry_run=is_dry_run,
         created_at=ctx.environment.now(),
     )
 

@@ -178,7 +178,7 @@ async def delete_remote_after_retention(
     Raises RemoteFailure if the other server fails.
     """
     retention_seconds, deleted_marks = state.connector.source_retention, list[str]()
-    if retention_seconds is None or state.run.is_trial:
+    if retention_seconds is None or state.run.is_dry_run:
         return deleted_marks
     stored_before = state.run.ctx.environment.now() - timedelta(seconds=retention_seconds)
     for batch in batches_of_marks(marks):
@@ -202,7 +202,7 @@ async def record_remote_deletions(
     for batch in batches_of_marks(marks):
         async with state.write_session() as session:
             await _set_removed_in_ledger(session, remote_mailbox, batch)
-            state.counts.deleted_remote += len(batch)
+            state.counts.deleted_remote_count += len(batch)
             await state.record_progress(session)
     state.run.add_log_line(f"{remote_mailbox.name}: {len(marks)} deleted there")
 

@@ -33,7 +33,7 @@ FILE_FIELDS: Mapping[str, tuple[str, type]] = {  # name in the file: column and 
     "host": ("host", str),
     "port": ("port", int),
     "security": ("security", str),
-    "authMechanism": ("mechanism", str),
+    "authMechanism": ("auth_mechanism", str),
     "username": ("username", str),
     "oauth": ("oauth", dict),
     "targetDomain": ("target_domain", str),

@@ -6,12 +6,12 @@ from typing import Any
 
 import idna
 
-from mail.connectors.remote_server import MECHANISMS, PORTS, TOKEN_MECHANISMS
+from mail.connectors.remote_server import PORTS, TOKEN_MECHANISMS
 from mail.mailboxes import paths
 from mail.network import outbound_http
 from mail.network.outbound_http import ascii_host, require_public_host_name
 from mail.text.bounded_regex import BoundedRegex
-from models.connectors import ConnectorProtocol, ConnectorSecurity
+from models.connectors import AuthMechanism, ConnectorProtocol, ConnectorSecurity
 from models.errors import InvalidInput
 from models.runtime.options import Options
 from resolvers import sql_text
@@ -25,7 +25,7 @@ MAX_INTERVAL = timedelta(days=30)
 MAX_AGE = timedelta(days=36_500)
 TIMEOUT_RANGE = (timedelta(seconds=1), timedelta(hours=1))
 MAX_REWRITES = 50
-POP3_MECHANISMS = frozenset({"PLAIN", "LOGIN", "XOAUTH2", "OAUTHBEARER"})
+POP3_MECHANISMS = frozenset(AuthMechanism) - {AuthMechanism.CRAM_MD5}
 
 ColumnValues = dict[str, Any]
 
@@ -65,16 +65,16 @@ def _protocol_and_security(fields: Mapping[str, Any]) -> tuple[Any, Any]:
 def _check_combination(fields: Mapping[str, Any], options: Options) -> None:
     """Raise Invalid if fields exclude each other."""
     if (
-        fields["security"] is ConnectorSecurity.PLAIN
+        fields["security"] is ConnectorSecurity.NONE
         and not options.connectors_allow_private_networks
     ):
         text = "without encryption only where MERGANSER_CONNECTORS_ALLOW_PRIVATE_NETWORKS is set"
         raise InvalidInput(text, constraint="security", path=["security"])
     is_pop3 = fields["protocol"] is ConnectorProtocol.POP3
-    if is_pop3 and fields["mechanism"] not in POP3_MECHANISMS:
+    if is_pop3 and fields["auth_mechanism"] not in POP3_MECHANISMS:
         text = f"POP3 takes {', '.join(sorted(POP3_MECHANISMS))}"
         raise InvalidInput(text, constraint="unsupported", path=["authMechanism"])
-    if fields.get("oauth") and fields["mechanism"] not in TOKEN_MECHANISMS:
+    if fields.get("oauth") and fields["auth_mechanism"] not in TOKEN_MECHANISMS:
         text = f"of {' and '.join(sorted(TOKEN_MECHANISMS))} alone"
         raise InvalidInput(text, constraint="exclusive", path=["oauth"])
     if is_pop3 and fields.get("mirror_deletes"):
@@ -128,11 +128,11 @@ def validate_secret(value: str, *path: str) -> str:
     return value
 
 
-def _validate_mechanism(value: str, _options: Options) -> str:
-    if value.upper() not in MECHANISMS:
-        text = f"one of {', '.join(MECHANISMS)}"
+def _validate_mechanism(value: str, _options: Options) -> AuthMechanism:
+    if value not in {*AuthMechanism}:
+        text = f"one of {', '.join(AuthMechanism)}"
         raise InvalidInput(text, constraint="unknown", path=["authMechanism"])
-    return value.upper()
+    return AuthMechanism(value)
 
 
 def _validate_oauth(value: Mapping[str, Any] | None, options: Options) -> dict[str, Any] | None:
@@ -221,9 +221,10 @@ def _validate_target_path(value: str | None, _options: Options) -> str | None:
     return paths.validate_path(value, input_path=["targetFolder"]) if value else None
 
 
-def _validate_rate(value: int, _options: Options) -> int:
-    if value < 0:
-        raise InvalidInput("0 or more", constraint="min", path=["maxBytesPerSecond"])
+def _validate_rate(value: int | None, _options: Options) -> int | None:
+    if value is not None and value < 1:
+        text = "at least 1 byte; null for unlimited"
+        raise InvalidInput(text, constraint="min", path=["maxBytesPerSecond"])
     return value
 
 
@@ -232,7 +233,7 @@ _VALIDATORS: dict[str, Callable[[Any, Options], Any]] = {
     "host": _validate_host,
     "port": _validate_port,
     "username": _validate_username,
-    "mechanism": _validate_mechanism,
+    "auth_mechanism": _validate_mechanism,
     "interval": _duration_validator(
         "interval", MIN_INTERVAL, MAX_INTERVAL, is_minimum_exclusive=True
     ),

@@ -52,11 +52,11 @@ BYTES_FETCHED = metrics.counter("merganser_connector_bytes", "Bytes that connect
 
 
 OUTCOME_BY_COLUMN = {
-    "imported": "imported",
-    "skipped": "skipped",
-    "deleted_remote": "deleted elsewhere",
+    "imported_count": "imported",
+    "skipped_count": "skipped",
+    "deleted_remote_count": "deleted elsewhere",
 }
-COUNT_COLUMNS = {*OUTCOME_BY_COLUMN, "bytes"}
+COUNT_COLUMNS = {*OUTCOME_BY_COLUMN, "size"}
 
 
 @dataclass
@@ -324,7 +324,7 @@ async def _store_result_and_next_run(
     RUNS_ENDED.add(state.value.lower())
     for name, outcome in OUTCOME_BY_COLUMN.items():
         MESSAGES_FETCHED.add(outcome, amount=max(getattr(counts, name) - getattr(run.row, name), 0))
-    BYTES_FETCHED.add(amount=max(counts.bytes - run.row.bytes, 0))
+    BYTES_FETCHED.add(amount=max(counts.size - run.row.size, 0))
 
 
 def _next_run_at(

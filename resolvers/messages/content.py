@@ -226,6 +226,37 @@ async def _extract_html(message: StoredMessage, options: HtmlOptions) -> HtmlBod
     return sanitized
 
 
+@dataclass(frozen=True, slots=True)
+class BodyPartContent:
+    """A part that is shown as the body, with its decoded text."""
+
+    section: str
+    content_type: str
+    content: str
+
+
+async def body_parts(message: StoredMessage, options: HtmlOptions) -> list[BodyPartContent]:
+    """Return the parts that are shown as the body, with all alternatives. HTML is sanitized."""
+    parts = mime.shown_body_parts(message.structure)
+    texts = await message.examine(lambda source: [mime.part_text(source, part) for part in parts])
+    html_texts = [
+        text for part, text in zip(parts, texts, strict=True) if part.content_type == "text/html"
+    ]
+    clean = HtmlSanitizer(options)
+    if sum(map(len, html_texts)) < THREAD_THRESHOLD:
+        sanitized = iter(clean(html_texts).bodies)
+    else:
+        sanitized = iter((await asyncio.to_thread(clean, html_texts)).bodies)
+    return [
+        BodyPartContent(
+            section_of_part(part),
+            part.content_type,
+            next(sanitized) if part.content_type == "text/html" else text,
+        )
+        for part, text in zip(parts, texts, strict=True)
+    ]
+
+
 @dataclass(slots=True)
 class HtmlSanitizer:
     """It sanitizes HTML, and records whether it wrote our URLs into it."""

@@ -71,10 +71,10 @@ def create_connector(remote_account: DovecotAccount, username: str, **extra: Any
             connector_input = {
                 "name": "far",
                 "protocol": ConnectorProtocol.IMAP,
-                "security": ConnectorSecurity.PLAIN,
+                "security": ConnectorSecurity.NONE,
                 "host": "localhost",
                 "port": remote_account.ports["imap"],
-                "mechanism": "PLAIN",
+                "auth_mechanism": "PLAIN",
                 "username": username,
                 **extra,
             }
@@ -127,7 +127,7 @@ def wait_for_rows(shell: CommandLine, query: str) -> None:
         time.sleep(0.02)
 
 
-RUNNING_QUERY = "SELECT 1 FROM connector_runs WHERE state = 'RUNNING' AND imported > 0"
+RUNNING_QUERY = "SELECT 1 FROM connector_runs WHERE state = 'RUNNING' AND imported_count > 0"
 
 
 def message_subjects(shell: CommandLine) -> list[str]:
@@ -141,7 +141,7 @@ def test_run_imports_new_messages_and_reports_counts(
         remote_account.for_user("run").save_message(raw_message(subject))
     remote_account.for_user("run").save_message(raw_message("Three"), "Work")
     connector_id = create_connector(remote_account, "run")
-    trial_result = connector_shell("connector", "run", connector_id, "--trial")
+    trial_result = connector_shell("connector", "run", connector_id, "--dry-run")
     assert trial_result.code == 0, trial_result.err
     assert trial_result.out.startswith(
         "far: 3 messages would be brought, 0 left out, 0 deleted elsewhere"
@@ -159,7 +159,7 @@ def test_run_imports_new_messages_and_reports_counts(
     second_result = connector_shell("connector", "run", connector_id, "--json")
     (run,) = second_result.json
     assert (run["id"], run["name"], run["state"]) == (connector_id, "far", "SUCCEEDED")
-    assert (run["seen"], run["imported"], run["bytes"]) == (3, 0, 0)
+    assert (run["seen_count"], run["imported_count"], run["size"]) == (3, 0, 0)
     assert run["run"].startswith("crn_")
     lines = connector_shell("connector", "log", connector_id).out.splitlines()
     assert "signed in" in lines[1]
@@ -330,7 +330,8 @@ def test_ctrl_c_ends_run_at_safe_point(
     assert "it ends at the next safe point" in err
     assert "far: ended before all had come" in err
     assert "later" not in out + err
-    ((state, imported),) = connector_shell.read_rows("SELECT state, imported FROM connector_runs")
+    query = "SELECT state, imported_count FROM connector_runs"
+    ((state, imported),) = connector_shell.read_rows(query)
     assert state == "CANCELLED"
     assert 0 < imported < 6
     assert connector_shell.read_rows("SELECT count(*) FROM messages") == [(imported,)]
@@ -338,7 +339,7 @@ def test_ctrl_c_ends_run_at_safe_point(
     assert connector_shell.read_rows("SELECT count(*) FROM connectors WHERE lease IS NOT NULL") == [
         (0,)
     ]
-    connector_shell.change_store("UPDATE connectors SET max_bytes_per_second = 0")
+    connector_shell.change_store("UPDATE connectors SET max_bytes_per_second = NULL")
     result = connector_shell("connector", "run", connector_id)
     assert (result.code, message_subjects(connector_shell)) == (
         0,
@@ -375,7 +376,7 @@ def test_run_of_other_process_is_followed(
     code, out, err = first.wait()
     assert (code, result.code) == (0, 0), err
     assert "far: another process runs it, and it is followed" in result.err
-    assert result.json[0]["imported"] == 6
+    assert result.json[0]["imported_count"] == 6
     assert out.startswith("far: 6 messages brought")
     assert re.search(r"^far: Box \d; [345] of [3456] brought, \d+\.\d kB$", err, re.MULTILINE), err
     assert connector_shell.read_rows("SELECT count(*) FROM connector_runs") == [(1,)]
@@ -394,7 +395,7 @@ def test_run_of_killed_process_is_taken_over(
     second = ConnectorCommand("run", connector_id)
     time.sleep(1)
     assert second.poll() is None  # the lease of the first process is not yet stale
-    connector_shell.change_store("UPDATE connectors SET max_bytes_per_second = 0")
+    connector_shell.change_store("UPDATE connectors SET max_bytes_per_second = NULL")
     code, out, err = second.wait()
     assert code == 0, err
     assert "brought" in out

@@ -99,7 +99,7 @@ CONNECTOR_INPUT = {
     "protocol": ConnectorProtocol.IMAP,
     "host": "imap.example.net",
     "security": ConnectorSecurity.TLS,
-    "mechanism": "PLAIN",
+    "auth_mechanism": "PLAIN",
     "username": "ada",
 }
 

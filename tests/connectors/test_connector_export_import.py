@@ -57,7 +57,7 @@ FULL_CONNECTOR: dict[str, Any] = {  # no field has its default
     "host": "imap.example.net",
     "port": 1993,
     "security": ConnectorSecurity.STARTTLS,
-    "mechanism": "LOGIN",
+    "auth_mechanism": "LOGIN",
     "username": "ada@example.net",
     "target_domain": "example.org",
     "target_folder": "Old/Work",
@@ -83,7 +83,7 @@ OAUTH_CONNECTOR: dict[str, Any] = {
     "protocol": ConnectorProtocol.IMAP,
     "host": "mail.example.com",
     "security": ConnectorSecurity.TLS,
-    "mechanism": "XOAUTH2",
+    "auth_mechanism": "XOAUTH2",
     "username": "ada",
     "interval": None,
     "source_retention": timedelta(0),
@@ -232,7 +232,7 @@ async def test_connector_without_password_is_enabled_with_a_password(
             client_context(bob), [connector_id], {"active": True}, None
         )
     await connector_mutations.queue_or_find_runs(
-        client_context(bob), [connector_id], is_trial=False
+        client_context(bob), [connector_id], is_dry_run=False
     )
     assert await connector_worker.run_connector_if_due(
         bob.environment, connector_id, NetworkPolicy()
@@ -435,7 +435,7 @@ INVALID_CHANGES: list[dict[str, Any]] = [
     {"host": "mail.internal"},
     {"protocol": "SMTP"},
     {"protocol": "USER"},
-    {"security": "PLAIN"},
+    {"security": "NONE"},
     {"security": "NONE"},
     {"port": "993"},
     {"port": True},
@@ -454,7 +454,7 @@ INVALID_CHANGES: list[dict[str, Any]] = [
     {"folderRewrites": ["x"]},
     {"folderRewrites": [{"pattern": "x"}]},
     {"customOptions": [{"name": "RUN", "value": "rm"}]},
-    {"customOptions": [{"name": ["DRY"]}]},
+    {"customOptions": [{"name": ["DRY_RUN"]}]},
     {"customOptions": {}},
     {"targetFolder": "a//b"},
     {"username": ""},

@@ -43,19 +43,19 @@ async def test_all_folders_are_fetched_once(
     connector_id = await add_connector(ada, dovecot_account, exclude="(?i)spam|(?i)junk")
     run = await run_connector(ada.environment, connector_id)
     assert (run.state, run.error) == (TaskState.SUCCEEDED, None), run.log
-    assert (run.seen, run.imported, run.skipped) == (4, 4, 0)
+    assert (run.seen_count, run.imported_count, run.skipped_count) == (4, 4, 0)
     assert await load_subjects_by_mailbox(ada.environment) == {
         "INBOX": ["One", "Two"], "Sent": ["Mine"], "Größe/Tief": ["Deep"]
     }  # fmt: skip
     second_run = await rerun_connector(ada.environment, connector_id)
-    assert (second_run.state, second_run.seen, second_run.imported) == (
+    assert (second_run.state, second_run.seen_count, second_run.imported_count) == (
         TaskState.SUCCEEDED,
         4,
         0,
     ), second_run.log
     dovecot_account.save_message(raw_message("Three"))
     third_run = await rerun_connector(ada.environment, connector_id)
-    assert (third_run.seen, third_run.imported) == (5, 1)
+    assert (third_run.seen_count, third_run.imported_count) == (5, 1)
     assert (await load_subjects_by_mailbox(ada.environment))["INBOX"] == ["One", "Two", "Three"]
 
 
@@ -111,14 +111,14 @@ async def test_changed_uidvalidity_does_not_fetch_again(
         dovecot_account.save_message(raw_message(name), "Work")
     connector_id = await add_connector(ada, dovecot_account, remove_duplicates=False)
     first_run = await run_connector(ada.environment, connector_id)
-    assert first_run.imported == 4
+    assert first_run.imported_count == 4
     dovecot_account.run_doveadm("mailbox delete", "Work")
     dovecot_account.created_mailboxes.discard((dovecot_account.user, "Work"))
     for name in ("Three", "Two", "Two", "New"):
         dovecot_account.save_message(raw_message(name), "Work")
     dovecot_account.run_doveadm("flags add", "\\Seen", "mailbox", "Work", "subject", "Three")
     run = await rerun_connector(ada.environment, connector_id)
-    assert (run.imported, run.skipped) == (1, 3), run.log
+    assert (run.imported_count, run.skipped_count) == (1, 3), run.log
     assert (await load_subjects_by_mailbox(ada.environment))["Work"] == [
         "One",
         "Two",
@@ -139,17 +139,17 @@ async def test_duplicates_are_skipped(ada: GraphQLClient, dovecot_account: Dovec
         dovecot_account.save_message(raw_message("Same"), folder)
     connector_id = await add_connector(ada, dovecot_account, skip_cross_duplicates=True)
     run = await run_connector(ada.environment, connector_id)
-    assert (run.imported, run.skipped) == (1, 2)
+    assert (run.imported_count, run.skipped_count) == (1, 2)
     assert await load_subjects_by_mailbox(ada.environment) == {"INBOX": ["Same"]}
     other_id = await add_connector(ada, dovecot_account)
     run = await run_connector(ada.environment, other_id)
-    assert (run.imported, run.skipped) == (1, 2)
+    assert (run.imported_count, run.skipped_count) == (1, 2)
     assert await load_subjects_by_mailbox(ada.environment) == {
         "INBOX": ["Same"],
         "Copies": ["Same"],
     }
     third_id = await add_connector(ada, dovecot_account, remove_duplicates=False)
-    assert (await run_connector(ada.environment, third_id)).imported == 3
+    assert (await run_connector(ada.environment, third_id)).imported_count == 3
 
 
 @pytest.mark.parametrize("protocol", list(ConnectorProtocol)[:2])
@@ -167,16 +167,20 @@ async def test_fetched_messages_are_deleted_remotely_after_retention(
         ada, dovecot_account, protocol=protocol, source_retention=86_400
     )
     run = await run_connector(ada.environment, connector_id)
-    assert (run.imported, run.deleted_remote) == (2, 0), run.log
+    assert (run.imported_count, run.deleted_remote_count) == (2, 0), run.log
     assert dovecot_account.count_messages() == 2
     clock.tick(days=1, seconds=1)
     dovecot_account.save_message(raw_message("Three"))
     dovecot_account.run_doveadm("flags remove", "\\Deleted", "mailbox", "INBOX", "subject", "Two")
     run = await rerun_connector(ada.environment, connector_id)
-    assert (run.imported, run.deleted_remote) == (1, 2), run.log
+    assert (run.imported_count, run.deleted_remote_count) == (1, 2), run.log
     assert dovecot_account.count_messages() == 1
     run = await rerun_connector(ada.environment, connector_id, source_retention=0)
-    assert (run.imported, run.deleted_remote, dovecot_account.count_messages()) == (0, 1, 0)
+    assert (run.imported_count, run.deleted_remote_count, dovecot_account.count_messages()) == (
+        0,
+        1,
+        0,
+    )
     assert await load_subjects_by_mailbox(ada.environment) == {"INBOX": ["One", "Two", "Three"]}
 
 
@@ -194,7 +198,7 @@ async def test_messages_marked_deleted_by_others_are_not_expunged(
     run = await rerun_connector(
         ada.environment, connector_id, custom_options=[{"name": "MIN_AGE", "value": "P9000D"}]
     )
-    assert run.imported == 0
+    assert run.imported_count == 0
     assert dovecot_account.count_messages() == 1
 
 
@@ -253,7 +257,7 @@ async def test_dry_run_stores_and_deletes_nothing(
 ) -> None:
     dovecot_account.save_message(raw_message("One"))
     dovecot_account.save_message(raw_message("Two"), "Work")
-    options = [{"name": "DRY", "value": ""}] if uses_dry_option else []
+    options = [{"name": "DRY_RUN", "value": ""}] if uses_dry_option else []
     connector_id = await add_connector(
         ada, dovecot_account, custom_options=options, source_retention=0
     )
@@ -263,7 +267,7 @@ async def test_dry_run_stores_and_deletes_nothing(
         await request_trial_run(ada.environment, ada.user.id, connector_id)
     run = await run_connector(ada.environment, connector_id)
     assert run.state is TaskState.SUCCEEDED, run.log
-    assert (run.imported, run.deleted_remote) == ((2, 0) if uses_dry_option else (1, 0))
+    assert (run.imported_count, run.deleted_remote_count) == ((2, 0) if uses_dry_option else (1, 0))
     assert await load_subjects_by_mailbox(ada.environment) == (
         {} if uses_dry_option else {"INBOX": ["One"], "Work": ["Two"]}
     )
@@ -307,14 +311,14 @@ async def test_pop3_fetches_each_message_once(
     dovecot_account.save_message(raw_message("Two"))
     connector_id = await add_connector(ada, dovecot_account, protocol=ConnectorProtocol.POP3)
     run = await run_connector(ada.environment, connector_id)
-    assert (run.state, run.imported) == (TaskState.SUCCEEDED, 2), run.log
+    assert (run.state, run.imported_count) == (TaskState.SUCCEEDED, 2), run.log
     assert await load_subjects_by_mailbox(ada.environment) == {"INBOX": ["One", "Two"]}
     assert (await load_message_row(ada.environment, "One")).size == len(
         raw_message("One", body=".\r\n..dots\r\n.")
     )
     dovecot_account.save_message(raw_message("Three"))
     run = await rerun_connector(ada.environment, connector_id)
-    assert (run.imported, run.seen) == (1, 3)
+    assert (run.imported_count, run.seen_count) == (1, 3)
 
 
 async def test_refused_password_is_reported_and_delays_retries(
@@ -346,10 +350,13 @@ async def test_full_account_stores_what_fits(
     connector_id = await add_connector(ada, dovecot_account)
     run = await run_connector(ada.environment, connector_id)
     assert (run.state, run.stage) == (TaskState.FAILED, "STORE"), run.log
-    assert (run.imported, len((await load_subjects_by_mailbox(ada.environment))["INBOX"])) == (3, 3)
+    assert (
+        run.imported_count,
+        len((await load_subjects_by_mailbox(ada.environment))["INBOX"]),
+    ) == (3, 3)
     await set_quota(ada.environment, ada.user.id, 1 << 30)
     run = await rerun_connector(ada.environment, connector_id)
-    assert (run.state, run.imported) == (TaskState.SUCCEEDED, 2)
+    assert (run.state, run.imported_count) == (TaskState.SUCCEEDED, 2)
     assert sorted((await load_subjects_by_mailbox(ada.environment))["INBOX"]) == [
         f"Nr {name}" for name in range(5)
     ]

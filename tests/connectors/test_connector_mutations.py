@@ -20,7 +20,6 @@ from tests.conftest import GraphQLClient, make_client, raw_message
 from tests.support.accounts import user_operations
 from tests.support.accounts.demo_account import subscription_results
 from tests.support.operations.connector_operations import dovecot_account, shared_dovecot
-from tests.support.operations.error_positions import item_index
 from tests.support.servers.dovecot_server import PASSWORD, DovecotAccount
 
 __all__ = ["dovecot_account", "shared_dovecot"]
@@ -41,12 +40,20 @@ CREATE = f"""mutation ($input: ConnectorCreateInput!) {{ connectorCreate(input: 
   connector {{ {FIELDS} }} {ERRORS} }} }}"""
 UPDATE = f"""mutation ($input: ConnectorUpdateInput!) {{ connectorUpdate(input: $input) {{
   connectors {{ {FIELDS} }} {ERRORS} }} }}"""
-RUN = f"""mutation ($input: ConnectorRunInput!) {{ connectorRun(input: $input) {{
-  runs {{ id state trial unit connector {{ name }} }} {ERRORS} }} }}"""
-BY_IDS = f"""mutation ($input: IdsInput!) {{ connector%s(input: $input) {{ %s {ERRORS} }} }}"""
+START = f"""mutation ($input: ConnectorStartInput!) {{ connectorStart(input: $input) {{
+  connectorRuns {{ id state dryRun correlationId connector {{ name }} }} {ERRORS} }} }}"""
+DELETE = f"""mutation ($input: ConnectorDeleteInput!) {{ connectorDelete(input: $input) {{
+  deletedIds {ERRORS} }} }}"""
+CANCEL = f"""mutation ($input: ConnectorRunCancelInput!) {{ connectorRunCancel(input: $input) {{
+  connectorRuns {{ id state }} {ERRORS} }} }}"""
 CHECK = f"""mutation ($input: ConnectorTestInput!) {{ connectorTest(input: $input) {{
   ok stages {{ stage ok message }} capabilities folders {ERRORS} }} }}"""
 LIST = "query ($filter: ConnectorFilter) { connectors(filter: $filter) { nodes { name } } }"
+
+
+def object_refs(*ids: str) -> list[dict[str, str]]:
+    """References to objects by id."""
+    return [{"id": object_id} for object_id in ids]
 
 
 async def run_mutation(client: GraphQLClient, document: str, **arguments: Any) -> Any:
@@ -83,7 +90,7 @@ async def test_created_connector_has_documented_defaults(ada: GraphQLClient) -> 
         "name": "ada@example.net@imap.example.net", "protocol": "IMAP",
         "host": "imap.example.net", "port": 993, "security": "TLS", "authMechanism": "PLAIN",
         "username": "ada@example.net", "oauth": None, "targetDomain": None, "targetFolder": None,
-        "interval": "PT1800S", "maxAge": None, "maxBytesPerSecond": 0,
+        "interval": "PT1800S", "maxAge": None, "maxBytesPerSecond": None,
         "exclude": "(?i)spam|(?i)junk", "folderRewrites": [], "autoMapFolders": True,
         "subscribeAll": True, "skipCrossDuplicates": False, "removeDuplicates": True,
         "sourceRetention": None, "deleteSource": False, "mirrorDeletes": False,
@@ -95,7 +102,7 @@ async def test_created_connector_has_documented_defaults(ada: GraphQLClient) -> 
         ada, protocol="POP3", security="STARTTLS", name="pop", deleteSource=True,
         customOptions=[{"name": "MIN_SIZE", "value": "1 kB"}],
         folderRewrites=[{"pattern": "^A", "replacement": "B"}], targetFolder="Far",
-        authMechanism="xoauth2", targetDomain="BÜCHER.example",
+        authMechanism="XOAUTH2", targetDomain="BÜCHER.example",
         oauth={"tokenUrl": "https://example.net/token", "clientId": "us", "clientSecret": "hush"},
     )  # fmt: skip
     assert (connector["port"], connector["sourceRetention"], connector["deleteSource"]) == (
@@ -134,21 +141,20 @@ async def test_secrets_are_encrypted_and_never_returned(ada: GraphQLClient) -> N
         ({"host": "db.internal"}, ["host"], "private"),
         ({"port": 0}, ["port"], "range"),
         ({"port": 65536}, ["port"], "range"),
-        ({"security": "PLAIN"}, ["security"], "security"),
+        ({"security": "NONE"}, ["security"], "security"),
         ({"username": ""}, ["username"], "length"),
         ({"username": "a\r\nb"}, ["username"], "length"),
         ({"password": ""}, ["password"], "length"),
         ({"password": "a\nb"}, ["password"], "length"),
         ({"password": "x" * 9000}, ["password"], "length"),
-        ({"authMechanism": "GSSAPI"}, ["authMechanism"], "unknown"),
-        ({"authMechanism": "CRAM-MD5", "protocol": "POP3"}, ["authMechanism"], "unsupported"),
+        ({"authMechanism": "CRAM_MD5", "protocol": "POP3"}, ["authMechanism"], "unsupported"),
         ({"protocol": "ARCHIVE"}, ["protocol"], "unsupported"),
         ({"protocol": "USER"}, ["protocol"], "unsupported"),
         ({"interval": "PT4M"}, ["interval"], "range"),
         ({"interval": "P31D"}, ["interval"], "range"),
         ({"interval": "-PT1H"}, ["interval"], None),
         ({"maxAge": "PT1S"}, ["maxAge"], "range"),
-        ({"maxBytesPerSecond": -1}, ["maxBytesPerSecond"], None),
+        ({"maxBytesPerSecond": 0}, ["maxBytesPerSecond"], "min"),
         ({"remoteTimeout": "PT2H"}, ["remoteTimeout"], "range"),
         ({"localTimeout": "PT0S"}, ["localTimeout"], "range"),
         ({"exclude": "(a"}, ["exclude"], "pattern"),
@@ -161,8 +167,8 @@ async def test_secrets_are_encrypted_and_never_returned(ada: GraphQLClient) -> N
         ({"customOptions": [{"name": "MIN_AGE", "value": "x"}]}, ["customOptions", "0"], "value"),
         ({"customOptions": [{"name": "MAX_SIZE"}]}, ["customOptions", "0"], "value"),
         ({"customOptions": [{"name": "INCLUDE", "value": "("}]}, ["customOptions", "0"], "pattern"),
-        ({"customOptions": [{"name": "DRY", "value": "no"}]}, ["customOptions", "0"], "value"),
-        ({"customOptions": [{"name": "DRY"}] * 2}, ["customOptions", "1"], "unique"),
+        ({"customOptions": [{"name": "DRY_RUN", "value": "no"}]}, ["customOptions", "0"], "value"),
+        ({"customOptions": [{"name": "DRY_RUN"}] * 2}, ["customOptions", "1"], "unique"),
         ({"customOptions": [{"name": "IDLE"}], "protocol": "POP3"}, None, "unsupported"),
         ({"mirrorDeletes": True, "protocol": "POP3"}, ["mirrorDeletes"], "unsupported"),
         ({"mirrorDeletes": True, "deleteSource": True}, ["mirrorDeletes"], "exclusive"),
@@ -199,30 +205,42 @@ async def test_update_keeps_fields_that_are_not_given(ada: GraphQLClient) -> Non
     first = await create_connector(ada, interval="PT10M", targetFolder="Far", maxAge="P1D")
     second = await create_connector(ada, name="second")
     ids = [first["id"], second["id"]]
-    payload = await run_mutation(ada, UPDATE, ids=ids, set={"active": False, "maxAge": None})
+    payload = await run_mutation(
+        ada, UPDATE, connectors=object_refs(*ids), set={"active": False, "maxAge": None}
+    )
     assert payload["errors"] == []
     assert payload["connectors"] == [
         {**first, "active": False, "maxAge": None, "nextRunAt": None},
         {**second, "active": False},
     ]
-    (connector,) = (await run_mutation(ada, UPDATE, ids=ids[:1], set={"active": True}))[
-        "connectors"
-    ]
+    (connector,) = (
+        await run_mutation(ada, UPDATE, connectors=object_refs(*ids[:1]), set={"active": True})
+    )["connectors"]
     assert connector["nextRunAt"]
-    (connector,) = (await run_mutation(ada, UPDATE, ids=ids[:1], set={"security": "STARTTLS"}))[
-        "connectors"
-    ]
+    (connector,) = (
+        await run_mutation(
+            ada, UPDATE, connectors=object_refs(*ids[:1]), set={"security": "STARTTLS"}
+        )
+    )["connectors"]
     assert connector["port"] == 143
     for arguments in ({"host": "other.example.net"}, {"user": {"username": "bob"}}):
         await assert_password_required(ada, ids[0], arguments)
     payload = await run_mutation(
-        ada, UPDATE, ids=ids[:1], set={"host": "other.example.net", "password": "another"}
+        ada,
+        UPDATE,
+        connectors=object_refs(*ids[:1]),
+        set={"host": "other.example.net", "password": "another"},
     )
     assert payload["errors"] == []
     payload = await run_mutation(
-        ada, UPDATE, ids=[*ids, global_ids.encode("Connector", 5)], set={"name": "x"}
+        ada,
+        UPDATE,
+        connectors=object_refs(*ids, global_ids.encode("Connector", 5)),
+        set={"name": "x"},
     )
-    assert [(error["code"], item_index(error)) for error in payload["errors"]] == [("NOT_FOUND", 2)]
+    assert [(error["code"], error["path"]) for error in payload["errors"]] == [
+        ("NOT_FOUND", ["connectors", "2"])
+    ]
     names = {node["name"] for node in (await ada(LIST))["connectors"]["nodes"]}
     assert "x" not in names
 
@@ -230,7 +248,9 @@ async def test_update_keeps_fields_that_are_not_given(ada: GraphQLClient) -> Non
 async def assert_password_required(
     ada: GraphQLClient, connector_id: str, changes: dict[str, Any]
 ) -> None:
-    errors = (await run_mutation(ada, UPDATE, ids=[connector_id], set=changes))["errors"]
+    errors = (await run_mutation(ada, UPDATE, connectors=object_refs(connector_id), set=changes))[
+        "errors"
+    ]
     assert [error["code"] for error in errors] in (["VALIDATION"], ["NOT_FOUND"])
     if "host" in changes:
         assert (errors[0]["path"], errors[0]["constraint"]) == (["set", "password"], "required")
@@ -255,40 +275,52 @@ async def test_run_is_queued_once_and_reported_by_subscription(
         ada,
         host="127.0.0.1",
         port=dovecot_account.ports["imap"],
-        security="PLAIN",
+        security="NONE",
         username=dovecot_account.user,
         password=PASSWORD,
         active=False,
     )
-    first = (await run_mutation(ada, RUN, ids=[connector["id"]]))["runs"][0]
-    repeated = (await run_mutation(ada, RUN, ids=[connector["id"]], trial=True))["runs"][0]
+    first = (await run_mutation(ada, START, connectors=object_refs(connector["id"])))[
+        "connectorRuns"
+    ][0]
+    repeated = (
+        await run_mutation(ada, START, connectors=object_refs(connector["id"]), dryRun=True)
+    )["connectorRuns"][0]
     assert first == repeated
-    assert first["unit"].startswith("connector-run-")
-    document = 'subscription { connectorRun(id: "%s") { state stage seen imported log } }'
+    assert first["correlationId"].startswith("connector-run-")
+    document = """subscription { connectorRunProgress(connectorRun: {id: "%s"}) {
+      state stage seenCount importedCount log } }"""
     stream: AsyncGenerator[Any] = subscription_results(ada, document % first["id"])
-    all_runs = subscription_results(ada, "subscription { connectorRun { id state imported } }")
+    all_runs = subscription_results(
+        ada, "subscription { connectorRunProgress { id state importedCount } }"
+    )
     next_run = asyncio.ensure_future(anext(all_runs))
-    states = [(await anext(stream)).data["connectorRun"]]
+    states = [(await anext(stream)).data["connectorRunProgress"]]
     work_task = asyncio.ensure_future(run_due_connectors(ada))
     async with asyncio.timeout(20):
-        states += [result.data["connectorRun"] async for result in stream]
+        states += [result.data["connectorRunProgress"] async for result in stream]
         await work_task
-        event = (await next_run).data["connectorRun"]
+        event = (await next_run).data["connectorRunProgress"]
     await all_runs.aclose()
     assert event["id"] == first["id"]
     assert [states[0]["state"], states[-1]["state"]] == ["QUEUED", "SUCCEEDED"]
     assert "RUNNING" in {state["state"] for state in states}
-    assert (states[-1]["seen"], states[-1]["imported"]) == (1, 1)
+    assert (states[-1]["seenCount"], states[-1]["importedCount"]) == (1, 1)
     (node,) = (
         await ada("""{ connectors { nodes { running lastSuccessAt lastLog runs { totalCount nodes {
       state connector { name } startedAt finishedAt } } } } }""")
     )["connectors"]["nodes"]
     assert (node["running"], node["runs"]["totalCount"]) == (False, 1)
     assert "1 seen, 1 brought" in node["lastLog"]
-    trial = (await run_mutation(ada, RUN, ids=[connector["id"]], trial=True))["runs"][0]
-    assert trial["trial"]
-    cancelled = await run_mutation(ada, BY_IDS % ("RunCancel", "runs { state }"), ids=[trial["id"]])
-    assert cancelled == {"runs": [{"state": "CANCELLED"}], "errors": []}
+    dry_run = (
+        await run_mutation(ada, START, connectors=object_refs(connector["id"]), dryRun=True)
+    )["connectorRuns"][0]
+    assert dry_run["dryRun"]
+    cancelled = await run_mutation(ada, CANCEL, connectorRuns=object_refs(dry_run["id"]))
+    assert cancelled == {
+        "connectorRuns": [{"id": dry_run["id"], "state": "CANCELLED"}],
+        "errors": [],
+    }
     await run_due_connectors(ada)
     result = await ada("{ connectors { nodes { runs { totalCount } nextRunAt } } }")
     assert result["connectors"]["nodes"] == [{"runs": {"totalCount": 2}, "nextRunAt": None}]
@@ -299,7 +331,7 @@ async def test_check_reports_the_reached_stages(
 ) -> None:
     check_input = {
         "protocol": "IMAP",
-        "security": "PLAIN",
+        "security": "NONE",
         "host": "127.0.0.1",
         "port": dovecot_account.ports["imap"],
         "username": dovecot_account.user,
@@ -333,30 +365,37 @@ async def test_other_users_cannot_read_or_change_connectors(
     ada: GraphQLClient, bob: GraphQLClient, root: GraphQLClient
 ) -> None:
     connector_id = (await create_connector(ada, name="hers"))["id"]
-    run_id = (await run_mutation(ada, RUN, ids=[connector_id]))["runs"][0]["id"]
+    run_id = (await run_mutation(ada, START, connectors=object_refs(connector_id)))[
+        "connectorRuns"
+    ][0]["id"]
     admin_without_permission = await user_operations.make_admin_of_domain(root, name="bare")
     for client in (bob, admin_without_permission):
         assert (await client(LIST))["connectors"]["nodes"] == []
         assert await client("query ($id: ID!) { node(id: $id) { id } }", id=connector_id) == {
             "node": None
         }
-        run_query = "query ($id: ID!) { connectorRun(id: $id) { id } }"
+        run_query = "query ($id: ID!) { connectorRun(by: {id: $id}) { id } }"
         assert await client(run_query, id=run_id) == {"connectorRun": None}
-        for document, ids in (
-            (BY_IDS % ("Delete", "deletedIds"), [connector_id]),
-            (BY_IDS % ("RunCancel", "runs { id }"), [run_id]),
-            (RUN, [connector_id]),
-            (UPDATE, [connector_id]),
-        ):
-            extra = {"set": {"name": "mine"}} if document == UPDATE else {}
-            errors = (await run_mutation(client, document, ids=ids, **extra))["errors"]
-            assert [error["code"] for error in errors] == ["NOT_FOUND"]
+        connector_refs = object_refs(connector_id)
+        calls: list[tuple[str, dict[str, Any]]] = [
+            (DELETE, {"connectors": connector_refs}),
+            (CANCEL, {"connectorRuns": object_refs(run_id)}),
+            (START, {"connectors": connector_refs}),
+            (UPDATE, {"connectors": connector_refs, "set": {"name": "mine"}}),
+        ]
+        for document, arguments in calls:
+            errors = (await run_mutation(client, document, **arguments))["errors"]
+            list_field = "connectorRuns" if document == CANCEL else "connectors"
+            assert [(error["code"], error["path"]) for error in errors] == [
+                ("NOT_FOUND", [list_field, "0"])
+            ]
         errors = (await run_mutation(client, CREATE, **CONNECTOR_INPUT, user={"username": "ada"}))[
             "errors"
         ]
         assert errors[0]["code"] in ("NOT_FOUND", "FORBIDDEN")
         async with asyncio.timeout(5):
-            subscription = f'subscription {{ connectorRun(id: "{run_id}") {{ id }} }}'
+            run_argument = f'connectorRun: {{id: "{run_id}"}}'
+            subscription = f"subscription {{ connectorRunProgress({run_argument}) {{ id }} }}"
             results = [result async for result in subscription_results(client, subscription)]
         assert "NOT_FOUND" in str(results[0].errors[0].extensions)
     assert (await ada(LIST))["connectors"]["nodes"] == [{"name": "hers"}]
@@ -365,7 +404,9 @@ async def test_other_users_cannot_read_or_change_connectors(
     arguments = {"users": {"usernames": ["ada"]}}
     assert (await root(LIST, filter=arguments or None))["connectors"]["nodes"] == [{"name": "hers"}]
     assert (await root(LIST, filter={"failing": True}))["connectors"]["nodes"] == []
-    payload = await run_mutation(domain_admin, UPDATE, ids=[connector_id], set={"name": "theirs"})
+    payload = await run_mutation(
+        domain_admin, UPDATE, connectors=object_refs(connector_id), set={"name": "theirs"}
+    )
     assert payload["connectors"][0]["name"] == "theirs"
 
 
@@ -384,7 +425,7 @@ async def test_list_needs_a_constant_number_of_statements(
         client = await make_client(root.environment, http, f"n{number}")
         for name in "ab":
             connector = await create_connector(client, name=name)
-            await run_mutation(client, RUN, ids=[connector["id"]])
+            await run_mutation(client, START, connectors=object_refs(connector["id"]))
         if number == 0:
             await cost()
             expected = await cost()

@@ -152,9 +152,9 @@ def connector_fields(
         "protocol": remote_server.protocol,
         "host": "127.0.0.1",
         "port": remote_server.port,
-        "security": ConnectorSecurity.PLAIN,
+        "security": ConnectorSecurity.NONE,
         "username": "ada",
-        "mechanism": mechanism,
+        "auth_mechanism": mechanism,
         "remote_timeout": timedelta(seconds=8),
         "oauth": {
             "token_url": f"http://127.0.0.1:{token_server.port}/token?x=1",
@@ -227,7 +227,7 @@ async def test_access_token_is_stored_until_shortly_before_expiry(
         await create_connector(ada, remote_server, token_server, mechanism),
     )
     run = await run_connector(environment, connector_id)
-    assert (run.state, run.imported) == (TaskState.SUCCEEDED, 1), run.log
+    assert (run.state, run.imported_count) == (TaskState.SUCCEEDED, 1), run.log
     assert await load_subjects_by_mailbox(environment) == {"INBOX": ["One"]}
     assert form_fields(token_server.requests[0]) == {
         "grant_type": "refresh_token", "refresh_token": REFRESH_TOKEN, "client_id": "merganser",

@@ -63,13 +63,13 @@ async def test_killed_run_continues_at_its_checkpoint(
         await kill_again(ada.environment, connector_id)
         first_run = await load_newest_run(ada.environment, connector_id)
         assert first_run.state is TaskState.RUNNING
-        assert 0 < first_run.imported < MESSAGE_COUNT
+        assert 0 < first_run.imported_count < MESSAGE_COUNT
         await deregister_as_dead(ada.environment)
         run = await run_connector(ada.environment, connector_id)
     assert (run.id, run.state) == (first_run.id, TaskState.SUCCEEDED), run.log
     assert sorted((await load_subjects_by_mailbox(ada.environment))["INBOX"]) == sorted(names)
     assert dovecot_account.count_messages() == (MESSAGE_COUNT if source_retention is None else 0)
-    assert (await rerun_connector(ada.environment, connector_id)).imported == 0
+    assert (await rerun_connector(ada.environment, connector_id)).imported_count == 0
 
 
 async def kill_again(environment: Environment, connector_id: int) -> None:
@@ -98,7 +98,7 @@ async def test_run_with_a_lost_lease_stores_nothing_more(
     assert 0 < before < MESSAGE_COUNT
     await ada.environment.run_transaction(leases.free_orphaned_leases)
     run = await run_connector(ada.environment, connector_id)
-    assert (run.state, run.imported) == (TaskState.SUCCEEDED, MESSAGE_COUNT)
+    assert (run.state, run.imported_count) == (TaskState.SUCCEEDED, MESSAGE_COUNT)
     assert len((await load_subjects_by_mailbox(ada.environment))["INBOX"]) == MESSAGE_COUNT
 
 
@@ -120,7 +120,7 @@ async def test_restarted_server_continues_its_runs_at_once(
     finally:
         worker_task.cancel()
         await asyncio.gather(worker_task, return_exceptions=True)
-    assert (await load_newest_run(ada.environment, connector_id)).imported == 1
+    assert (await load_newest_run(ada.environment, connector_id)).imported_count == 1
 
 
 async def test_running_connector_can_be_cancelled(
@@ -145,7 +145,7 @@ async def test_running_connector_can_be_cancelled(
     run = await run_connector(ada.environment, connector_id)
     await cancel_tasks[0]
     assert (run.state, run.error) == (TaskState.CANCELLED, None), run.log
-    assert 0 < run.imported < LONG_MESSAGE_COUNT
+    assert 0 < run.imported_count < LONG_MESSAGE_COUNT
     row = await load_connector_row(ada.environment, connector_id)
     assert (row.run_id, row.failures) == (None, 0)
     run = await rerun_connector(ada.environment, connector_id)
@@ -166,7 +166,7 @@ async def test_idle_fetches_new_messages_at_once(
     await wait_until(
         lambda: not worker.run_count_by_host
     )  # it listens and occupies no slot of the host
-    assert (await load_newest_run(ada.environment, connector_id)).stage == "LISTEN"
+    assert (await load_newest_run(ada.environment, connector_id)).stage == "IDLE"
     dovecot_account.save_message(raw_message("Two"))
     await wait_until(lambda: False, lambda: is_in_inbox(ada.environment, "Two"))
     run = await load_newest_run(ada.environment, connector_id)
@@ -245,7 +245,7 @@ async def test_connector_of_disabled_user_does_not_run(
         await connector_worker.start_due_runs(worker)
         await asyncio.gather(*worker.running)
         assert bool(await load_subjects_by_mailbox(ada.environment)) is active
-    assert (await load_newest_run(ada.environment, connector_id)).imported == 1
+    assert (await load_newest_run(ada.environment, connector_id)).imported_count == 1
 
 
 async def load_log_lines(environment: Environment, connector_id: int) -> list[str]:

@@ -113,7 +113,11 @@ async def test_fetched_spam_is_stored_in_junk(
     connector_id = await add_connector(ada, dovecot_account, **RETENTION)
     rspamd_server.response = rspamd_reply(10.0)
     run = await run_connector(ada.environment, connector_id)
-    assert (run.state, run.imported, run.deleted_remote) == (TaskState.SUCCEEDED, 1, 1), run.log
+    assert (run.state, run.imported_count, run.deleted_remote_count) == (
+        TaskState.SUCCEEDED,
+        1,
+        1,
+    ), run.log
     rspamd_server.response = rspamd_reply(3.0)
     dovecot_account.save_message(raw_message("Letter"))
     await rerun_connector(ada.environment, connector_id)
@@ -134,9 +138,13 @@ async def test_rejected_message_stays_remote_and_is_not_fetched_again(
     connector_id = await add_connector(ada, dovecot_account, protocol=protocol, **RETENTION)
     for skipped in (1, 0):
         run = await rerun_connector(ada.environment, connector_id)
-        assert (run.state, run.imported, run.skipped) == (TaskState.SUCCEEDED, 0, skipped)
+        assert (run.state, run.imported_count, run.skipped_count) == (
+            TaskState.SUCCEEDED,
+            0,
+            skipped,
+        )
         assert (
-            run.deleted_remote,
+            run.deleted_remote_count,
             dovecot_account.count_messages(),
             len(rspamd_server.requests),
         ) == (0, 1, 1)
@@ -196,7 +204,7 @@ async def test_scanners_run_if_the_connector_enables_them(
         ada, dovecot_account, spam_check=checks[0], virus_check=checks[1]
     )
     run = await run_connector(ada.environment, connector_id)
-    assert (run.state, run.imported) == (TaskState.SUCCEEDED, 1), run.log
+    assert (run.state, run.imported_count) == (TaskState.SUCCEEDED, 1), run.log
     assert (len(rspamd_server.requests), clamd_server.request_count) == checks
     assert await message_special_use(ada, "Offer") is (JUNK if checks[0] else INBOX)
 
@@ -211,7 +219,7 @@ async def test_messages_of_other_folders_are_not_scanned_or_filtered(
     run = await run_connector(
         ada.environment, await add_connector(ada, dovecot_account, apply_filters=True)
     )
-    assert (run.imported, run.skipped) == (1, 1)
+    assert (run.imported_count, run.skipped_count) == (1, 1)
     assert (await load_subjects_by_mailbox(ada.environment), len(rspamd_server.requests)) == (
         {"Work": ["Work"]},
         1,
@@ -237,13 +245,13 @@ async def test_unavailable_scanner_defers_or_accepts(
     connector_id = await add_connector(ada, dovecot_account, **RETENTION)
     run = await run_connector(ada.environment, connector_id)
     if policy == "accept":
-        assert (run.state, run.imported, dovecot_account.count_messages()) == (
+        assert (run.state, run.imported_count, dovecot_account.count_messages()) == (
             TaskState.SUCCEEDED,
             2,
             0,
         ), run.log
         return
-    assert (run.state, run.stage, run.imported) == (TaskState.FAILED, "STORE", 0)
+    assert (run.state, run.stage, run.imported_count) == (TaskState.FAILED, "STORE", 0)
     assert "scanner" in run.error
     assert (await load_subjects_by_mailbox(ada.environment), dovecot_account.count_messages()) == (
         {},
@@ -252,7 +260,7 @@ async def test_unavailable_scanner_defers_or_accepts(
     clamd_server.answer = b"stream: OK\0"
     clock.tick(minutes=1)
     run = await rerun_connector(ada.environment, connector_id)
-    assert (run.state, run.imported, dovecot_account.count_messages()) == (
+    assert (run.state, run.imported_count, dovecot_account.count_messages()) == (
         TaskState.SUCCEEDED,
         2,
         0,
@@ -283,7 +291,12 @@ async def test_stored_messages_are_not_fetched_again_after_a_failure(
         dovecot_account.save_message(raw_message(f"Nr {number}"))
     connector_id = await add_connector(ada, dovecot_account, remove_duplicates=False, **RETENTION)
     run = await run_connector(ada.environment, connector_id)
-    assert (run.state, run.stage, run.imported, run.skipped) == (TaskState.FAILED, "STORE", 2, 1)
+    assert (run.state, run.stage, run.imported_count, run.skipped_count) == (
+        TaskState.FAILED,
+        "STORE",
+        2,
+        1,
+    )
     assert (
         dovecot_account.count_messages(),
         sorted((await load_subjects_by_mailbox(ada.environment))["INBOX"]),
@@ -294,7 +307,7 @@ async def test_stored_messages_are_not_fetched_again_after_a_failure(
     is_failing[0] = False
     clock.tick(days=2)  # the delivery receipts have expired
     run = await rerun_connector(ada.environment, connector_id)
-    assert (run.state, run.imported, dovecot_account.count_messages()) == (
+    assert (run.state, run.imported_count, dovecot_account.count_messages()) == (
         TaskState.SUCCEEDED,
         1,
         1,
@@ -340,7 +353,7 @@ async def test_filters_apply_if_enabled(
     run = await run_connector(
         ada.environment, await add_connector(ada, dovecot_account, apply_filters=apply_filters)
     )
-    assert (run.state, run.imported) == (TaskState.SUCCEEDED, 3), run.log
+    assert (run.state, run.imported_count) == (TaskState.SUCCEEDED, 3), run.log
     stored_message = await load_message_row(ada.environment, "One")
     message_state = (stored_message.flagged, stored_message.seen, stored_message.keywords)
     assert message_state == ((True, True, ["work"]) if apply_filters else (False, False, []))
@@ -376,7 +389,11 @@ async def test_sieve_script_applies_to_fetched_messages(
     dovecot_account.save_message(raw_message("One"))
     connector_id = await add_connector(ada, dovecot_account, apply_filters=True, **RETENTION)
     run = await run_connector(ada.environment, connector_id)
-    assert (run.state, run.imported, run.skipped) == (TaskState.SUCCEEDED, 1 - skipped, skipped)
+    assert (run.state, run.imported_count, run.skipped_count) == (
+        TaskState.SUCCEEDED,
+        1 - skipped,
+        skipped,
+    )
     assert (await load_subjects_by_mailbox(ada.environment), dovecot_account.count_messages()) == (
         expected,
         skipped,
@@ -386,7 +403,7 @@ async def test_sieve_script_applies_to_fetched_messages(
         assert (stored_message.flagged, stored_message.keywords) == (True, ["mine"])
     assert await load_submission_ids(ada.environment) == []
     run = await rerun_connector(ada.environment, connector_id, apply_filters=False)
-    assert (run.imported, run.skipped) == (0, 0)
+    assert (run.imported_count, run.skipped_count) == (0, 0)
 
 
 async def test_sieve_script_is_ignored_if_filters_are_disabled(
@@ -415,7 +432,7 @@ async def test_fetched_messages_get_no_automatic_reply(
     run = await run_connector(
         ada.environment, await add_connector(ada, dovecot_account, apply_filters=True)
     )
-    assert (run.imported, await load_subjects_by_mailbox(ada.environment)) == (
+    assert (run.imported_count, await load_subjects_by_mailbox(ada.environment)) == (
         1,
         {"INBOX": ["One"]},
     ), run.log
@@ -483,11 +500,11 @@ async def test_known_message_is_skipped_by_its_content(
     await create_filter(ada)
     dovecot_account.save_message(raw_message("One"))
     first_id = await add_connector(ada, dovecot_account, apply_filters=True)
-    assert (await run_connector(ada.environment, first_id)).imported == 1
+    assert (await run_connector(ada.environment, first_id)).imported_count == 1
     for apply_filters in (True, False):
         other_id = await add_connector(ada, dovecot_account, apply_filters=apply_filters)
         run = await run_connector(ada.environment, other_id)
-        assert (run.imported, run.skipped) == (0, 1)
+        assert (run.imported_count, run.skipped_count) == (0, 1)
 
 
 @pytest.mark.parametrize("has_script", [True, False])
@@ -507,7 +524,7 @@ async def test_recent_messages_are_reported_as_received_after_the_first_run(
     dovecot_account.save_with_date(raw_message("Old"), now - timedelta(days=2))
     dovecot_account.save_with_date(raw_message("Read"), now - timedelta(hours=1), "S")
     run = await rerun_connector(ada.environment, connector_id)
-    assert run.imported == 3, run.log
+    assert run.imported_count == 3, run.log
     assert await load_received_subjects(ada) == ["New"] * (
         1 + has_script
     )  # one event for each copy
@@ -548,7 +565,7 @@ async def test_fetched_message_is_encrypted_if_the_account_encrypts(
     dovecot_account.save_message(raw_message("Two"), "Work")
     checks = dict.fromkeys(("spam_check", "virus_check"), are_checks_enabled)
     run = await run_connector(ada.environment, await add_connector(ada, dovecot_account, **checks))
-    assert (run.state, run.imported) == (TaskState.SUCCEEDED, 2), run.log
+    assert (run.state, run.imported_count) == (TaskState.SUCCEEDED, 2), run.log
     document = (
         '{ viewer { user { mailbox(by: {path: "INBOX"}) { messages { nodes { rawSource } } } } } }'
     )
@@ -595,7 +612,7 @@ async def test_flags_of_messages_before_a_crash_are_synchronized(
     connector_id = await add_connector(ada, dovecot_account, apply_filters=True)
     await run_connectors_until_killed(ada.environment, 1, "sifted")
     await deregister_as_dead(ada.environment)
-    assert (await run_connector(ada.environment, connector_id)).imported == 2
+    assert (await run_connector(ada.environment, connector_id)).imported_count == 2
     dovecot_account.run_doveadm("flags add", "\\Flagged", "mailbox", "INBOX", "all")
     await rerun_connector(ada.environment, connector_id)
     assert [(await load_message_row(ada.environment, name)).flagged for name in ("One", "Two")] == [
@@ -615,12 +632,12 @@ async def test_full_account_stores_what_fits_and_the_rest_later(
         ada, dovecot_account, apply_filters=True, remove_duplicates=False
     )
     run = await run_connector(ada.environment, connector_id)
-    assert (run.state, run.stage, run.imported) == (TaskState.FAILED, "STORE", 3), run.log
+    assert (run.state, run.stage, run.imported_count) == (TaskState.FAILED, "STORE", 3), run.log
     assert len(await load_fetched_subjects(ada)) == 3
     await set_quota(ada, 1 << 30)
     clock.tick(days=2)  # the delivery receipts have expired
     run = await rerun_connector(ada.environment, connector_id)
-    assert (run.state, run.imported) == (TaskState.SUCCEEDED, 2), run.log
+    assert (run.state, run.imported_count) == (TaskState.SUCCEEDED, 2), run.log
     assert await load_fetched_subjects(ada) == [f"Nr {number}" for number in range(5)]
 
 

@@ -67,7 +67,7 @@ async def test_mbox_import_skips_known_messages(
         None,
     ), import_run["log"]
     assert message_counts(import_run) == (2, 2, 0)
-    assert int(import_run["bytes"]) == len(raw_message("One")) + len(raw_message("Two"))
+    assert int(import_run["size"]) == len(raw_message("One")) + len(raw_message("Two"))
     assert await load_subjects_by_mailbox(ada) == {"INBOX": ["One", "Two"]}
     assert (
         await select_rows(environment, statement_text)
@@ -105,7 +105,9 @@ async def test_unreadable_file_is_logged_with_its_name(ada: GraphQLClient) -> No
     })  # fmt: skip
     import_run = await import_archive(ada, content)
     assert import_run["state"] == "SUCCEEDED"
-    assert int(import_run["imported"]) + int(import_run["skipped"]) == int(import_run["seen"])
+    assert int(import_run["importedCount"]) + int(import_run["skippedCount"]) == int(
+        import_run["seenCount"]
+    )
     subjects_by_path = await load_subjects_by_mailbox(ada)
     # the parent folder was created first
     assert (subjects_by_path["Deep/er"], subjects_by_path["Deep"]) == (["A"], ["B"])
@@ -190,7 +192,7 @@ async def test_run_of_a_dead_worker_continues_at_its_checkpoint(
         arguments = {"users": {"usernames": ["ada"]}}
         payload = await start_import(admin_client, {"user": {"username": "over"}}, **arguments)
         run_id, expected = (
-            payload["run"]["id"],
+            payload["connectorRuns"][0]["id"],
             (await load_subjects_by_mailbox(admin_client))["INBOX"],
         )
     else:
@@ -202,7 +204,7 @@ async def test_run_of_a_dead_worker_continues_at_its_checkpoint(
     await crash_worker(ada.environment, step_count)
     await run_due_imports(ada.environment)
     import_run = await load_run(ada, run_id)
-    assert (import_run["state"], int(import_run["seen"])) == (
+    assert (import_run["state"], int(import_run["seenCount"])) == (
         "RUNNING",
         4 * step_count if step_count < 3 else len(expected),
     )
@@ -303,7 +305,7 @@ async def test_full_account_imports_what_fits_and_fails(
     import_run = await import_archive(ada, ten_message_mbox(1000))
     assert (import_run["state"], import_run["stage"]) == ("FAILED", "STORE")
     assert import_run["error"].startswith("the account is full")
-    stored = int(import_run["imported"])
+    stored = int(import_run["importedCount"])
     assert (await load_subjects_by_mailbox(ada))["INBOX"] == TEN_SUBJECTS[:stored]
     assert 3 <= stored <= 6
     await set_quota(100_000)

@@ -122,11 +122,11 @@ async def test_import_for_other_users_needs_rights_over_them(
         assert [error["code"] for error in payload["errors"]] == ([code] if code else []), (
             client.user
         )
-        assert len(payload["runs"]) == (not code)
+        assert len(payload["connectorRuns"]) == (not code)
     (bobs_run_id,) = await start_import_runs(bob, content)
     assert await load_run(ada, bobs_run_id) is None
     payload = await run_mutation_on_id(ada, "connectorRunCancel", bobs_run_id)
-    assert error_codes_and_paths(payload) == [("NOT_FOUND", ["ids", "0"])]
+    assert error_codes_and_paths(payload) == [("NOT_FOUND", ["connectorRuns", "0"])]
     assert (await load_run(bob, bobs_run_id))["state"] == "QUEUED"
     adas_source = {"upload": await upload_content(ada, content)}
     payload = await start_import(bob, adas_source)
@@ -154,9 +154,9 @@ async def test_import_of_another_account_keeps_all_facts(
     payload = await start_import(root, {"user": {"username": "ada"}}, **arguments)
     assert payload["errors"] == []
     await run_due_imports(root.environment)
-    import_run = await load_run(bob, payload["run"]["id"])
+    import_run = await load_run(bob, payload["connectorRuns"][0]["id"])
     subjects_by_path = await load_subjects_by_mailbox(ada)
-    assert (import_run["state"], int(import_run["imported"])) == (
+    assert (import_run["state"], int(import_run["importedCount"])) == (
         "SUCCEEDED",
         sum(map(len, subjects_by_path.values())),
     )
@@ -176,8 +176,8 @@ async def test_import_of_another_account_keeps_all_facts(
     assert ("read mail",) in events
     repeated = await start_import(root, {"user": {"username": "ada"}}, **arguments)
     await run_due_imports(root.environment)
-    assert message_counts(await load_run(bob, repeated["run"]["id"])) == (
-        int(import_run["seen"]), 0, int(import_run["seen"])
+    assert message_counts(await load_run(bob, repeated["connectorRuns"][0]["id"])) == (
+        int(import_run["seenCount"]), 0, int(import_run["seenCount"])
     )  # fmt: skip
 
 
@@ -229,11 +229,11 @@ async def test_path_source_needs_root_and_the_import_folder(
         assert error_codes_and_paths(payload) == [("NOT_FOUND", ["source", "path"])], path
     payload = await start_import(root, source, **users)
     await run_due_imports(ada.environment)
-    assert message_counts(await load_run(ada, payload["run"]["id"])) == (10, 10, 0)
+    assert message_counts(await load_run(ada, payload["connectorRuns"][0]["id"])) == (10, 10, 0)
     payload = await start_import(root, source, **users)
     (folder / "sub" / "a.mbox").unlink()
     await run_due_imports(ada.environment)
-    assert (await load_run(ada, payload["run"]["id"]))["state"] == "FAILED"
+    assert (await load_run(ada, payload["connectorRuns"][0]["id"]))["state"] == "FAILED"
 
 
 @pytest.mark.usefixtures("small_transfer_chunks")
@@ -249,7 +249,7 @@ async def test_changed_file_fails_the_interrupted_run(
     (tmp_path / "a.mbox").write_bytes(ten_message_mbox(7))
     await deregister_as_dead(ada.environment)
     await run_due_imports(ada.environment)
-    import_run = await load_run(ada, payload["run"]["id"])
+    import_run = await load_run(ada, payload["connectorRuns"][0]["id"])
     assert (import_run["state"], message_counts(import_run)) == ("FAILED", (4, 4, 0))
     assert "changed" in import_run["error"]
 
@@ -298,14 +298,14 @@ async def test_validate_only_stores_nothing_and_repeat_runs_once(
 ) -> None:
     source = {"upload": await upload_content(ada, ten_message_mbox())}
     payload = await start_import(ada, source, options={"validateOnly": True})
-    assert (payload["errors"], len(payload["runs"])) == ([], 1)
+    assert (payload["errors"], len(payload["connectorRuns"])) == ([], 1)
     for table in ("connectors", "connector_runs", "import_archives"):
         assert await select_rows(environment, f"SELECT id FROM {table}") == []  # noqa: S608 - ours
     idempotent_options = {"options": {"idempotencyKey": "k"}}
     first = await start_import(ada, source, **idempotent_options)
     repeated = await start_import(ada, source, **idempotent_options)
     assert repeated == {**first, "replayed": True}
-    assert first["run"]["id"] == first["runs"][0]["id"]
+    assert first["connectorRuns"][0]["id"] == first["connectorRuns"][0]["id"]
     assert len(await select_rows(environment, "SELECT id FROM connectors")) == 1
     assert error_codes_and_paths(await start_import(ada, source)) == [
         ("NOT_FOUND", ["source", "upload"])
@@ -323,11 +323,11 @@ async def test_imports_are_not_listed_as_connectors(
             "nodes": [], "totalCount": 0
         }  # fmt: skip
     ((connector_id,),) = await select_rows(ada.environment, "SELECT id FROM connectors")
-    for mutation in ("connectorRun", "connectorDelete"):
+    for mutation in ("connectorStart", "connectorDelete"):
         payload = await run_mutation_on_id(
             ada, mutation, global_ids.encode("Connector", connector_id)
         )
-        assert error_codes_and_paths(payload) == [("NOT_FOUND", ["ids", "0"])]
+        assert error_codes_and_paths(payload) == [("NOT_FOUND", ["connectors", "0"])]
 
 
 async def test_number_of_waiting_imports_is_limited(ada: GraphQLClient) -> None:
@@ -350,7 +350,7 @@ async def test_import_for_many_users_needs_a_constant_number_of_statements(
         source = {"upload": await upload_content(admin_client, ten_message_mbox())}
         del statements[:]
         payload = await start_import(admin_client, source, users={"patterns": [f"u{user_count}x*"]})
-        assert len(payload["runs"]) == user_count
+        assert len(payload["connectorRuns"]) == user_count
         statement_counts.append(
             len([statement for statement in statements if "api_keys" not in statement])
         )

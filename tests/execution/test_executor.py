@@ -402,7 +402,7 @@ async def create_object_of_every_type(ada: GraphQLClient, root: GraphQLClient) -
     await (await SAMPLE_CALLS["pushChannelSet"](ada, root))(ada)
     await SAMPLE_CALLS["quarantineRelease"](ada, root)  # only prepares the item
     await SAMPLE_CALLS["queueHold"](ada, root)
-    await (await SAMPLE_CALLS["connectorRun"](ada, root))(ada)
+    await (await SAMPLE_CALLS["connectorStart"](ada, root))(ada)
     while await index_worker.index_next_batch(ada.environment):
         pass
 

@@ -127,7 +127,7 @@ async def test_list_reads_only_requested_columns(
     if name == "User.sieveScripts":
         await (await SAMPLE_CALLS["sieveScriptSet"](ada, root))(ada)
     if "onnector" in name:
-        await (await SAMPLE_CALLS["connectorRun"](ada, root))(ada)
+        await (await SAMPLE_CALLS["connectorStart"](ada, root))(ada)
     if "ebhook" in name:
         await (await SAMPLE_CALLS["webhookTest"](ada, root))(root)
     document, table, large_column = CONNECTIONS[name]

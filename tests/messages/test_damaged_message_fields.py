@@ -64,7 +64,7 @@ REQUIRED_ARGUMENTS = {
     "binaryPart": 'section: "2"',
 }
 MESSAGE_CONTENT_FIELDS = {
-    "html", "remoteImageCount", "hasComplexHtml", "text", "headers", "rawHeader",
+    "html", "bodyParts", "remoteImageCount", "hasComplexHtml", "text", "headers", "rawHeader",
     "header", "body", "bodyPart", "binaryPart", "rawSource", "calendarEvents", "virtualSize",
     "envelopeImap", "bodyImap", "bodyStructureImap",
 }  # fmt: skip

@@ -109,7 +109,8 @@ from { name address } sender { name address } replyTo { name address } to { name
 cc { name address } bcc { name address } envelope { from rcpt { formatted } }
 mailingList { listId unsubscribe unsubscribeUrl unsubscribeOneClick }
 attachments { filename contentType contentId size disposition transferEncoding }
-spamReport { score requiredScore action } verification { spf dkim dmarc arc authenticationResults }
+spamReport { score requiredScore action } authentication { spf { domain reason }
+dkim { domain selector reason } dmarc { reason } arc { reason } header }
 headers { key value raw } rawHeader envelopeImap bodyStructureImap text html
 thread { subject lastReceivedAt participants { name address } messages(first: 5) { totalCount } }
 mimeStructure { contentType { value } filename contentId parts { filename } }"""

@@ -41,7 +41,7 @@ def html_page(text: str) -> str:
 
 async def load_bodies(client: GraphQLClient, message_id: str) -> tuple[str, str]:
     message = (await client(BODY_QUERY, id=message_id))["message"]
-    return message["text"], "".join(message["html"])
+    return message["text"], message["html"] or ""
 
 
 @pytest.mark.parametrize("files", [[], [ATTACHMENT]])

@@ -204,9 +204,9 @@ RANDOM_FIELDS = {"emailId", "guid", "messageId", "pop3Uidl", "queueId"}
 KEY_FIELDS = {"fingerprint", "fingerprintSha256", "publicKey", "value"}
 FIELDS_THAT_DIFFER = {  # fields with random values, and a log that a dry run doesn't have
     "temporaryAddressCreate": {"address", "localPart"},
-    "connectorRun": {"unit"},
+    "connectorStart": {"correlationId"},
     "dkimKeyRotate": KEY_FIELDS,
-    "mailImport": {"unit"},
+    "mailImport": {"correlationId"},
     "mailboxCreate": RANDOM_FIELDS,
     "mailboxRename": RANDOM_FIELDS,
     "messageCopy": RANDOM_FIELDS,

@@ -47,8 +47,8 @@ def check_connector(which: ConnectorIdOrName, as_json: JsonOption = False) -> No
 @implemented_in("merganser.commands.connectors.connector_run_command")
 def run_connectors(
     which: Annotated[list[str], typer.Argument(metavar="ID...", help="Their ids, or names.")],
-    trial: Annotated[
-        bool, typer.Option("--trial", help="Store nothing and delete nothing: only look.")
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Store nothing and delete nothing.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -60,7 +60,7 @@ def run_connectors(
 
     Example: merganser connector run con_AZpSKEwoAAE
 
-    Example: merganser connector run work private --trial
+    Example: merganser connector run work private --dry-run
     """
 
 

@@ -73,7 +73,7 @@ class ConnectorRunOrder:
     """The connectors to run, and the callbacks that show their progress."""
 
     connectors: Sequence[ConnectorChoice]
-    is_trial: bool
+    is_dry_run: bool
     start_progress: Callable[
         [ConnectorChoice, ColumnRow], ShowProgress
     ]  # returns a function that takes the run's row
@@ -217,7 +217,7 @@ async def _run_connector(
 ) -> ColumnRow:
     """Start a run and follow it to its end. It runs here if no other process has leased it."""
     (run_id,) = await connector_mutations.queue_or_find_runs(
-        root_context(environment), [connector.connector_id], is_trial=order.is_trial
+        root_context(environment), [connector.connector_id], is_dry_run=order.is_dry_run
     )
     gate = NetworkPolicy.from_options(
         environment.options, allows_private=environment.options.connectors_allow_private_networks
@@ -231,7 +231,7 @@ async def _run_connector(
             show_progress = show_progress or order.start_progress(connector, row)
             show_progress(row)
             if (
-                row.finished_at or row.stage == ConnectorStage.LISTEN
+                row.finished_at or row.stage == ConnectorStage.IDLE
             ):  # a server goes on with IDLE until the next run is due
                 if local_run is not None:
                     await local_run
@@ -268,13 +268,13 @@ def run_as_json(connector: ConnectorChoice, row: ColumnRow) -> dict[str, Any]:
         "name": connector.name,
         "run": encode("ConnectorRun", row.id),
         "state": row.state.value,
-        "listening": row.stage == ConnectorStage.LISTEN and not row.finished_at,
-        "trial": row.trial,
-        "seen": row.seen,
-        "imported": row.imported,
-        "skipped": row.skipped,
-        "deleted_remote": row.deleted_remote,
-        "bytes": row.bytes,
+        "listening": row.stage == ConnectorStage.IDLE and not row.finished_at,
+        "dry_run": row.dry_run,
+        "seen_count": row.seen_count,
+        "imported_count": row.imported_count,
+        "skipped_count": row.skipped_count,
+        "deleted_remote_count": row.deleted_remote_count,
+        "size": row.size,
         "seconds": round(seconds, 3),
         "stage": row.stage if row.state is TaskState.FAILED else None,
         "error": row.error,

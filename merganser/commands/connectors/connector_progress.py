@@ -28,7 +28,7 @@ STOP_MESSAGE = "it ends at the next safe point; Ctrl-C again leaves at once"
 class RunProgressBars(AbstractContextManager["RunProgressBars"]):
     """Shows the progress of runs, one after another."""
 
-    is_trial: bool = False
+    is_dry_run: bool = False
     bar: Progress = field(default_factory=lambda: create_progress_bar(
         SpinnerColumn(),
         TextColumn("{task.description}", markup=False),
@@ -66,10 +66,10 @@ class RunProgressBars(AbstractContextManager["RunProgressBars"]):
 
     def start_run(self, connector: ConnectorChoice, row: ColumnRow) -> ShowProgress:
         """Begin to show a run. Returns the function that takes each later row of the run."""
-        if row.trial is not self.is_trial:
-            kind = "a" if row.trial else "no"
+        if row.dry_run is not self.is_dry_run:
+            kind = "a" if row.dry_run else "no"
             self._print_line(
-                f"{connector.name}: a run is under way, which is {kind} trial: it is followed"
+                f"{connector.name}: a run is under way, which is {kind} dry run: it is followed"
             )
         elif row.state is TaskState.RUNNING:
             self._print_line(f"{connector.name}: another process runs it, and it is followed")
@@ -105,19 +105,19 @@ class _RunProgress:
             )
             if row.folder is not None and not self.bars.is_visible:
                 self.bars._print_line(f"{self.name}: {row.folder}; {_progress_text(row)}")  # noqa: SLF001
-        self.seen_count, self.handled_count = row.seen, row.imported + row.skipped
-        self.bytes_at_start = row.bytes if self.bytes_at_start is None else self.bytes_at_start
-        rate = (row.bytes - self.bytes_at_start) / max(time.monotonic() - self.started_at, 0.1)
+        self.seen_count, self.handled_count = row.seen_count, row.imported_count + row.skipped_count
+        self.bytes_at_start = row.size if self.bytes_at_start is None else self.bytes_at_start
+        rate = (row.size - self.bytes_at_start) / max(time.monotonic() - self.started_at, 0.1)
         self.bars.bar.update(
             self.task,
             description=f"{self.name}: {row.folder}" if row.folder else self.name,
             completed=self.seen_in_finished_folders
             + self.handled_count
             - self.handled_in_finished_folders,
-            total=row.seen or None,
+            total=row.seen_count or None,
             came=f"{_progress_text(row)}, {decimal(int(rate))}/s",
         )
 
 
 def _progress_text(row: ColumnRow) -> str:
-    return f"{row.imported} of {row.seen} brought, {decimal(row.bytes)}"
+    return f"{row.imported_count} of {row.seen_count} brought, {decimal(row.size)}"

@@ -19,9 +19,9 @@ from models.store.columns import ColumnRow
 EXIT_INTERRUPTED = 130
 
 
-def run_connectors(which: list[str], trial: bool, as_json: bool) -> None:
+def run_connectors(which: list[str], dry_run: bool, as_json: bool) -> None:
     """Run connectors one after another, and print the results of the runs."""
-    bars = RunProgressBars(trial)
+    bars = RunProgressBars(dry_run)
     interrupts = connector_operations.InterruptHandler(bars.print_stop_message)
 
     async def run_operation(
@@ -34,7 +34,7 @@ def run_connectors(which: list[str], trial: bool, as_json: bool) -> None:
             ]
         }
         order = connector_operations.ConnectorRunOrder(
-            list(connectors_by_id.values()), trial, bars.start_run, interrupts
+            list(connectors_by_id.values()), dry_run, bars.start_run, interrupts
         )
         with bars:
             return await connector_operations.run_connectors(environment, order)
@@ -57,11 +57,11 @@ def run_connectors(which: list[str], trial: bool, as_json: bool) -> None:
 
 
 def _print_run(result: dict[str, Any]) -> None:
-    brought = "would be brought" if result["trial"] else "brought"
+    brought = "would be brought" if result["dry_run"] else "brought"
     summary = (
-        f"{result['imported']} messages {brought}, {result['skipped']} left out, "
-        f"{result['deleted_remote']} deleted elsewhere; "
-        f"{decimal(result['bytes'])} in {result['seconds']:.1f} s"
+        f"{result['imported_count']} messages {brought}, {result['skipped_count']} left out, "
+        f"{result['deleted_remote_count']} deleted elsewhere; "
+        f"{decimal(result['size'])} in {result['seconds']:.1f} s"
     )
     if result["state"] == "FAILED":
         at = f" at {result['stage']}" if result["stage"] else ""

@@ -455,7 +455,7 @@ async def test_without_uidplus_nothing_is_deleted_if_none_is_flagged() -> None:
         (b"+ idling\r\n", False),
     ],
 )
-@pytest.mark.parametrize("security", [ConnectorSecurity.PLAIN, ConnectorSecurity.TLS])
+@pytest.mark.parametrize("security", [ConnectorSecurity.NONE, ConnectorSecurity.TLS])
 async def test_idle_returns_whether_the_mailbox_changed(
     response: bytes, is_change: bool, security: ConnectorSecurity
 ) -> None:

@@ -82,7 +82,7 @@ async def test_messages_are_fetched_over_tls(security: ConnectorSecurity) -> Non
         ("PLAIN", b"AGFubmEAc2VzYW1lICJcIG9wZW5z"),
         ("XOAUTH2", b"dXNlcj1hbm5hAWF1dGg9QmVhcmVyIHNlc2FtZSAiXCBvcGVucwEB"),
         ("OAUTHBEARER", b"bixhPWFubmEsAWF1dGg9QmVhcmVyIHNlc2FtZSAiXCBvcGVucwEB"),
-        ("CRAM-MD5", b"YW5uYSA"),
+        ("CRAM_MD5", b"YW5uYSA"),
     ],
 )
 async def test_sign_in_with_each_mechanism(mechanism: str, sent: bytes) -> None:
@@ -137,8 +137,8 @@ STAGES = {
     "LSUB": ConnectorStage.LIST,
     "UID SEARCH": ConnectorStage.FETCH,
     "UID FETCH": ConnectorStage.FETCH,
-    "IDLE": ConnectorStage.LISTEN,
-    "DONE": ConnectorStage.LISTEN,
+    "IDLE": ConnectorStage.IDLE,
+    "DONE": ConnectorStage.IDLE,
     "UID STORE": ConnectorStage.DELETE,
     "UID EXPUNGE": ConnectorStage.DELETE,
 }
@@ -378,7 +378,7 @@ ABORT_COMMANDS = {
 
 
 @pytest.mark.parametrize("step", [*ABORT_COMMANDS, "IDLE", "TLS"])
-@pytest.mark.parametrize("security", [ConnectorSecurity.PLAIN, ConnectorSecurity.TLS])
+@pytest.mark.parametrize("security", [ConnectorSecurity.NONE, ConnectorSecurity.TLS])
 async def test_session_is_aborted_from_another_thread(
     step: str, security: ConnectorSecurity
 ) -> None:

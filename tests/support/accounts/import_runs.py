@@ -20,14 +20,14 @@ from resolvers.connectors.worker import ConnectorWorker
 from tests.conftest import GraphQLClient, raw_message
 from tests.support.accounts.user_operations import ERROR_FIELDS, execute_mutation
 
-RUN_FIELDS = """id state trial connector { id } stage folder seen imported skipped bytes error log
-startedAt finishedAt"""
-INPUT_TYPES = {
-    "connectorRunCancel": "IdsInput",
-    "connectorDelete": "IdsInput",
-    "connectorRun": "ConnectorRunInput",
+RUN_FIELDS = """id state dryRun connector { id } stage folder seenCount importedCount
+skippedCount size error log startedAt finishedAt"""
+REFERENCE_FIELDS = {
+    "connectorRunCancel": "connectorRuns",
+    "connectorDelete": "connectors",
+    "connectorStart": "connectors",
 }
-IMPORT_FIELDS = f"replayed run {{ id }} runs {{ {RUN_FIELDS} }}"
+IMPORT_FIELDS = f"replayed connectorRuns {{ {RUN_FIELDS} }}"
 TEN_SUBJECTS = [f"{number:02}" for number in range(10)]
 
 
@@ -92,8 +92,8 @@ async def start_import_runs(client: GraphQLClient, content: bytes, **options: An
         client, {"upload": await upload_content(client, content)}, **options
     )
     assert payload["errors"] == []
-    assert all(import_run["state"] == "QUEUED" for import_run in payload["runs"])
-    return [import_run["id"] for import_run in payload["runs"]]
+    assert all(import_run["state"] == "QUEUED" for import_run in payload["connectorRuns"])
+    return [import_run["id"] for import_run in payload["connectorRuns"]]
 
 
 async def run_due_imports(environment: Environment) -> None:
@@ -125,14 +125,16 @@ async def crash_worker(
 
 async def run_mutation_on_id(client: GraphQLClient, mutation: str, object_id: str) -> Any:
     """Run a mutation of connectors or runs on one id, and return its payload."""
-    document = f"""mutation ($input: {INPUT_TYPES[mutation]}!) {{
+    document = f"""mutation ($input: {mutation[0].upper()}{mutation[1:]}Input!) {{
       {mutation}(input: $input) {{ {ERROR_FIELDS} }} }}"""
-    return (await client(document, input={"ids": [object_id]}))[mutation]
+    return (await client(document, input={REFERENCE_FIELDS[mutation]: [{"id": object_id}]}))[
+        mutation
+    ]
 
 
 async def load_run(client: GraphQLClient, run_id: str) -> Any:
     """Load a run as its owner sees it."""
-    document = f"query ($id: ID!) {{ connectorRun(id: $id) {{ {RUN_FIELDS} }} }}"
+    document = f"query ($id: ID!) {{ connectorRun(by: {{id: $id}}) {{ {RUN_FIELDS} }} }}"
     return (await client(document, id=run_id))["connectorRun"]
 
 
@@ -162,4 +164,8 @@ async def load_subjects_by_mailbox(client: GraphQLClient) -> dict[str, list[str]
 
 def message_counts(import_run: Any) -> tuple[int, int, int]:
     """The numbers of messages that a run has seen, imported and skipped."""
-    return int(import_run["seen"]), int(import_run["imported"]), int(import_run["skipped"])
+    return (
+        int(import_run["seenCount"]),
+        int(import_run["importedCount"]),
+        int(import_run["skippedCount"]),
+    )

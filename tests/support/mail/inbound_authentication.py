@@ -15,7 +15,10 @@ from tests.support.mail_servers.dns_zone_server import DnsZoneServer
 FAR_SENDER = "carol@far.example"
 FAR_PEER = SmtpClientInfo("192.0.2.1", "mx.far.example")
 VERIFICATION_QUERY = """query ($id: ID!) { message(by: {id: $id}) { rawSource mailbox { specialUse }
-  verification { tls { cipher version } spf dkim dmarc arc authenticationResults } } }"""
+  receivedTls { cipher version }
+  authentication { spf { result domain } dkim { result domain } dmarc { result } arc { result }
+    header } } }"""
+KNOWN_VERDICTS = ("pass", "fail", "none")
 
 
 def use_dns_zone(environment: Environment, zone: DnsZoneServer, **changes: Any) -> None:
@@ -45,6 +48,27 @@ async def deliver_from_peer(
 
 
 async def message_verification(client: GraphQLClient, message_id: str) -> dict[str, Any]:
-    """The verification of a message, its source and the special use of its mailbox."""
+    """The authentication of a message, its TLS, its source and the special use of its mailbox.
+
+    SPF and DKIM are the domain that passed; DMARC and ARC are pass, fail, none or None.
+    """
     message = (await client(VERIFICATION_QUERY, id=message_id))["message"]
-    return {**message["verification"], "rawSource": message["rawSource"], **message["mailbox"]}
+    authentication = message["authentication"]
+    domains = {
+        method: (authentication[method] or {}).get("domain") if passed else None
+        for method in ("spf", "dkim")
+        for passed in [(authentication[method] or {}).get("result") == "PASS"]
+    }
+    verdicts = {
+        method: (authentication[method] or {}).get("result", "").lower()
+        for method in ("dmarc", "arc")
+    }
+    known = {name: word if word in KNOWN_VERDICTS else None for name, word in verdicts.items()}
+    return {
+        **domains,
+        **known,
+        "tls": message["receivedTls"],
+        "authenticationResults": authentication["header"],
+        "rawSource": message["rawSource"],
+        **message["mailbox"],
+    }

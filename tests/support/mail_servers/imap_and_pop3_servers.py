@@ -18,7 +18,7 @@ from mail.connectors.imap_client import ImapSession
 from mail.connectors.remote_server import ListedMailbox, RemoteFailure, RemoteMessage, RemoteServer
 from mail.connectors.session_thread import ThreadedSession, connect_and_sign_in_session
 from mail.network.outbound_http import NetworkPolicy
-from models.connectors import ConnectorProtocol, ConnectorSecurity
+from models.connectors import AuthMechanism, ConnectorProtocol, ConnectorSecurity
 from tests.support.mail_servers.smtp_and_dns_servers import server_tls_context, trusting_tls_context
 
 REMOTE_PASSWORD = 'sesame "\\ opens'  # noqa: S105 - a test's
@@ -352,12 +352,14 @@ def remote_server_settings(remote: FakeRemoteServer, **changes: Any) -> RemoteSe
         remote.protocol,
         "127.0.0.1",
         remote.port,
-        ConnectorSecurity.PLAIN,
-        "LOGIN",
+        ConnectorSecurity.NONE,
+        AuthMechanism.LOGIN,
         "anna",
         REMOTE_PASSWORD,
         SILENCE_TIMEOUT,
     )
+    if "mechanism" in changes:
+        changes["mechanism"] = AuthMechanism(changes["mechanism"])
     return replace(settings, **changes)
 
 

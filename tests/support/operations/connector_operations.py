@@ -55,8 +55,8 @@ async def add_connector(client: GraphQLClient, account: DovecotAccount, **values
         "protocol": protocol,
         "host": "127.0.0.1",
         "port": account.ports["imap" if protocol is ConnectorProtocol.IMAP else "pop3"],
-        "security": ConnectorSecurity.PLAIN,
-        "mechanism": "PLAIN",
+        "security": ConnectorSecurity.NONE,
+        "auth_mechanism": "PLAIN",
         "username": account.user,
         "secret": credentials.encrypt_secret(environment, connector_id, secret),
         "remote_timeout": 10,
@@ -134,7 +134,7 @@ async def request_trial_run(environment: Environment, user_id: int, connector_id
                 id=run_id,
                 connector_id=connector_id,
                 user_id=user_id,
-                trial=True,
+                dry_run=True,
                 created_at=environment.now(),
             )
         )

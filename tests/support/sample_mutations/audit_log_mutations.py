@@ -346,8 +346,8 @@ AUDIT_LOG_EXPECTATIONS: dict[str, AuditLogExpectation] = {
     "connectorDelete": AuditLogExpectation(
         "Connector", before=("name", "host"), prepare=_call_on_object_of_ada("connectorDelete")
     ),
-    "connectorRun": AuditLogExpectation(
-        "Connector", after=("name", "trial"), prepare=_call_on_object_of_ada("connectorRun")
+    "connectorStart": AuditLogExpectation(
+        "Connector", after=("name", "dryRun"), prepare=_call_on_object_of_ada("connectorStart")
     ),
     "connectorUpdate": AuditLogExpectation(
         "Connector",

@@ -30,7 +30,7 @@ async def connector_create(_ada: GraphQLClient, _root: GraphQLClient) -> Mutatio
 @register_call
 async def connector_update(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
     input_fields = {
-        "ids": [await create_connector(ada)],
+        "connectors": [{"id": await create_connector(ada)}],
         "set": {"name": "old account", "active": False},
     }
     return MutationCall("connectorUpdate", input_fields, "connectors { name active }")
@@ -38,22 +38,22 @@ async def connector_update(ada: GraphQLClient, _root: GraphQLClient) -> Mutation
 
 @register_call
 async def connector_delete(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
-    return MutationCall("connectorDelete", {"ids": [await create_connector(ada)]}, "deletedIds")
+    input_fields = {"connectors": [{"id": await create_connector(ada)}]}
+    return MutationCall("connectorDelete", input_fields, "deletedIds")
 
 
 @register_call
-async def connector_run(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
-    return MutationCall(
-        "connectorRun", {"ids": [await create_connector(ada)]}, "runs { state trial }"
-    )
+async def connector_start(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
+    input_fields = {"connectors": [{"id": await create_connector(ada)}]}
+    return MutationCall("connectorStart", input_fields, "connectorRuns { state dryRun }")
 
 
 @register_call
 async def connector_run_cancel(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
-    payload = await MutationCall(
-        "connectorRun", {"ids": [await create_connector(ada)]}, "runs { id }"
-    )(ada)
-    return MutationCall("connectorRunCancel", {"ids": [payload["runs"][0]["id"]]}, "runs { state }")
+    start_fields = {"connectors": [{"id": await create_connector(ada)}]}
+    payload = await MutationCall("connectorStart", start_fields, "connectorRuns { id }")(ada)
+    input_fields = {"connectorRuns": [{"id": payload["connectorRuns"][0]["id"]}]}
+    return MutationCall("connectorRunCancel", input_fields, "connectorRuns { state }")
 
 
 @register_call
@@ -72,4 +72,4 @@ async def connector_test(_ada: GraphQLClient, _root: GraphQLClient) -> MutationC
 @register_call
 async def mail_import(_ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
     source = {"remote": {name: CONNECTOR_INPUT[name] for name in ("host", "username", "password")}}
-    return MutationCall("mailImport", {"source": source}, "run { state } runs { state }")
+    return MutationCall("mailImport", {"source": source}, "connectorRuns { state }")

@@ -13,8 +13,6 @@ MUTATIONS_BY_IDS = {
     "legalHoldEnd",
     "bccRuleDelete",
     "certificateRenew",
-    "connectorRunCancel",
-    "connectorDelete",
     "dkimKeyActivate",
     "pushChannelDelete",
     "pushChannelTest",

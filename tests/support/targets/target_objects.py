@@ -288,7 +288,9 @@ async def _rules(target: TargetObjects) -> None:
     )
     await target.insert_row("PushChannel", PushChannel, title=target.marker)
     server_columns = {"host": "imap.example.com", "protocol": "IMAP", "security": "TLS"}
-    connector = await target.insert_row("Connector", Connector, **server_columns, mechanism="PLAIN")
+    connector = await target.insert_row(
+        "Connector", Connector, **server_columns, auth_mechanism="PLAIN"
+    )
     await target.insert_row(
         "ConnectorRun", ConnectorRun, connector_id=connector, error=target.marker
     )

@@ -32,7 +32,7 @@ QUERIES = {
     "... on MailboxChange { mailboxId path } } }",
     "changes position": "changes(after: @cursor, first: 100) { events { user { id } "
     "... on MailboxChange { mailboxId path } } }",
-    "connectorRun": "connectorRun(id: @ConnectorRun) { error }",
+    "connectorRun": "connectorRun(by: {id: @ConnectorRun}) { error }",
     "connectors": "connectors(filter: {users: @users}) { nodes { name } }",
     "deletedUser": "deletedUser(by: {id: @deleted}) { user username }",
     "dkimKey": "dkimKey(by: {id: @DkimKey}) { id }",
@@ -81,7 +81,7 @@ SUBSCRIPTIONS = {
     "... on MailboxChange { mailboxId path } } }",
     "changes position": "changes(after: @cursor) { events { "
     "... on MailboxChange { mailboxId path } } }",
-    "connectorRun": "connectorRun(id: @ConnectorRun) { error }",
+    "connectorRunProgress": "connectorRunProgress(connectorRun: {id: @ConnectorRun}) { error }",
     "mailboxCounters": "mailboxCounters(user: @user) { path }",
     "domainChanges": "domainChanges(domain: @domain, after: @domainCursor) "
     "{ events { ... on AccountChange { nodeId } } }",
