@@ -47,6 +47,7 @@ from graph.transfer.types import UserExport
 from graph.types import global_ids as ids
 from graph.types.fields import Info, query
 from graph.types.row_mapping import NodeView
+from graph.users.deleted_users import DeletedUser
 from graph.users.types import User
 from models.errors import InvalidInput
 from models.users.roles import Scope
@@ -60,6 +61,7 @@ NODE_TYPES: dict[str, type[NodeView]] = {
     "AuditLogEntry": AuditLogEntry,
     "ApiKey": ApiKey,
     "DeletedMessage": DeletedMessage,
+    "DeletedUser": DeletedUser,
     "Certificate": Certificate,
     "LegalHold": LegalHold,
     "LegalHoldAccess": LegalHoldAccess,

@@ -66,7 +66,7 @@ FLAG_MUTATION = """mutation ($input: MessageUpdateInput!) {
   messageUpdate(input: $input) { updatedCount errors { message } } }"""
 MOVE_MUTATION = """mutation ($input: MessageMoveInput!) {
   messageMove(input: $input) { task { id } errors { message } } }"""
-TASK_QUERY = "query ($id: ID!) { task(id: $id) { state done } }"
+TASK_QUERY = "query ($id: ID!) { task(by: {id: $id}) { state done } }"
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,11 +9,13 @@ from strawberry import UNSET
 
 from graph.domains.types import Domain
 from graph.types.connections import Connection, connection_of_page, page_request
-from graph.types.errors import DeletePayload, IdsInput, MutationPayload, Options, attribute_field
+from graph.types.error_paths import error_paths_below
+from graph.types.errors import DeletePayload, MutationPayload, Options, attribute_field
 from graph.types.fields import Auth, Info, query
 from graph.types.mutations import mutation
+from graph.types.object_references import ObjectRef, ids_from_refs
 from graph.types.object_views import DerivedField
-from graph.types.references import ids_from_global_ids, maybe_value
+from graph.types.references import maybe_value
 from graph.types.row_mapping import NodeView, global_id_field, link, selected_columns
 from graph.types.scalars import EmailAddress
 from models.addresses.rewrites import BccDirection
@@ -67,20 +69,39 @@ class BccRuleCreateInput(Options):
     active: bool = attribute_field("In force.", default=True)
 
 
-@strawberry.input(description="Input of bccRuleUpdate; absent = unchanged.")
-class BccRuleUpdateInput(Options):
-    ids: list[strawberry.ID] = attribute_field("Global ids.")
+@strawberry.input(one_of=True, description="Names one BCC rule.")
+class BccRuleRef(ObjectRef):
+    pass
+
+
+@strawberry.input(description="New values of BCC rules. An absent field leaves the value.")
+class BccRulePatch:
     match: strawberry.Maybe[str] = attribute_field(MATCH_DESCRIPTION)
     bcc_to: strawberry.Maybe[EmailAddress] = attribute_field(BCC_TO_DESCRIPTION)
     direction: strawberry.Maybe[BccDirection] = attribute_field("Mail that is sent, or that comes.")
     active: strawberry.Maybe[bool] = attribute_field("In force.")
 
 
-@strawberry.type(description="Answer of bccRuleCreate and bccRuleUpdate.")
+@strawberry.input(description="Input of bccRuleUpdate.")
+class BccRuleUpdateInput(Options):
+    bcc_rules: list[BccRuleRef] = attribute_field("The BCC rules to change.")
+    set: BccRulePatch = attribute_field("New values.")
+
+
+@strawberry.input(description="Input of bccRuleDelete.")
+class BccRuleDeleteInput(Options):
+    bcc_rules: list[BccRuleRef] = attribute_field("The BCC rules to delete.")
+
+
+@strawberry.type(description="Payload of bccRuleCreate.")
 class BccRulePayload(MutationPayload):
-    bcc_rule: BccRule | None = attribute_field("The rule, where it is one.", default=None)
+    bcc_rule: BccRule | None = attribute_field("The new BCC rule.", default=None)
+
+
+@strawberry.type(description="Payload of bccRuleUpdate.")
+class BccRulesPayload(MutationPayload):
     bcc_rules: list[BccRule] = attribute_field(
-        "All of them, in the order of ids.", default_factory=list
+        "The changed BCC rules, in the order of the references.", default_factory=list
     )
 
 
@@ -114,31 +135,37 @@ class BccRuleQuery:
 @strawberry.type
 class BccRuleMutation:
     @mutation(
-        "Has mail copied from now on: what users send from match, or what comes for it. One rule "
-        "for each match and direction.",
+        "Creates a BCC rule: the server copies mail that users send from `match`, or that arrives "
+        "for it. There is one rule for each match and direction.",
         **WRITE_GUARD,
     )
     async def bcc_rule_create(self, info: Info, input: BccRuleCreateInput) -> BccRulePayload:
         new = NewBccRule(input.match, input.bcc_to, input.direction, input.active)
-        return await _load_payload(info, [await bcc_rules.create_rule(info.context, new)])
+        (rule,) = await _load_rules(info, [await bcc_rules.create_rule(info.context, new)])
+        return BccRulePayload(bcc_rule=rule)
 
-    @mutation("Changes rules, all or none.", **WRITE_GUARD)
-    async def bcc_rule_update(self, info: Info, input: BccRuleUpdateInput) -> BccRulePayload:
-        keys = ids_from_global_ids(info, "BccRule", input.ids)
+    @mutation("Changes BCC rules, all or none.", **WRITE_GUARD)
+    async def bcc_rule_update(self, info: Info, input: BccRuleUpdateInput) -> BccRulesPayload:
+        keys, patch = ids_from_refs(info, input.bcc_rules, "bccRules"), input.set
         values = BccRuleChanges(
-            *map(maybe_value, (input.match, input.bcc_to, input.direction, input.active))
+            *map(maybe_value, (patch.match, patch.bcc_to, patch.direction, patch.active))
         )
-        await bcc_rules.update_rules(info.context, keys, values)
-        return await _load_payload(info, keys)
+        with error_paths_below("bccRules"):
+            await bcc_rules.update_rules(info.context, keys, values)
+        return BccRulesPayload(bcc_rules=await _load_rules(info, keys))
 
-    @mutation("All or none. Copies that wait in the queue still go.", **WRITE_GUARD)
-    async def bcc_rule_delete(self, info: Info, input: IdsInput) -> DeletePayload:
-        await bcc_rules.delete_rules(info.context, ids_from_global_ids(info, "BccRule", input.ids))
-        return DeletePayload(deleted_ids=input.ids)
+    @mutation(
+        "Deletes BCC rules, all or none. Copies that are already in the queue are still sent.",
+        **WRITE_GUARD,
+    )
+    async def bcc_rule_delete(self, info: Info, input: BccRuleDeleteInput) -> DeletePayload:
+        keys = ids_from_refs(info, input.bcc_rules, "bccRules")
+        with error_paths_below("bccRules"):
+            await bcc_rules.delete_rules(info.context, keys)
+        return DeletePayload.of_keys("BccRule", keys)
 
 
-async def _load_payload(info: Info, rule_ids: list[int]) -> BccRulePayload:
-    """Load rules and return the payload with them, in the order of the ids."""
+async def _load_rules(info: Info, rule_ids: list[int]) -> list[BccRule]:
+    """Load rules in the order of the ids."""
     rows = await info.context.load_many(bcc_rules.load_visible_rules_by_id, rule_ids)
-    rules = [BccRule.from_row(row) for row in rows if row]
-    return BccRulePayload(bcc_rule=rules[0] if len(rules) == 1 else None, bcc_rules=rules)
+    return [BccRule.from_row(row) for row in rows if row]

@@ -8,11 +8,13 @@ import strawberry
 from strawberry import UNSET
 
 from graph.types.connections import Connection, connection_of_page, page_request
-from graph.types.errors import DeletePayload, IdsInput, MutationPayload, Options, attribute_field
+from graph.types.error_paths import error_paths_below
+from graph.types.errors import DeletePayload, MutationPayload, Options, attribute_field
 from graph.types.fields import Auth, Info, query
 from graph.types.mutations import mutation
+from graph.types.object_references import ObjectRef, load_ids_from_refs
 from graph.types.object_views import DerivedField
-from graph.types.references import ids_from_global_ids, maybe_value
+from graph.types.references import maybe_value
 from graph.types.row_mapping import NodeView, global_id_field, selected_columns
 from models.store.keyset_pages import Cursor
 from models.users.roles import Role, Scope
@@ -29,6 +31,7 @@ FROM_DESCRIPTION = (
 TO_DESCRIPTION = (
     "Address or, where from is a domain, @domain, which keeps the local part; of others, too."
 )
+LIST_FIELD = "recipientRewrites"
 WRITE_GUARD: dict[str, Any] = {"role": Role.ADMIN, "scope": Scope.FULL}
 
 
@@ -63,21 +66,47 @@ class RecipientRewriteCreateInput(Options):
     active: bool = attribute_field("In force.", default=True)
 
 
-@strawberry.input(description="Input of recipientRewriteUpdate; absent = unchanged.")
-class RecipientRewriteUpdateInput(Options):
-    ids: list[strawberry.ID] = attribute_field("Global ids.")
+@strawberry.input(one_of=True, description="Names one recipient rewrite.")
+class RecipientRewriteRef(ObjectRef):
+    from_: strawberry.Maybe[str] = attribute_field(
+        "The replaced recipient: an address or @domain, in any spelling that the creation accepts.",
+        name="from",
+    )
+
+
+@strawberry.input(description="New values of recipient rewrites. An absent field leaves the value.")
+class RecipientRewritePatch:
     from_: strawberry.Maybe[str] = attribute_field(FROM_DESCRIPTION, name="from")
     to: strawberry.Maybe[str] = attribute_field(TO_DESCRIPTION)
     active: strawberry.Maybe[bool] = attribute_field("In force.")
 
 
-@strawberry.type(description="Answer of recipientRewriteCreate and recipientRewriteUpdate.")
+@strawberry.input(description="Input of recipientRewriteUpdate.")
+class RecipientRewriteUpdateInput(Options):
+    recipient_rewrites: list[RecipientRewriteRef] = attribute_field(
+        "The recipient rewrites to change."
+    )
+    set: RecipientRewritePatch = attribute_field("New values.")
+
+
+@strawberry.input(description="Input of recipientRewriteDelete.")
+class RecipientRewriteDeleteInput(Options):
+    recipient_rewrites: list[RecipientRewriteRef] = attribute_field(
+        "The recipient rewrites to delete."
+    )
+
+
+@strawberry.type(description="Payload of recipientRewriteCreate.")
 class RecipientRewritePayload(MutationPayload):
     recipient_rewrite: RecipientRewrite | None = attribute_field(
-        "The rewrite, where it is one.", default=None
+        "The new recipient rewrite.", default=None
     )
+
+
+@strawberry.type(description="Payload of recipientRewriteUpdate.")
+class RecipientRewritesPayload(MutationPayload):
     recipient_rewrites: list[RecipientRewrite] = attribute_field(
-        "All of them, in the order of ids.", default_factory=list
+        "The changed recipient rewrites, in the order of the references.", default_factory=list
     )
 
 
@@ -106,35 +135,51 @@ class RecipientRewriteQuery:
 
 @strawberry.type
 class RecipientRewriteMutation:
-    @mutation("Replaces a recipient from now on. Neither by itself nor in a circle.", **WRITE_GUARD)
+    @mutation(
+        "Creates a recipient rewrite, which replaces a recipient of incoming mail. Rewrites must "
+        "not form a loop.",
+        **WRITE_GUARD,
+    )
     async def recipient_rewrite_create(
         self, info: Info, input: RecipientRewriteCreateInput
     ) -> RecipientRewritePayload:
         new = NewRecipientRewrite(input.from_, input.to, input.active)
-        return await _load_payload(
-            info, [await recipient_rewrites.create_rewrite(info.context, new)]
-        )
+        key = await recipient_rewrites.create_rewrite(info.context, new)
+        (rewrite,) = await _load_rewrites(info, [key])
+        return RecipientRewritePayload(recipient_rewrite=rewrite)
 
-    @mutation("Changes rewrites, all or none.", **WRITE_GUARD)
+    @mutation("Changes recipient rewrites, all or none.", **WRITE_GUARD)
     async def recipient_rewrite_update(
         self, info: Info, input: RecipientRewriteUpdateInput
-    ) -> RecipientRewritePayload:
-        keys = ids_from_global_ids(info, "RecipientRewrite", input.ids)
-        values = RecipientRewriteChanges(*map(maybe_value, (input.from_, input.to, input.active)))
-        await recipient_rewrites.update_rewrites(info.context, keys, values)
-        return await _load_payload(info, keys)
+    ) -> RecipientRewritesPayload:
+        keys, patch = await _load_ids(info, input.recipient_rewrites), input.set
+        values = RecipientRewriteChanges(*map(maybe_value, (patch.from_, patch.to, patch.active)))
+        with error_paths_below(LIST_FIELD):
+            await recipient_rewrites.update_rewrites(info.context, keys, values)
+        return RecipientRewritesPayload(recipient_rewrites=await _load_rewrites(info, keys))
 
-    @mutation("All or none.", **WRITE_GUARD)
-    async def recipient_rewrite_delete(self, info: Info, input: IdsInput) -> DeletePayload:
-        await recipient_rewrites.delete_rewrites(
-            info.context, ids_from_global_ids(info, "RecipientRewrite", input.ids)
-        )
-        return DeletePayload(deleted_ids=input.ids)
+    @mutation("Deletes recipient rewrites, all or none.", **WRITE_GUARD)
+    async def recipient_rewrite_delete(
+        self, info: Info, input: RecipientRewriteDeleteInput
+    ) -> DeletePayload:
+        keys = await _load_ids(info, input.recipient_rewrites)
+        with error_paths_below(LIST_FIELD):
+            await recipient_rewrites.delete_rewrites(info.context, keys)
+        return DeletePayload.of_keys("RecipientRewrite", keys)
 
 
-async def _load_payload(info: Info, rewrite_ids: list[int]) -> RecipientRewritePayload:
-    """Load rewrites and return the payload with them, in the order of the ids."""
+async def _load_ids(info: Info, refs: list[RecipientRewriteRef]) -> list[int]:
+    """Return the row IDs of references. Raises NotFound if no rewrite replaces a recipient."""
+    return await load_ids_from_refs(
+        info,
+        refs,
+        LIST_FIELD,
+        name_field="from_",
+        load_ids=recipient_rewrites.load_ids_by_recipient,
+    )
+
+
+async def _load_rewrites(info: Info, rewrite_ids: list[int]) -> list[RecipientRewrite]:
+    """Load rewrites in the order of the ids."""
     rows = await info.context.load_many(recipient_rewrites.load_visible_rewrites_by_id, rewrite_ids)
-    rewrites = [RecipientRewrite.from_row(row) for row in rows if row]
-    only_rewrite = rewrites[0] if len(rewrites) == 1 else None
-    return RecipientRewritePayload(recipient_rewrite=only_rewrite, recipient_rewrites=rewrites)
+    return [RecipientRewrite.from_row(row) for row in rows if row]

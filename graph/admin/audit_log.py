@@ -13,6 +13,7 @@ from graph.types import global_ids
 from graph.types.connections import Connection, connection_of_page, page_request
 from graph.types.errors import attribute_field
 from graph.types.fields import Auth, Info, field, query
+from graph.types.input_conditions import ConditionsInput
 from graph.types.object_views import DerivedField
 from graph.types.references import UserRef, load_user_or_viewer_id
 from graph.types.row_mapping import NodeView, global_id_field, selected_columns
@@ -72,6 +73,33 @@ class AuditLogEntry(NodeView):
         return target
 
 
+@strawberry.input(description="Selects entries of the audit log. All conditions must hold.")
+class AuditLogFilter(ConditionsInput):
+    actor: UserRef | None = attribute_field(
+        "Entries of mutations that this account ran. A deleted account can only be named by its "
+        "ID.",
+        default=UNSET,
+    )
+    mutation: str | None = attribute_field(
+        "Name of the mutation, such as userUpdate.", default=UNSET
+    )
+    target_id: strawberry.ID | None = attribute_field(
+        "Global ID of the changed object, which may be deleted.", default=UNSET
+    )
+    since: datetime | None = attribute_field("Entries at or after this time.", default=UNSET)
+    before: datetime | None = attribute_field("Entries before this time.", default=UNSET)
+
+    async def resolve_conditions(self, info: Info) -> AuditLogConditions:
+        """Convert the filter to conditions of the resolvers. Raises InvalidInput for a bad ID."""
+        return AuditLogConditions(
+            await _actor_user_id(info, self.actor),
+            _decode_target_type_and_id(self.target_id) if self.target_id else None,
+            self.mutation or None,
+            self.since or None,
+            self.before or None,
+        )
+
+
 @strawberry.type
 class AuditLogQuery:
     @query(
@@ -83,23 +111,13 @@ class AuditLogQuery:
     async def audit_log(
         self,
         info: Info,
-        actor: UserRef | None = UNSET,
-        target_id: strawberry.ID | None = UNSET,
-        mutation: str | None = UNSET,
-        since: datetime | None = UNSET,
-        until: datetime | None = UNSET,
+        filter: AuditLogFilter | None = UNSET,
         first: int | None = UNSET,
         after: str | None = UNSET,
         last: int | None = UNSET,
         before: str | None = UNSET,
     ) -> Connection[AuditLogEntry]:
-        conditions = AuditLogConditions(
-            await _actor_user_id(info, actor),
-            _decode_target_type_and_id(target_id) if target_id else None,
-            mutation or None,
-            since or None,
-            until or None,
-        )
+        conditions = await filter.resolve_conditions(info) if filter else AuditLogConditions()
         ctx, requested_page = (
             info.context,
             page_request(
@@ -123,7 +141,7 @@ def _decode_target_type_and_id(global_id: str) -> tuple[str, int]:
     Raises Invalid if it is not a global ID.
     """
     kind = global_ids.type_name_of(global_id)
-    return kind, global_ids.decode(kind, global_id, path="targetId")
+    return kind, global_ids.decode(kind, global_id, path=("filter", "targetId"))
 
 
 async def _actor_user_id(info: Info, user_ref: UserRef | None) -> int | None:
@@ -134,5 +152,5 @@ async def _actor_user_id(info: Info, user_ref: UserRef | None) -> int | None:
     if not user_ref:
         return None
     if user_ref.id:
-        return global_ids.decode("User", user_ref.id.value, path="actor")
+        return global_ids.decode("User", user_ref.id.value, path=("filter", "actor", "id"))
     return await load_user_or_viewer_id(info, user_ref) or audit_log.NO_USER_ID

@@ -10,10 +10,13 @@ from strawberry import UNSET
 from graph.types.connections import Connection, connection_of_page, page_request
 from graph.types.errors import MutationPayload, Options, attribute_field
 from graph.types.fields import Info, query
+from graph.types.input_conditions import ConditionsInput
 from graph.types.mutations import mutation
+from graph.types.object_references import ObjectRef, id_from_ref
 from graph.types.object_views import DerivedField
 from graph.types.references import (
     UserRef,
+    is_given,
     load_named_user_id,
     load_user_or_viewer_id,
     value_or_none,
@@ -34,7 +37,7 @@ from resolvers.admin.key_values import (
 )
 
 UNKNOWN_ACCOUNT_ID = -1  # no account has this id; 0 is the platform
-KeyArgument = Annotated[str, strawberry.argument(description="Name of the value.")]
+KeyArgument = Annotated[str, strawberry.argument(description="Key of the entry.")]
 
 
 @strawberry.type(description="One entry of a key-value store.")
@@ -53,6 +56,59 @@ class KeyValueEntry(NodeView):
         "id": global_id_field("KeyValueEntry"),
         "shared": DerivedField(("stream_id",), lambda owner: owner == PLATFORM),
     }
+
+
+@strawberry.input(description="Names one entry by its store and key.")
+class KeyValueKeyInput:
+    key: str = attribute_field("Key of the entry.")
+    store: str = attribute_field("Name of the store.", default=DEFAULT_STORE)
+    shared: bool = attribute_field(
+        "True names an entry that everybody who is signed in can read.", default=False
+    )
+    user: UserRef | None = attribute_field(
+        "Owner of the entry. Default: the signed-in user.", default=UNSET
+    )
+
+
+@strawberry.input(one_of=True, description="Names one entry of a key-value store.")
+class KeyValueEntryRef(ObjectRef):
+    name: strawberry.Maybe[KeyValueKeyInput] = attribute_field("Store and key.")
+
+
+@strawberry.input(description="Selects entries of one key-value store.")
+class KeyValueEntryFilter(ConditionsInput):
+    fields_with_empty_texts = frozenset({"prefix", "store", "exact_key"})
+    user: UserRef | None = attribute_field(
+        "Owner of the entries. Default: the signed-in user.", default=UNSET
+    )
+    store: str = attribute_field("Name of the store.", default=DEFAULT_STORE)
+    shared: bool = attribute_field(
+        "Selects the entries that everybody who is signed in can read.", default=False
+    )
+    prefix: str | None = attribute_field(
+        "Start of the keys. A prefix that ends with a slash is a level. Default: the first level.",
+        default=UNSET,
+    )
+    exact_key: str | None = attribute_field(
+        "Selects only the entry with this key. It can't be combined with `prefix`.", default=UNSET
+    )
+    recursive: bool = attribute_field("Includes the levels below.", default=False)
+    keys_only: bool = attribute_field("Returns keys without values.", default=False)
+
+    async def resolve_conditions(self, info: Info) -> KeyValueListConditions:
+        """Convert the filter to conditions of the resolvers.
+
+        Raises InvalidInput if fields are combined that exclude each other.
+        """
+        has_exact_key = is_given(self.exact_key)
+        if has_exact_key and is_given(self.prefix):
+            text = "give either prefix or exactKey"
+            raise InvalidInput(text, constraint="exclusive", path=["filter", "exactKey"])
+        namespace = await _resolve_query_namespace(
+            info, self.user, self.store, is_shared=self.shared
+        )
+        start = (self.exact_key if has_exact_key else self.prefix) or ""
+        return KeyValueListConditions(namespace, start, has_exact_key, self.recursive)
 
 
 @strawberry.input
@@ -91,7 +147,7 @@ class KeyValueSetInput(KeyValueEntryInput):
 
 @strawberry.input(description="Input of keyValueIncrement.")
 class KeyValueIncrementInput(KeyValueEntryInput):
-    difference: BigInt = attribute_field("What to add; below 0 it is taken away.")
+    delta: BigInt = attribute_field("Number to add. A negative number is subtracted.")
     create_missing: bool = attribute_field("Start at zero when missing.", default=False)
 
 
@@ -102,12 +158,12 @@ class KeyValueDeleteInput(KeyValueEntryInput):
 
 @strawberry.type(description="Answer of keyValueSet and keyValueIncrement.")
 class KeyValuePayload(MutationPayload):
-    entry: KeyValueEntry | None = attribute_field("As it is now.", default=None)
+    key_value_entry: KeyValueEntry | None = attribute_field("The changed entry.", default=None)
 
 
 @strawberry.type(description="Answer of keyValueDelete.")
 class KeyValueDeletePayload(MutationPayload):
-    deleted: int = attribute_field("How many entries are gone.", default=0)
+    deleted_count: int = attribute_field("Number of deleted entries.", default=0)
 
 
 def _shared_namespace(user_ref: UserRef | None, store: str) -> KeyValueNamespace:
@@ -139,37 +195,32 @@ class KeyValueQuery:
     async def key_value(
         self,
         info: Info,
-        key: KeyArgument,
-        user: UserRef | None = UNSET,
-        store: str = DEFAULT_STORE,
-        shared: bool = False,
+        by: KeyValueEntryRef,
     ) -> KeyValueEntry | None:
-        namespace = await _resolve_query_namespace(info, user, store, is_shared=shared)
+        if by.name is None:
+            key = id_from_ref(by, "by")
+            row = await info.context.load(key_values.load_visible_entries_by_id, key)
+            return KeyValueEntry.from_row_or_none(row)
+        name = by.name.value
+        namespace = await _resolve_query_namespace(
+            info, name.user, name.store, is_shared=name.shared
+        )
         return KeyValueEntry.from_row_or_none(
-            await key_values.find_entry(info.context, namespace, key)
+            await key_values.find_entry(info.context, namespace, name.key)
         )
 
     @query("Entries by key, in the order of its bytes: of one level.", scope=Scope.READ)
     async def key_values(
         self,
         info: Info,
-        user: UserRef | None = UNSET,
-        store: str = DEFAULT_STORE,
-        prefix: str | None = UNSET,
-        exact: bool = False,
-        recurse: bool = False,
-        no_value: bool = False,
-        shared: bool = False,
+        filter: KeyValueEntryFilter | None = UNSET,
         first: int | None = UNSET,
         after: str | None = UNSET,
         last: int | None = UNSET,
         before: str | None = UNSET,
     ) -> Connection[KeyValueEntry]:
-        namespace = await _resolve_query_namespace(info, user, store, is_shared=shared)
-        ctx, list_request = (
-            info.context,
-            KeyValueListConditions(namespace, prefix or "", exact, recurse),
-        )
+        conditions = filter or KeyValueEntryFilter()
+        ctx, list_request = info.context, await conditions.resolve_conditions(info)
         requested_page = page_request(
             ordering_name("keyvalue", list_request), first, after, last, before
         )
@@ -178,7 +229,7 @@ class KeyValueQuery:
             info,
             KeyValueEntry,
             await key_values.read_entry_page(
-                ctx, list_request, requested_page, names, with_values=not no_value
+                ctx, list_request, requested_page, names, with_values=not conditions.keys_only
             ),
             lambda row: Cursor(requested_page.ordering, row.key, row.id),
             lambda: key_values.count_entries(ctx, list_request),
@@ -199,7 +250,7 @@ class KeyValueMutation:
         )
         namespace = await input.resolve_namespace(info)
         entry = await key_values.set_value(info.context, namespace, input.key, new)
-        return KeyValuePayload(entry=KeyValueEntry.from_row(entry))
+        return KeyValuePayload(key_value_entry=KeyValueEntry.from_row(entry))
 
     @mutation(
         "Adds to a value that is a whole number; of several at once none is lost. Its end stays.",
@@ -212,17 +263,17 @@ class KeyValueMutation:
             info.context,
             await input.resolve_namespace(info),
             input.key,
-            input.difference,
+            input.delta,
             create_missing=input.create_missing,
         )
-        return KeyValuePayload(entry=KeyValueEntry.from_row(entry))
+        return KeyValuePayload(key_value_entry=KeyValueEntry.from_row(entry))
 
     @mutation("Removes one entry, or all below it too.", scope=Scope.SETTINGS)
     async def key_value_delete(
         self, info: Info, input: KeyValueDeleteInput
     ) -> KeyValueDeletePayload:
         namespace = await input.resolve_namespace(info)
-        deleted = await key_values.delete_entries(
+        deleted_count = await key_values.delete_entries(
             info.context, namespace, input.key, recursive=input.recursive
         )
-        return KeyValueDeletePayload(deleted=deleted)
+        return KeyValueDeletePayload(deleted_count=deleted_count)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import strawberry
 from strawberry import UNSET
@@ -10,14 +10,17 @@ from strawberry import UNSET
 from graph.http import download_urls
 from graph.messages.mime_parts import MailAddress
 from graph.messages.types import Message
+from graph.types import global_ids
 from graph.types.connections import Connection, connection_of_page, page_request
-from graph.types.errors import DeletePayload, IdsInput, MutationPayload, Options, attribute_field
+from graph.types.error_paths import error_paths_below
+from graph.types.errors import DeletePayload, MutationPayload, Options, attribute_field
 from graph.types.fields import Auth, Info, field, query
+from graph.types.input_conditions import ConditionsInput
 from graph.types.mutations import mutation
+from graph.types.object_references import ObjectRef, id_from_ref, ids_from_refs
 from graph.types.object_views import DerivedField
 from graph.types.references import (
     UserRef,
-    ids_from_global_ids,
     load_named_user_id,
     load_user_or_viewer,
 )
@@ -29,7 +32,7 @@ from graph.types.row_mapping import (
     selected_columns,
 )
 from graph.types.scalars import URL, BigInt, ByteSize, IPAddress
-from models.admin.legal_holds import CopyOrigin
+from models.admin.legal_holds import CopyOrigin, LegalHoldAccessAction
 from models.admin.tasks import TaskState
 from models.errors import require_found
 from models.store.keyset_pages import Cursor, ordering_name
@@ -88,7 +91,7 @@ class LegalHoldAccess(NodeView):
     actor: str = attribute_field("User name, or what the key is called.")
     role: Role = attribute_field("In effect then.")
     ip: IPAddress | None = attribute_field("From.")
-    action: str = attribute_field("list or export.")
+    action: LegalHoldAccessAction = attribute_field("What was done with the copies.")
 
     load_batch = staticmethod(legal_holds.load_visible_accesses_by_id)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
@@ -105,11 +108,13 @@ class LegalHold(NodeView):
         description="The account; null when it is gone, which ends no legal hold.",
     )
     username: str = attribute_field("What it was called.")
-    start: datetime | None = attribute_field("Mail that arrived from here on; null = any.")
-    end: datetime | None = attribute_field(
-        "Mail that arrived before; null = any, also what is to come."
+    starts_at: datetime | None = attribute_field(
+        "Mail that arrived at or after this time is copied. Null: no lower limit."
     )
-    expires: datetime = attribute_field("The copies are removed then.")
+    ends_at: datetime | None = attribute_field(
+        "Mail that arrives before this time is copied. Null: until the legal hold ends."
+    )
+    expires_at: datetime = attribute_field("End of retention: the copies are deleted at this time.")
     reason: str | None = attribute_field("Why.")
     created_at: datetime = attribute_field("Begun.")
     created_by: str = attribute_field("By whom.")
@@ -131,9 +136,14 @@ class LegalHold(NodeView):
 
     @field("Copies, in the order they were made. Who asks is noted.")
     async def messages(
-        self, info: Info, first: int | None = UNSET, after: str | None = UNSET
+        self,
+        info: Info,
+        first: int | None = UNSET,
+        after: str | None = UNSET,
+        last: int | None = UNSET,
+        before: str | None = UNSET,
     ) -> Connection[HeldCopy]:
-        page_key = self._page_key(info, HeldCopy, COPIES, first, after)
+        page_key = self._page_key(info, HeldCopy, COPIES, first, after, last, before)
         return await connection_of_page(
             info,
             HeldCopy,
@@ -144,9 +154,14 @@ class LegalHold(NodeView):
 
     @field("Who looked at the copies, the last first.")
     async def access_log(
-        self, info: Info, first: int | None = UNSET, after: str | None = UNSET
+        self,
+        info: Info,
+        first: int | None = UNSET,
+        after: str | None = UNSET,
+        last: int | None = UNSET,
+        before: str | None = UNSET,
     ) -> Connection[LegalHoldAccess]:
-        page_key = self._page_key(info, LegalHoldAccess, ACCESSES, first, after)
+        page_key = self._page_key(info, LegalHoldAccess, ACCESSES, first, after, last, before)
         return await connection_of_page(
             info,
             LegalHoldAccess,
@@ -156,15 +171,13 @@ class LegalHold(NodeView):
         )
 
     def _page_key(
-        self,
-        info: Info,
-        item_type: type[NodeView],
-        list_ordering: str,
-        first: int | None,
-        after: str | None,
+        self, info: Info, item_type: type[NodeView], list_ordering: str, *page_arguments: Any
     ) -> LegalHoldPageKey:
-        """Return the key of a page of this legal hold's copies or accesses."""
-        requested_page = page_request(list_ordering, first, after, None, None)
+        """Return the key of a page of this legal hold's copies or accesses.
+
+        `page_arguments` are: first, after, last, before.
+        """
+        requested_page = page_request(list_ordering, *page_arguments)
         return LegalHoldPageKey(self.row.id, requested_page, selected_columns(info, item_type))
 
     @field("mbox of everything. Who fetches it is noted.")
@@ -184,16 +197,35 @@ class LegalHold(NodeView):
         return None if position is None else BigInt(position)
 
 
+@strawberry.input(one_of=True, description="Names one legal hold.")
+class LegalHoldRef(ObjectRef):
+    pass
+
+
+@strawberry.input(description="Selects legal holds.")
+class LegalHoldFilter(ConditionsInput):
+    user: UserRef | None = attribute_field(
+        "Legal holds of this account. A deleted account can only be named by its ID.",
+        default=UNSET,
+    )
+
+
+@strawberry.input(description="Input of legalHoldEnd.")
+class LegalHoldEndInput(Options):
+    legal_holds: list[LegalHoldRef] = attribute_field("The legal holds to end.")
+
+
 @strawberry.input(description="Input of legalHoldCreate.")
 class LegalHoldCreateInput(Options):
     user: UserRef = attribute_field("Whose mail.")
-    start: datetime | None = attribute_field(
-        "Mail that arrived from here on. Default: any.", default=UNSET
+    starts_at: datetime | None = attribute_field(
+        "Copies mail that arrived at or after this time. Default: no lower limit.", default=UNSET
     )
-    end: datetime | None = attribute_field(
-        "Mail that arrives before. Default: until the legal hold is over.", default=UNSET
+    ends_at: datetime | None = attribute_field(
+        "Copies mail that arrives before this time. Default: until the legal hold ends.",
+        default=UNSET,
     )
-    expires: datetime = attribute_field("The copies are removed then.")
+    expires_at: datetime = attribute_field("End of retention: the copies are deleted at this time.")
     reason: str | None = attribute_field("Why; kept with the legal hold.", default=UNSET)
 
 
@@ -205,24 +237,24 @@ class LegalHoldPayload(MutationPayload):
 @strawberry.type
 class LegalHoldQuery:
     @query("One legal hold.", role=Role.ADMIN, scope=Scope.READ)
-    async def legal_hold(self, info: Info, id: strawberry.ID) -> LegalHold | None:
-        (key,) = ids_from_global_ids(info, "LegalHold", [id])
+    async def legal_hold(self, info: Info, by: LegalHoldRef) -> LegalHold | None:
+        key = id_from_ref(by, "by")
         return LegalHold.from_row_or_none(
             await info.context.load(legal_holds.load_visible_legal_holds_by_id, key)
         )
 
-    @query(
-        "All legal holds, or those of one account, newest first.", role=Role.ADMIN, scope=Scope.READ
-    )
+    @query("Legal holds, newest first.", role=Role.ADMIN, scope=Scope.READ)
     async def legal_holds(
         self,
         info: Info,
-        user: UserRef | None = UNSET,
+        filter: LegalHoldFilter | None = UNSET,
         first: int | None = UNSET,
         after: str | None = UNSET,
+        last: int | None = UNSET,
+        before: str | None = UNSET,
     ) -> Connection[LegalHold]:
-        ctx, user_id = info.context, await _held_user_id(info, user)
-        requested_page = page_request(ordering_name(NEWEST, user_id), first, after, None, None)
+        ctx, user_id = info.context, await _held_user_id(info, filter.user if filter else None)
+        requested_page = page_request(ordering_name(NEWEST, user_id), first, after, last, before)
         return await connection_of_page(
             info,
             LegalHold,
@@ -242,7 +274,7 @@ async def _held_user_id(info: Info, user_ref: UserRef | None) -> int | None:
     if not user_ref:
         return None
     if user_ref.id:
-        return ids_from_global_ids(info, "User", [user_ref.id.value])[0]
+        return global_ids.decode("User", user_ref.id.value, path=("filter", "user", "id"))
     row = await load_user_or_viewer(info, user_ref)
     return row.id if row else NO_USER_ID
 
@@ -257,9 +289,9 @@ class LegalHoldMutation:
     async def legal_hold_create(self, info: Info, input: LegalHoldCreateInput) -> LegalHoldPayload:
         new = NewLegalHold(
             require_found(await load_named_user_id(info, input.user), path=["user"]),
-            input.expires,
-            input.start or None,
-            input.end or None,
+            input.expires_at,
+            input.starts_at or None,
+            input.ends_at or None,
             input.reason or None,
         )
         key = await legal_holds.create_legal_hold(info.context, new)
@@ -270,8 +302,8 @@ class LegalHoldMutation:
         )
 
     @mutation("Ends legal holds before their time, all or none.", role=Role.ROOT, scope=Scope.FULL)
-    async def legal_hold_end(self, info: Info, input: IdsInput) -> DeletePayload:
-        await legal_holds.end_legal_holds_and_mark_removed(
-            info.context, ids_from_global_ids(info, "LegalHold", input.ids)
-        )
-        return DeletePayload(deleted_ids=input.ids)
+    async def legal_hold_end(self, info: Info, input: LegalHoldEndInput) -> DeletePayload:
+        keys = ids_from_refs(info, input.legal_holds, "legalHolds")
+        with error_paths_below("legalHolds"):
+            await legal_holds.end_legal_holds_and_mark_removed(info.context, keys)
+        return DeletePayload.of_keys("LegalHold", keys)

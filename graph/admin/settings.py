@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
 import strawberry
 from strawberry import UNSET
@@ -12,6 +12,7 @@ from graph.types import errors as types_errors
 from graph.types.connections import Connection, connection_of_page, page_request
 from graph.types.errors import MutationPayload, Options, attribute_field
 from graph.types.fields import Auth, Info, field, query
+from graph.types.input_conditions import ConditionsInput
 from graph.types.mutations import mutation
 from graph.types.object_views import DerivedField
 from graph.types.row_mapping import NodeView, global_id_field, selected_columns
@@ -21,7 +22,7 @@ from models.users.roles import Role, Scope
 from resolvers.admin import settings as admin_settings
 from resolvers.admin.settings import CurrentSetting, SettingHistoryPageKey
 
-MAX_FILTER_LENGTH = 128  # characters; as long as a key
+MAX_QUERY_LENGTH = 128  # characters; as long as a key
 
 
 @strawberry.type(
@@ -97,6 +98,11 @@ class Setting:
         )
 
 
+@strawberry.input(description="Selects settings.")
+class SettingFilter(ConditionsInput):
+    query: str | None = attribute_field("Part of the key, in any case.", default=UNSET)
+
+
 @strawberry.input(description="Input of settingSet.")
 class SettingSetInput(Options):
     key: str = attribute_field("Which; one's own begin with custom.")
@@ -134,17 +140,16 @@ class SettingQuery:
     async def settings(
         self,
         info: Info,
-        filter: Annotated[
-            str | None, strawberry.argument(description="Partial match of the key, in any case.")
-        ] = UNSET,
+        filter: SettingFilter | None = UNSET,
     ) -> list[Setting]:
-        if filter and len(filter) > MAX_FILTER_LENGTH:
+        search_text = (filter.query or None) if filter else None
+        if search_text and len(search_text) > MAX_QUERY_LENGTH:
             raise InvalidInput(
-                f"at most {MAX_FILTER_LENGTH} characters", constraint="max", path=["filter"]
+                f"at most {MAX_QUERY_LENGTH} characters", constraint="max", path=["filter", "query"]
             )
         return [
             Setting.from_stored_setting(setting)
-            for setting in await admin_settings.list_settings(info.context, filter or None)
+            for setting in await admin_settings.list_settings(info.context, search_text)
         ]
 
 

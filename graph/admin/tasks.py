@@ -8,12 +8,13 @@ import strawberry
 from strawberry import UNSET
 from strawberry.scalars import JSON
 
-from graph.types import global_ids
 from graph.types.connections import Connection, connection_of_page, page_request
+from graph.types.error_paths import error_paths_below
 from graph.types.errors import MutationPayload, Options, attribute_field
 from graph.types.fields import Info, query, subscription
 from graph.types.input_conditions import ConditionsInput
 from graph.types.mutations import mutation
+from graph.types.object_references import ObjectRef, id_from_ref, ids_from_refs
 from graph.types.object_views import DerivedField
 from graph.types.references import optional_tuple
 from graph.types.row_mapping import (
@@ -70,14 +71,21 @@ class TaskFilter(ConditionsInput):
     states: list[TaskState] | None = attribute_field("In one of these.", default=UNSET)
 
 
+@strawberry.input(one_of=True, description="Names one background task.")
+class TaskRef(ObjectRef):
+    pass
+
+
 @strawberry.input(description="Input of taskCancel.")
 class TaskCancelInput(Options):
-    ids: list[strawberry.ID] = attribute_field("The tasks.")
+    tasks: list[TaskRef] = attribute_field("The tasks to cancel.")
 
 
-@strawberry.type(description="Answer of taskCancel.")
-class TaskCancelPayload(MutationPayload):
-    tasks: list[Task] = attribute_field("The tasks, as they are now.", default_factory=list)
+@strawberry.type(description="Payload of taskCancel.")
+class TasksPayload(MutationPayload):
+    tasks: list[Task] = attribute_field(
+        "The tasks, in the order of the references.", default_factory=list
+    )
 
 
 @strawberry.input(description="Input of undo.")
@@ -95,8 +103,8 @@ class UndoPayload(MutationPayload):
 @strawberry.type
 class TaskQuery:
     @query("One background task.", scope=Scope.MAIL_READ)
-    async def task(self, info: Info, id: strawberry.ID) -> Task | None:
-        row = await info.context.load(tasks.load_visible_tasks_by_id, global_ids.decode("Task", id))
+    async def task(self, info: Info, by: TaskRef) -> Task | None:
+        row = await info.context.load(tasks.load_visible_tasks_by_id, id_from_ref(by, "by"))
         return Task.from_row_or_none(row)
 
     @query("Tasks of the viewer; all for ADMIN.", scope=Scope.MAIL_READ)
@@ -106,6 +114,8 @@ class TaskQuery:
         filter: TaskFilter | None = UNSET,
         first: int | None = UNSET,
         after: str | None = UNSET,
+        last: int | None = UNSET,
+        before: str | None = UNSET,
     ) -> Connection[Task]:
         conditions = (
             TaskConditions(filter.kind or None, optional_tuple(filter.states))
@@ -115,7 +125,7 @@ class TaskQuery:
         list_ordering = ordering_name(
             "created-", None if conditions == TaskConditions() else conditions
         )
-        requested_page = page_request(list_ordering, first, after, None, None)
+        requested_page = page_request(list_ordering, first, after, last, before)
         return await connection_of_page(
             info,
             Task,
@@ -130,14 +140,12 @@ class TaskQuery:
 @strawberry.type
 class TaskMutation:
     @mutation("Stops tasks at the next safe point.", scope=Scope.MAIL)
-    async def task_cancel(self, info: Info, input: TaskCancelInput) -> TaskCancelPayload:
-        keys = [
-            global_ids.decode("Task", text, path="ids", index=index)
-            for index, text in enumerate(input.ids)
-        ]
-        await tasks.cancel_tasks(info.context, keys)
+    async def task_cancel(self, info: Info, input: TaskCancelInput) -> TasksPayload:
+        keys = ids_from_refs(info, input.tasks, "tasks")
+        with error_paths_below("tasks"):
+            await tasks.cancel_tasks(info.context, keys)
         rows = await info.context.load_many(tasks.load_visible_tasks_by_id, keys)
-        return TaskCancelPayload(tasks=[Task.from_row(row) for row in rows if row])
+        return TasksPayload(tasks=[Task.from_row(row) for row in rows if row])
 
     @mutation(
         "Takes back a move, delete, flag change, or a message that is held; what has changed "
@@ -153,6 +161,6 @@ class TaskSubscription:
     @subscription(
         "A task now, and each change of state or count until its end.", scope=Scope.MAIL_READ
     )
-    async def task_progress(self, info: Info, id: strawberry.ID) -> AsyncIterator[Task]:
-        async for row in progress.follow_task(info.context, global_ids.decode("Task", id)):
+    async def task_progress(self, info: Info, task: TaskRef) -> AsyncIterator[Task]:
+        async for row in progress.follow_task(info.context, id_from_ref(task, "task")):
             yield Task.from_row(row)

@@ -2,23 +2,25 @@
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import strawberry
 from strawberry import UNSET
 
 from graph.auth.second_factors import SECRET_METADATA
 from graph.auth.security_log import AuthEvent
-from graph.types.errors import DeletePayload, IdsInput, MutationPayload, Options, attribute_field
+from graph.types.error_paths import error_paths_below
+from graph.types.errors import DeletePayload, MutationPayload, Options, attribute_field
 from graph.types.fields import Info, field
 from graph.types.mutations import mutation
+from graph.types.object_references import ObjectRef, ids_from_refs
 from graph.types.object_views import DerivedField, ExpressionField, NestedViewField, View
-from graph.types.references import UserRef, ids_from_global_ids, load_named_user_id, value_or_none
+from graph.types.references import UserRef, load_named_user_id, value_or_none
 from graph.types.row_mapping import NodeView, global_id_field, lazy_view_factory, link
 from graph.types.scalars import Duration, EmailAddress
 from models.users.roles import Scope, UserPermission
 from resolvers.auth import app_passwords, security_log
-from resolvers.auth.app_passwords import AppPasswordPatch, AppPasswordScope, NewAppPassword
+from resolvers.auth.app_passwords import AppPasswordChanges, AppPasswordScope, NewAppPassword
 from resolvers.users import loaders as user_loaders
 
 if TYPE_CHECKING:
@@ -129,9 +131,13 @@ class AppPasswordCreatePayload(MutationPayload):
     )
 
 
-@strawberry.input(description="Input of appPasswordUpdate.")
-class AppPasswordUpdateInput(Options):
-    ids: list[strawberry.ID] = attribute_field("Global ids.")
+@strawberry.input(one_of=True, description="Names one app password.")
+class AppPasswordRef(ObjectRef):
+    pass
+
+
+@strawberry.input(description="New values of app passwords. An absent field leaves the value.")
+class AppPasswordPatch:
     description: str | None = attribute_field("What it is for.", default=UNSET)
     active: bool | None = attribute_field("Good for signing in.", default=UNSET)
     scopes: list[AppPasswordScope] | None = attribute_field(
@@ -139,9 +145,22 @@ class AppPasswordUpdateInput(Options):
     )
 
 
-@strawberry.type(description="Some application passwords.")
+@strawberry.input(description="Input of appPasswordUpdate.")
+class AppPasswordUpdateInput(Options):
+    app_passwords: list[AppPasswordRef] = attribute_field("The app passwords to change.")
+    set: AppPasswordPatch = attribute_field("New values.")
+
+
+@strawberry.input(description="Input of appPasswordDelete.")
+class AppPasswordDeleteInput(Options):
+    app_passwords: list[AppPasswordRef] = attribute_field("The app passwords to delete.")
+
+
+@strawberry.type(description="Payload of appPasswordUpdate.")
 class AppPasswordsPayload(MutationPayload):
-    app_passwords: list[AppPassword] = attribute_field("As they are now.", default_factory=list)
+    app_passwords: list[AppPassword] = attribute_field(
+        "The changed app passwords.", default_factory=list
+    )
 
 
 @strawberry.type
@@ -164,25 +183,34 @@ class AppPasswordMutation:
             mobileconfig=created.profile,
         )
 
-    @mutation("All or none.", scope=Scope.FULL, user_permission=UserPermission.APP_PASSWORDS)
+    @mutation(
+        "Changes app passwords, all or none.",
+        scope=Scope.FULL,
+        user_permission=UserPermission.APP_PASSWORDS,
+    )
     async def app_password_update(
         self, info: Info, input: AppPasswordUpdateInput
     ) -> AppPasswordsPayload:
-        scopes: Any = input.scopes
-        patch = AppPasswordPatch(
-            description=value_or_none(input.description),
-            active=value_or_none(input.active),
+        keys, scopes = ids_from_refs(info, input.app_passwords, "appPasswords"), input.set.scopes
+        changes = AppPasswordChanges(
+            description=value_or_none(input.set.description),
+            active=value_or_none(input.set.active),
             scopes=[AppPasswordScope(scope) for scope in scopes]
             if isinstance(scopes, list)
             else None,
         )
-        keys = ids_from_global_ids(info, "AppPassword", input.ids)
-        changed = await app_passwords.update_app_passwords(info.context, keys, patch)
+        with error_paths_below("appPasswords"):
+            changed = await app_passwords.update_app_passwords(info.context, keys, changes)
         rows = await info.context.load_many(app_passwords.load_visible_app_passwords_by_id, changed)
         return AppPasswordsPayload(app_passwords=[AppPassword.from_row(row) for row in rows if row])
 
-    @mutation("All or none.", scope=Scope.FULL, user_permission=UserPermission.APP_PASSWORDS)
-    async def app_password_delete(self, info: Info, input: IdsInput) -> DeletePayload:
-        keys = ids_from_global_ids(info, "AppPassword", input.ids)
-        await app_passwords.delete_app_passwords(info.context, keys)
-        return DeletePayload(deleted_ids=input.ids)
+    @mutation(
+        "Deletes app passwords, all or none.",
+        scope=Scope.FULL,
+        user_permission=UserPermission.APP_PASSWORDS,
+    )
+    async def app_password_delete(self, info: Info, input: AppPasswordDeleteInput) -> DeletePayload:
+        keys = ids_from_refs(info, input.app_passwords, "appPasswords")
+        with error_paths_below("appPasswords"):
+            await app_passwords.delete_app_passwords(info.context, keys)
+        return DeletePayload.of_keys("AppPassword", keys)

@@ -9,11 +9,13 @@ from strawberry import UNSET
 from strawberry.scalars import JSON
 
 from graph.types import global_ids
+from graph.types.error_paths import error_paths_below
 from graph.types.errors import DeletePayload, MutationPayload, Options, attribute_field
 from graph.types.fields import Info
 from graph.types.mutations import AtomicExclusion, mutation
+from graph.types.object_references import ObjectRef, ids_from_refs
 from graph.types.object_views import DerivedField, View
-from graph.types.references import UserRef, ids_from_global_ids, load_named_user_id
+from graph.types.references import UserRef, load_named_user_id
 from graph.types.row_mapping import NodeView, global_id_field, lazy_view_factory
 from models.errors import InvalidInput
 from models.users.roles import Role, Scope
@@ -148,9 +150,16 @@ class WebauthnVerifyInput(_OptionalUserInput):
     )
 
 
+@strawberry.input(one_of=True, description="Names one WebAuthn key.")
+class WebauthnKeyRef(ObjectRef):
+    pass
+
+
 @strawberry.input(description="Input of webauthnDelete.")
 class WebauthnDeleteInput(Options):
-    ids: list[strawberry.ID] = attribute_field("Keys of one account.")
+    webauthn_keys: list[WebauthnKeyRef] = attribute_field(
+        "The WebAuthn keys to delete. All belong to one account."
+    )
     proof: TwoFactorProofInput | None = attribute_field("Of a factor that is on.", default=UNSET)
 
 
@@ -436,8 +445,9 @@ class TwoFactorMutation:
         atomic_exclusion=NOT_ATOMIC_WITH_PROOF,
     )
     async def webauthn_delete(self, info: Info, input: WebauthnDeleteInput) -> DeletePayload:
-        keys = ids_from_global_ids(info, "WebauthnKey", input.ids)
-        await second_factors_mutations.delete_webauthn_keys(
-            info.context, keys, _proof_from_input(input.proof or None)
-        )
-        return DeletePayload(deleted_ids=input.ids)
+        keys = ids_from_refs(info, input.webauthn_keys, "webauthnKeys")
+        with error_paths_below("webauthnKeys", other_fields=("proof",)):
+            await second_factors_mutations.delete_webauthn_keys(
+                info.context, keys, _proof_from_input(input.proof or None)
+            )
+        return DeletePayload.of_keys("WebauthnKey", keys)

@@ -64,6 +64,9 @@ class AuthEvent(NodeView):
 
 @strawberry.input(description="Which security events; all conditions hold.")
 class AuthLogFilter(ConditionsInput):
+    user: UserRef | None = attribute_field(
+        "Events of this account. `User.authLog` refuses it.", default=UNSET
+    )
     action: str | None = attribute_field("Exactly this.", default=UNSET)
     ip: IPAddress | None = attribute_field("From this address.", default=UNSET)
     network: CIDR | None = attribute_field("From an address of this network.", default=UNSET)
@@ -75,7 +78,9 @@ class AuthLogFilter(ConditionsInput):
     def to_conditions(self) -> SecurityEventFilter:
         """Convert the filter to conditions of the resolvers. Absent fields are left out."""
         values = {
-            name: value for name, value in vars(self).items() if value_or_none(value) is not None
+            name: value
+            for name, value in vars(self).items()
+            if name != "user" and value_or_none(value) is not None
         }
         return SecurityEventFilter(**values)
 
@@ -114,14 +119,12 @@ class AuthLogQuery:
     async def auth_log(
         self,
         info: Info,
-        user: Annotated[
-            UserRef | None, strawberry.argument(description="Only of this user.")
-        ] = UNSET,
         filter: AuthLogFilter | None = UNSET,
         first: int | None = UNSET,
         after: str | None = UNSET,
         last: int | None = UNSET,
         before: str | None = UNSET,
     ) -> Connection[AuthEvent]:
+        user = filter.user if filter else None
         owner = (await load_user_or_viewer_id(info, user) or UNKNOWN_USER_ID) if user else None
         return await load_event_page(info, owner, filter, first, after, last, before)

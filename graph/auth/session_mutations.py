@@ -35,8 +35,10 @@ class SessionTerminatePayload(MutationPayload):
     terminated_count: int = attribute_field(
         "Connections to this process; those to others end within a second.", default=0
     )
-    results: list[str] = attribute_field(
-        "User names, once for each connection that ends.", default_factory=list
+    usernames: list[str] = attribute_field(
+        "User name of each connection that ends, in alphabetical order. A name occurs once for "
+        "each connection.",
+        default_factory=list,
     )
 
 
@@ -71,7 +73,9 @@ class SessionMutation:
                     usernames_by_id, reason, cancels_operations=input.force
                 )
             )
-        results = [
+        usernames = [
             usernames_by_id[viewer.user_id or viewer.pending_user_id] for viewer in connections
         ]
-        return SessionTerminatePayload(terminated_count=len(connections), results=sorted(results))
+        return SessionTerminatePayload(
+            terminated_count=len(connections), usernames=sorted(usernames)
+        )

@@ -11,16 +11,17 @@ import graph.users.types
 from graph.auth.app_passwords import AppPassword
 from graph.domains.types import Domain
 from graph.types.connections import Connection, connection_of_page, page_request
-from graph.types.errors import DeletePayload, IdsInput, MutationPayload, Options, attribute_field
+from graph.types.error_paths import error_paths_below
+from graph.types.errors import DeletePayload, MutationPayload, Options, attribute_field
 from graph.types.fields import Info, field, query
 from graph.types.input_conditions import RestrictionsInput
 from graph.types.mutations import AtomicExclusion, mutation
+from graph.types.object_references import ObjectRef, ids_from_refs
 from graph.types.object_views import DerivedField
 from graph.types.references import (
     DomainRef,
     UserRef,
     UserSelection,
-    ids_from_global_ids,
     load_domain_ids,
     load_named_user_id,
     load_user_or_viewer,
@@ -218,17 +219,23 @@ class AuthenticatePayload(MutationPayload):
         )
 
 
+@strawberry.input(one_of=True, description="Names one access token.")
+class AccessTokenRef(ObjectRef):
+    pass
+
+
 @strawberry.input(description="Input of tokenRevoke.")
 class TokenRevokeInput(Options):
-    ids: list[strawberry.ID] | None = attribute_field(
-        "Default: the token of this call.", default=strawberry.UNSET
+    access_tokens: list[AccessTokenRef] | None = attribute_field(
+        "The access tokens to revoke. Default: the token of this request.",
+        default=strawberry.UNSET,
     )
     all: bool = attribute_field("Every token of the viewer.", default=False)
 
 
 @strawberry.type(description="Answer of tokenRevoke.")
 class TokenRevokePayload(MutationPayload):
-    revoked: int = attribute_field("How many have ended.", default=0)
+    revoked_count: int = attribute_field("Number of revoked access tokens.", default=0)
 
 
 @strawberry.input(description="Input of apiKeyCreate.")
@@ -262,8 +269,13 @@ class ApiKeyCreatePayload(MutationPayload):
     secret: str | None = attribute_field("Shown once.", default=None, metadata=SECRET_METADATA)
 
 
-@strawberry.input(description="Input of apiKeyUpdate; what is absent stays.")
-class ApiKeyUpdateInput(IdsInput, RestrictionsInput):
+@strawberry.input(one_of=True, description="Names one API key.")
+class ApiKeyRef(ObjectRef):
+    pass
+
+
+@strawberry.input(description="New values of API keys. An absent field leaves the value.")
+class ApiKeyPatch(RestrictionsInput):
     restriction_fields = frozenset({"allowed_ips"})
     name: str | None = attribute_field("What they are for.", default=strawberry.UNSET)
     active: bool | None = attribute_field("Off or on.", default=strawberry.UNSET)
@@ -273,9 +285,22 @@ class ApiKeyUpdateInput(IdsInput, RestrictionsInput):
     expires_at: datetime | None = attribute_field("null = never.", default=strawberry.UNSET)
 
 
-@strawberry.type(description="Answer of apiKeyUpdate.")
+@strawberry.input(description="Input of apiKeyUpdate.")
+class ApiKeyUpdateInput(Options):
+    api_keys: list[ApiKeyRef] = attribute_field("The API keys to change.")
+    set: ApiKeyPatch = attribute_field("New values.")
+
+
+@strawberry.input(description="Input of apiKeyDelete.")
+class ApiKeyDeleteInput(Options):
+    api_keys: list[ApiKeyRef] = attribute_field("The API keys to delete.")
+
+
+@strawberry.type(description="Payload of apiKeyUpdate.")
 class ApiKeysPayload(MutationPayload):
-    api_keys: list[ApiKey] = attribute_field("The keys.", default_factory=list)
+    api_keys: list[ApiKey] = attribute_field(
+        "The changed API keys, in the order of the references.", default_factory=list
+    )
 
 
 @strawberry.input(description="Input of userImpersonate.")
@@ -295,8 +320,8 @@ class AuthCacheFlushInput(Options):
 
 @strawberry.type(description="Answer of authCacheFlush.")
 class AuthCacheFlushPayload(MutationPayload):
-    entries: int = attribute_field(
-        "How many credentials were forgotten, in this process.", default=0
+    flushed_count: int = attribute_field(
+        "Number of credentials that this process removed from its cache.", default=0
     )
 
 
@@ -359,14 +384,13 @@ class AuthMutation:
 
     @mutation("End tokens. Without a credential nothing happens.", role=Role.PUBLIC)
     async def token_revoke(self, info: Info, input: TokenRevokeInput) -> TokenRevokePayload:
-        keys = (
-            ids_from_global_ids(info, "AccessToken", input.ids)
-            if isinstance(input.ids, list)
-            else None
-        )
-        return TokenRevokePayload(
-            revoked=await access_tokens.revoke_own_access_tokens(info.context, keys, all=input.all)
-        )
+        refs = input.access_tokens
+        keys = ids_from_refs(info, refs, "accessTokens") if isinstance(refs, list) else None
+        with error_paths_below("accessTokens"):
+            revoked_count = await access_tokens.revoke_own_access_tokens(
+                info.context, keys, all=input.all
+            )
+        return TokenRevokePayload(revoked_count=revoked_count)
 
     @mutation("Role up to one's own.", scope=Scope.FULL)
     async def api_key_create(self, info: Info, input: ApiKeyCreateInput) -> ApiKeyCreatePayload:
@@ -392,25 +416,33 @@ class AuthMutation:
         row, secret = await api_keys.create_api_key(info.context, new, problems)
         return ApiKeyCreatePayload(api_key=ApiKey.from_row(row), secret=secret)
 
-    @mutation("All or none; nobody changes a key above themselves.", scope=Scope.FULL)
+    @mutation(
+        "Changes API keys, all or none. A caller can't change a key with a higher role.",
+        scope=Scope.FULL,
+    )
     async def api_key_update(self, info: Info, input: ApiKeyUpdateInput) -> ApiKeysPayload:
-        ctx, keys = info.context, ids_from_global_ids(info, "ApiKey", input.ids)
-        networks = input.allowed_ips
+        keys, patch = ids_from_refs(info, input.api_keys, "apiKeys"), input.set
+        networks = patch.allowed_ips
         change = ApiKeyChange(
-            input.name or (None if input.name is None or input.name is strawberry.UNSET else ""),
-            None if input.active is strawberry.UNSET else input.active,
+            patch.name or (None if patch.name is None or patch.name is strawberry.UNSET else ""),
+            None if patch.active is strawberry.UNSET else patch.active,
             None if networks is strawberry.UNSET else networks or (),
-            input.expires_at or None,
-            removes_expiry=input.expires_at is None,
+            patch.expires_at or None,
+            removes_expiry=patch.expires_at is None,
         )
-        rows = await api_keys.update_api_keys(ctx, keys, change)
+        with error_paths_below("apiKeys"):
+            rows = await api_keys.update_api_keys(info.context, keys, change)
         return ApiKeysPayload(api_keys=[ApiKey.from_row(row) for row in rows])
 
-    @mutation("All or none; nobody deletes a key above themselves.", scope=Scope.FULL)
-    async def api_key_delete(self, info: Info, input: IdsInput) -> DeletePayload:
-        keys = ids_from_global_ids(info, "ApiKey", input.ids)
-        await api_keys.delete_api_keys(info.context, keys)
-        return DeletePayload(deleted_ids=input.ids)
+    @mutation(
+        "Deletes API keys, all or none. A caller can't delete a key with a higher role.",
+        scope=Scope.FULL,
+    )
+    async def api_key_delete(self, info: Info, input: ApiKeyDeleteInput) -> DeletePayload:
+        keys = ids_from_refs(info, input.api_keys, "apiKeys")
+        with error_paths_below("apiKeys"):
+            await api_keys.delete_api_keys(info.context, keys)
+        return DeletePayload.of_keys("ApiKey", keys)
 
     @mutation(
         "Token for another user's mail and settings, written to that user's log.",
@@ -435,7 +467,7 @@ class AuthMutation:
     ) -> AuthCacheFlushPayload:
         users = user_selector_from_selection(input.users) if input.users else None
         return AuthCacheFlushPayload(
-            entries=await credential_cache_flush.flush_cached_credentials(info.context, users)
+            flushed_count=await credential_cache_flush.flush_cached_credentials(info.context, users)
         )
 
 

@@ -10,11 +10,14 @@ from strawberry import UNSET
 from graph.types import errors as types_errors
 from graph.types import global_ids
 from graph.types.connections import Connection, connection_of_page, page_request
-from graph.types.errors import IdsInput, MutationPayload, Options, attribute_field
+from graph.types.error_paths import error_paths_below
+from graph.types.errors import MutationPayload, Options, attribute_field
 from graph.types.fields import Auth, Info, query
+from graph.types.input_conditions import ConditionsInput
 from graph.types.mutations import AtomicExclusion, mutation
+from graph.types.object_references import ObjectRef, load_ids_from_refs
 from graph.types.object_views import DerivedField
-from graph.types.references import ids_from_global_ids, maybe_value, value_or_none
+from graph.types.references import maybe_value, value_or_none
 from graph.types.row_mapping import NodeView, global_id_field, selected_columns
 from mail.tls.acme_client import RevocationReason
 from mail.tls.pem_certificates import CertificateInput
@@ -72,11 +75,24 @@ class Certificate(NodeView):
 
 
 @strawberry.input(one_of=True, description="Names one certificate.")
-class CertificateRef:
-    id: strawberry.Maybe[strawberry.ID] = attribute_field("Global id.")
+class CertificateRef(ObjectRef):
     server_name: strawberry.Maybe[str] = attribute_field(
-        "Exactly the name it is stored for, in any form."
+        "The `serverName` of the certificate, in Unicode or ASCII form."
     )
+
+
+@strawberry.input(description="Selects certificates.")
+class CertificateFilter(ConditionsInput):
+    query: str | None = attribute_field("Part of the server name, in any case.", default=UNSET)
+    include_alt_names: bool | None = attribute_field(
+        "Compares `query` with all names in the certificate. A wildcard name matches the names "
+        "that it covers. Default: false.",
+        default=UNSET,
+    )
+
+    def to_conditions(self) -> CertificateConditions:
+        """Convert the filter to conditions of the resolvers."""
+        return CertificateConditions(value_or_none(self.query), bool(self.include_alt_names))
 
 
 @strawberry.input(description="Input of certificateSet.")
@@ -115,7 +131,7 @@ class CertificatePayload(MutationPayload):
 
 @strawberry.input(description="Input of certificateDelete.")
 class CertificateDeleteInput(Options):
-    ids: list[strawberry.ID] = attribute_field("Global ids.")
+    certificates: list[CertificateRef] = attribute_field("The certificates to delete.")
     revoke: RevocationReason | None = attribute_field(
         "Those that ACME has made are revoked by their authorities before, at most "
         f"{acme_revocation.MAX_REVOCATIONS} at a time; where one is not, nothing is deleted, and "
@@ -134,9 +150,16 @@ class CertificateDeletePayload(MutationPayload):
     )
 
 
-@strawberry.type(description="Answer of certificateRenew.")
-class CertificateRenewPayload(MutationPayload):
-    certificates: list[Certificate] = attribute_field("As they are now.", default_factory=list)
+@strawberry.input(description="Input of certificateRenew.")
+class CertificateRenewInput(Options):
+    certificates: list[CertificateRef] = attribute_field("The certificates to renew.")
+
+
+@strawberry.type(description="Payload of certificateRenew.")
+class CertificatesPayload(MutationPayload):
+    certificates: list[Certificate] = attribute_field(
+        "The certificates to renew, in the order of the references.", default_factory=list
+    )
 
 
 @strawberry.type
@@ -155,22 +178,20 @@ class CertificateQuery:
         )
 
     @query(
-        "All certificates, in the order they were made; those with query in the name of the "
-        "server or, with altNames, in any name of theirs, and those with a wildcard for it.",
+        "Certificates, oldest first.",
         role=Role.ADMIN,
         scope=Scope.READ,
     )
     async def certificates(
         self,
         info: Info,
-        query: str | None = UNSET,
-        alt_names: bool | None = False,
+        filter: CertificateFilter | None = UNSET,
         first: int | None = UNSET,
         after: str | None = UNSET,
         last: int | None = UNSET,
         before: str | None = UNSET,
     ) -> Connection[Certificate]:
-        conditions = CertificateConditions(value_or_none(query), bool(alt_names))
+        conditions = filter.to_conditions() if filter else CertificateConditions()
         requested_page = page_request(CURSOR_KIND, first, after, last, before)
         return await connection_of_page(
             info,
@@ -209,13 +230,14 @@ class CertificateMutation:
     async def certificate_delete(
         self, info: Info, input: CertificateDeleteInput
     ) -> CertificateDeletePayload:
-        keys = ids_from_global_ids(info, "Certificate", input.ids)
-        revoked = await certificates.delete_certificates(
-            info.context, keys, value_or_none(input.revoke)
-        )
+        keys = await _load_ids(info, input.certificates)
+        with error_paths_below("certificates", other_fields=("revoke",)):
+            revoked = await certificates.delete_certificates(
+                info.context, keys, value_or_none(input.revoke)
+            )
         return CertificateDeletePayload(
-            deleted_ids=input.ids,
-            revoked_ids=[strawberry.ID(global_ids.encode("Certificate", key)) for key in revoked],
+            deleted_ids=[global_ids.encode("Certificate", key) for key in keys],
+            revoked_ids=[global_ids.encode("Certificate", key) for key in revoked],
         )
 
     @mutation(
@@ -223,15 +245,27 @@ class CertificateMutation:
         "it ends says acmeState.",
         **WRITE_GUARD,
     )
-    async def certificate_renew(self, info: Info, input: IdsInput) -> CertificateRenewPayload:
-        keys = ids_from_global_ids(info, "Certificate", input.ids)
-        await certificates.schedule_renewals_now(info.context, keys)
+    async def certificate_renew(
+        self, info: Info, input: CertificateRenewInput
+    ) -> CertificatesPayload:
+        keys = await _load_ids(info, input.certificates)
+        with error_paths_below("certificates"):
+            await certificates.schedule_renewals_now(info.context, keys)
         rows: Sequence[Any] = await info.context.load_many(
             certificates.load_visible_certificates_by_id, keys
         )
-        return CertificateRenewPayload(
-            certificates=[Certificate.from_row(row) for row in rows if row]
-        )
+        return CertificatesPayload(certificates=[Certificate.from_row(row) for row in rows if row])
+
+
+async def _load_ids(info: Info, refs: Sequence[CertificateRef]) -> list[int]:
+    """Return the row IDs of references. Raises NotFound if a server name has no certificate."""
+    return await load_ids_from_refs(
+        info,
+        refs,
+        "certificates",
+        name_field="server_name",
+        load_ids=certificates.load_ids_by_server_name,
+    )
 
 
 def _certificate_request_from_input(input: CertificateSetInput) -> CertificateValues:

@@ -12,6 +12,7 @@ from graph.types import global_ids
 from graph.types.connections import Connection, connection_of_page, page_request
 from graph.types.errors import DeletePayload, IdsInput, MutationPayload, Options, attribute_field
 from graph.types.fields import Auth, Info, field, query
+from graph.types.input_conditions import ConditionsInput
 from graph.types.mutations import mutation
 from graph.types.object_views import DerivedField, NestedViewField, View
 from graph.types.references import ids_from_global_ids, maybe_value, value_or_none
@@ -102,6 +103,11 @@ class DkimKeyRef:
     )
 
 
+@strawberry.input(description="Selects DKIM keys.")
+class DkimKeyFilter(ConditionsInput):
+    query: str | None = attribute_field("Part of the domain name.", default=UNSET)
+
+
 @strawberry.input(description="Input of dkimKeySet.")
 class DkimKeySetInput(Options):
     domains: list[str] = attribute_field(DOMAINS_DESCRIPTION)
@@ -167,20 +173,20 @@ class DkimQuery:
         )
 
     @query(
-        "Those of the domains the viewer administers, by domain; query matches it in part.",
+        "DKIM keys of the domains that the viewer administers, ordered by domain.",
         scope=Scope.READ,
         **DOMAIN_ADMIN_GUARD,
     )
     async def dkim_keys(
         self,
         info: Info,
-        query: str | None = UNSET,
+        filter: DkimKeyFilter | None = UNSET,
         first: int | None = UNSET,
         after: str | None = UNSET,
         last: int | None = UNSET,
         before: str | None = UNSET,
     ) -> Connection[DkimKey]:
-        search_text = query or None
+        search_text = (filter.query or None) if filter else None
         requested_page = page_request(
             ordering_name(LIST_ORDERING, search_text), first, after, last, before
         )

@@ -362,6 +362,13 @@ class DomainAlias(NodeView):
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {"id": global_id_field("DomainAlias")}
 
 
+@strawberry.input(description="Selects domain aliases.")
+class DomainAliasFilter(ConditionsInput):
+    query: str | None = attribute_field(
+        "Part of the alias or of the name of its domain.", default=UNSET
+    )
+
+
 @strawberry.input(description="Which domains.")
 class DomainFilter(ConditionsInput):
     query: str | None = attribute_field("Partial match of name or description.", default=UNSET)
@@ -445,20 +452,20 @@ class DomainQuery:
         )
 
     @query(
-        "Second names, by name; query matches alias or domain in part.",
+        "Domain aliases of the domains that the viewer administers, ordered by name.",
         scope=Scope.READ,
         **DOMAIN_ADMIN_GUARD,
     )
     async def domain_aliases(
         self,
         info: Info,
-        query: str | None = UNSET,
+        filter: DomainAliasFilter | None = UNSET,
         first: int | None = UNSET,
         after: str | None = UNSET,
         last: int | None = UNSET,
         before: str | None = UNSET,
     ) -> Connection[DomainAlias]:
-        search_text = query or None
+        search_text = (filter.query or None) if filter else None
         requested_page = page_request(
             ordering_name("domain-alias", search_text), first, after, last, before
         )

@@ -14,7 +14,6 @@ from graph.routing.references import (
     load_routing_ids,
 )
 from graph.routing.types import ForwardingHost, RelayHost, TlsPolicy, Transport
-from graph.types import global_ids
 from graph.types.error_paths import error_paths_below
 from graph.types.errors import DeletePayload, MutationPayload, Options, attribute_field
 from graph.types.fields import Info
@@ -307,7 +306,7 @@ class RoutingMutation:
         keys = await load_routing_ids(info, input.forwarding_hosts, "forwardingHosts")
         with error_paths_below("forwardingHosts"):
             deleted_keys = await forwarding_hosts.delete_forwarding_hosts(info.context, keys)
-        return _delete_payload("ForwardingHost", deleted_keys)
+        return DeletePayload.of_keys("ForwardingHost", deleted_keys)
 
 
 async def _create_record(
@@ -345,11 +344,7 @@ async def _delete_records(
     keys = await load_routing_ids(info, refs, list_field)
     with error_paths_below(list_field):
         await routing_mutations.delete_rows(info.context, record_kind, keys)
-    return _delete_payload(record_kind.type_name, keys)
-
-
-def _delete_payload(type_name: str, keys: Sequence[int]) -> DeletePayload:
-    return DeletePayload(deleted_ids=[global_ids.encode(type_name, key) for key in keys])
+    return DeletePayload.of_keys(record_kind.type_name, keys)
 
 
 def _password_from_input(record_input: Any) -> str | None:

@@ -117,8 +117,8 @@ class SearchIndexOptimizeInput(Options):
 @strawberry.type(description="Answer of searchIndexBuild, -Rebuild and -Optimize.")
 class SearchIndexPayload(MutationPayload):
     task: Task | None = attribute_field("Background work, null when done at once.", default=None)
-    indexed: BigInt | None = attribute_field(
-        "Messages put in; null where a task does it.", default=None
+    indexed_count: BigInt | None = attribute_field(
+        "Number of indexed messages. Null: a task indexes them.", default=None
     )
 
 
@@ -202,8 +202,8 @@ class SearchIndexMutation:
         result = await index_tasks.index_or_queue_unindexed_messages(
             info.context, request, user_selector_from_selection(input.users or None)
         )
-        indexed = None if result.indexed_count is None else BigInt(result.indexed_count)
-        return SearchIndexPayload(task=Task.from_row_or_none(result.task), indexed=indexed)
+        count = None if result.indexed_count is None else BigInt(result.indexed_count)
+        return SearchIndexPayload(task=Task.from_row_or_none(result.task), indexed_count=count)
 
     @mutation(
         "Makes the text index of these accounts anew from the stored bytes. That of all, and on "

@@ -6,10 +6,12 @@ import strawberry
 from strawberry import UNSET
 
 from graph.messages.types import Message
-from graph.types.errors import DeletePayload, IdsInput, MutationPayload, Options, attribute_field
+from graph.types.error_paths import error_paths_below
+from graph.types.errors import DeletePayload, MutationPayload, Options, attribute_field
 from graph.types.fields import Info
 from graph.types.mutations import mutation
-from graph.types.references import UserSelection, ids_from_global_ids, user_selector_from_selection
+from graph.types.object_references import ObjectRef, ids_from_refs
+from graph.types.references import UserSelection, user_selector_from_selection
 from graph.users.update_mutations import UsersPayload, load_users_payload
 from models.users.roles import Scope, UserPermission
 from models.users.tables import Frequency
@@ -23,9 +25,23 @@ QUARANTINE_GUARD: dict[str, Any] = {
 }
 
 
+@strawberry.input(one_of=True, description="Names one quarantined message.")
+class QuarantineItemRef(ObjectRef):
+    pass
+
+
+@strawberry.input(description="Input of quarantineDelete.")
+class QuarantineDeleteInput(Options):
+    quarantine_items: list[QuarantineItemRef] = attribute_field(
+        "The quarantined messages to delete."
+    )
+
+
 @strawberry.input(description="Input of quarantineRelease.")
 class QuarantineReleaseInput(Options):
-    ids: list[strawberry.ID] = attribute_field("The held messages, at most 100.")
+    quarantine_items: list[QuarantineItemRef] = attribute_field(
+        "The quarantined messages to release: 1 to 100."
+    )
     learn_ham: bool = attribute_field(
         "Have the spam filter learn that they are good mail, where it learns; what holds a virus "
         "it does not learn.",
@@ -63,20 +79,22 @@ class QuarantineMutation:
     async def quarantine_release(
         self, info: Info, input: QuarantineReleaseInput
     ) -> QuarantineReleasePayload:
-        keys = await quarantine_mutations.release_messages(
-            info.context,
-            ids_from_global_ids(info, "QuarantineItem", input.ids),
-            ReleaseOptions(learn_ham=input.learn_ham, allow_sender=input.allow_sender),
-        )
+        item_ids = ids_from_refs(info, input.quarantine_items, "quarantineItems")
+        with error_paths_below("quarantineItems", other_fields=("allowSender", "learnHam")):
+            keys = await quarantine_mutations.release_messages(
+                info.context,
+                item_ids,
+                ReleaseOptions(learn_ham=input.learn_ham, allow_sender=input.allow_sender),
+            )
         rows = await info.context.load_many(message_loaders.load_visible_by_ids, keys)
         return QuarantineReleasePayload(messages=[Message.from_row(row) for row in rows if row])
 
     @mutation("Deletes held messages: all or none.", **QUARANTINE_GUARD)
-    async def quarantine_delete(self, info: Info, input: IdsInput) -> DeletePayload:
-        await quarantine_mutations.delete_messages(
-            info.context, ids_from_global_ids(info, "QuarantineItem", input.ids)
-        )
-        return DeletePayload(deleted_ids=input.ids)
+    async def quarantine_delete(self, info: Info, input: QuarantineDeleteInput) -> DeletePayload:
+        item_ids = ids_from_refs(info, input.quarantine_items, "quarantineItems")
+        with error_paths_below("quarantineItems"):
+            await quarantine_mutations.delete_messages(info.context, item_ids)
+        return DeletePayload.of_keys("QuarantineItem", item_ids)
 
     @mutation(
         "How often letters tell of held messages.",

@@ -9,14 +9,17 @@ from strawberry import UNSET
 
 from graph.domains.types import Domain
 from graph.types.connections import Connection, connection_of_page, page_request
-from graph.types.errors import DeletePayload, IdsInput, MutationPayload, Options, attribute_field
+from graph.types.error_paths import error_paths_below
+from graph.types.errors import DeletePayload, MutationPayload, Options, attribute_field
 from graph.types.fields import Info, query
 from graph.types.input_conditions import ConditionsInput
 from graph.types.mutations import mutation
+from graph.types.object_references import ObjectRef, ids_from_refs
 from graph.types.object_views import DerivedField, NestedViewField, View
 from graph.types.references import (
+    DomainRef,
     UserRef,
-    ids_from_global_ids,
+    domain_selector_from_ref,
     load_user_or_viewer,
     maybe_value,
     value_or_none,
@@ -107,8 +110,8 @@ class SenderScopeInput:
     tag: strawberry.Maybe[str] = attribute_field(
         "All accounts and addresses with this label; for ADMIN."
     )
-    domain: strawberry.Maybe[str] = attribute_field(
-        "All addresses of this domain; for DOMAIN_ADMIN."
+    domain: strawberry.Maybe[DomainRef] = attribute_field(
+        "All addresses of a domain that the viewer administers."
     )
     global_: strawberry.Maybe[bool] = attribute_field("Everybody; true, for ADMIN.", name="global")
 
@@ -125,14 +128,19 @@ class SenderScopeInput:
         if self.global_ and not self.global_.value:
             text = "name somebody, or say true"
             raise InvalidInput(text, constraint="exclusive", path=["scope", "global"])
-        return RuleOwner(tag=maybe_value(self.tag), domain=maybe_value(self.domain))
+        return RuleOwner(
+            tag=maybe_value(self.tag),
+            domain=domain_selector_from_ref(self.domain.value, path=("scope", "domain", "id"))
+            if self.domain
+            else None,
+        )
 
 
 @strawberry.input(description="Which rules.")
 class SenderRuleFilter(ConditionsInput):
     user: UserRef | None = attribute_field("Of this account.", default=UNSET)
     tag: str | None = attribute_field("For this label, in any case.", default=UNSET)
-    domain: str | None = attribute_field("Of this domain.", default=UNSET)
+    domain: DomainRef | None = attribute_field("Rules of this domain.", default=UNSET)
     action: SenderAction | None = attribute_field("Only these.", default=UNSET)
     query: str | None = attribute_field("Partial match of pattern or comment.", default=UNSET)
 
@@ -143,7 +151,9 @@ class SenderRuleFilter(ConditionsInput):
         """
         user = await load_user_or_viewer(info, self.user) if self.user else None
         domain = (
-            await domain_loaders.find_administered_domain(info.context, self.domain)
+            await domain_loaders.find_administered_domain_by_ref(
+                info.context, domain_selector_from_ref(self.domain, path=("filter", "domain", "id"))
+            )
             if self.domain
             else None
         )
@@ -170,9 +180,19 @@ class SenderRuleCreateInput(Options):
     )
 
 
-@strawberry.type(description="Answer of senderRuleCreate.")
+@strawberry.input(one_of=True, description="Names one sender rule.")
+class SenderRuleRef(ObjectRef):
+    pass
+
+
+@strawberry.input(description="Input of senderRuleDelete.")
+class SenderRuleDeleteInput(Options):
+    sender_rules: list[SenderRuleRef] = attribute_field("The sender rules to delete.")
+
+
+@strawberry.type(description="Payload of senderRuleCreate.")
 class SenderRulesPayload(MutationPayload):
-    rules: list[SenderRule] = attribute_field(
+    sender_rules: list[SenderRule] = attribute_field(
         "Each once, in the order of patterns.", default_factory=list
     )
 
@@ -226,11 +246,13 @@ class SenderRuleMutation:
         owner = await input.scope.resolve_owner(info)
         keys = await sender_rule_mutations.create_or_update_sender_rules(info.context, owner, new)
         rows = await info.context.load_many(sender_rules.load_visible_rules_by_id, keys)
-        return SenderRulesPayload(rules=[SenderRule.from_row(row) for row in rows if row])
+        return SenderRulesPayload(sender_rules=[SenderRule.from_row(row) for row in rows if row])
 
-    @mutation("All or none, by whoever may make them.", **WRITE_GUARD)
-    async def sender_rule_delete(self, info: Info, input: IdsInput) -> DeletePayload:
-        await sender_rule_mutations.delete_sender_rules(
-            info.context, ids_from_global_ids(info, "SenderRule", input.ids)
-        )
-        return DeletePayload(deleted_ids=input.ids)
+    @mutation(
+        "Deletes sender rules, all or none. Who can create a rule can delete it.", **WRITE_GUARD
+    )
+    async def sender_rule_delete(self, info: Info, input: SenderRuleDeleteInput) -> DeletePayload:
+        keys = ids_from_refs(info, input.sender_rules, "senderRules")
+        with error_paths_below("senderRules"):
+            await sender_rule_mutations.delete_sender_rules(info.context, keys)
+        return DeletePayload.of_keys("SenderRule", keys)

@@ -73,6 +73,7 @@ ARGUMENT_DESCRIPTIONS = {
     "states": "Only in one of these states.",
     "targetId": "Only what was done to this.",
     "until": "Earlier than this.",
+    "task": "The background task.",
     "user": "Whose; nothing given = the viewer's.",
     "userdbOnly": "Only what is of the account itself.",
 }

@@ -3,6 +3,10 @@
 from resolvers.connectors.options import OPTION_DESCRIPTIONS
 
 VALUE_DESCRIPTIONS = {
+    "LegalHoldAccessAction": {
+        "LIST": "The administrator read a page of the copies, or one copy.",
+        "EXPORT": "The administrator downloaded all copies as an mbox file.",
+    },
     "AttachmentDisposition": {
         "ATTACHMENT": "The part is a file. Unknown disposition types count as this one.",
         "INLINE": "The part is shown within the message.",

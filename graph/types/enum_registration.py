@@ -15,7 +15,7 @@ from mail.tls.acme_client import RevocationReason
 from models import errors
 from models.addresses.rewrites import BccDirection
 from models.addresses.tables import AddressKind
-from models.admin.legal_holds import CopyOrigin
+from models.admin.legal_holds import CopyOrigin, LegalHoldAccessAction
 from models.admin.tasks import TaskState
 from models.connectors import AuthMechanism, ConnectorProtocol, ConnectorSecurity
 from models.domains.dkim_keys import DkimAlgorithm, DkimKeyState
@@ -77,6 +77,10 @@ strawberry.enum(
 )
 strawberry.enum(FileAttachmentMode, description="How somebody gets a file.")
 strawberry.enum(Frequency, description="How often something is written to somebody.")
+strawberry.enum(
+    LegalHoldAccessAction,
+    description="What an administrator did with the copies of a legal hold.",
+)
 strawberry.enum(LimitKind, description="What is limited.")
 strawberry.enum(LimitSource, description="Who has set a limit.")
 strawberry.enum(LogComponent, description="A part of the server that decides about mail.")

@@ -1,11 +1,12 @@
 """Typed errors and payloads: one GraphQL type for each error class in models/errors.py."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
 import strawberry
 
 import graph.types.enum_registration  # noqa: F401 - before the first field that has an enum
+from graph.types import global_ids
 from graph.types.scalars import BigInt, ByteSize, Cursor, Duration, IPAddress
 from mail.connectors.remote_server import ConnectorStage
 from models import errors
@@ -199,3 +200,8 @@ class IdsInput(Options):
 @strawberry.type(description="For all plain deletions.")
 class DeletePayload(MutationPayload):
     deleted_ids: list[strawberry.ID] = attribute_field("What is gone.", default_factory=list)
+
+    @classmethod
+    def of_keys(cls, type_name: str, keys: Iterable[int]) -> "DeletePayload":
+        """Return the payload of a deletion of rows of one type."""
+        return cls(deleted_ids=[global_ids.encode(type_name, key) for key in keys])

@@ -30,6 +30,7 @@ PREFIXES = {
     "ConnectorRun": "crn",
     "ContactSuggestion": "sug",
     "DeletedMessage": "del",
+    "DeletedUser": "dus",
     "DkimKey": "dkm",
     "Domain": "dom",
     "DomainAlias": "dal",

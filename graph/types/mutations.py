@@ -302,7 +302,7 @@ def _adapt_payload_to_dry_run(payload: MutationPayload) -> MutationPayload:
     task = vars(payload).get("task")
     if task is not None and task.row.total is not None:
         for name, value in vars(payload).items():
-            if name.endswith("_count") and not value:
+            if name.endswith("_count") and value == 0:
                 setattr(payload, name, type(value)(task.row.total))
     return payload
 

@@ -8,7 +8,6 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import strawberry
-from strawberry.utils.str_converters import to_camel_case
 
 from graph.types import global_ids
 from graph.types.errors import attribute_field
@@ -61,7 +60,7 @@ async def load_ids_from_refs(
     return [
         id_from_ref(ref, *path, str(nth))
         if name is None
-        else _id_of_name(ids_by_name, name, [*path, str(nth)], name_field)
+        else _id_of_name(ids_by_name, name, [*path, str(nth)])
         for nth, (ref, name) in enumerate(zip(refs, names, strict=True))
     ]
 
@@ -73,15 +72,13 @@ async def load_id_from_ref(
     name = _name_from_ref(ref, name_field)
     if name is None:
         return id_from_ref(ref, *path)
-    return _id_of_name(await load_ids(info.context, [name]), name, path, name_field)
+    return _id_of_name(await load_ids(info.context, [name]), name, path)
 
 
-def _id_of_name(
-    ids_by_name: Mapping[str, int], name: str, path: Sequence[str], name_field: str
-) -> int:
+def _id_of_name(ids_by_name: Mapping[str, int], name: str, path: Sequence[str]) -> int:
     if name in ids_by_name:
         return ids_by_name[name]
-    raise NotFound(name, path=[*path, to_camel_case(name_field.rstrip("_"))])
+    raise NotFound(name, path=path)
 
 
 def _check_reference_count(info: Info, refs: Sequence[ObjectRef], path: Sequence[str]) -> None:

@@ -226,7 +226,9 @@ def address_selector_from_ref(ref: AddressRef, *, path: str, index: int | None =
     return Address(address=maybe_value(ref.address) or "")
 
 
-def domain_selector_from_ref(ref: DomainRef, *, path: str, index: int | None = None) -> Domain:
+def domain_selector_from_ref(
+    ref: DomainRef, *, path: str | Sequence[str], index: int | None = None
+) -> Domain:
     """Return the resolvers' selector of a domain. Raises InvalidInput for a bad ID."""
     if ref.id:
         return Domain(id=global_ids.decode("Domain", ref.id.value, path=path, index=index))

@@ -10,40 +10,82 @@ from strawberry import UNSET
 from graph.admin.tasks import Task
 from graph.http.admission_control import ConnectionRegistry
 from graph.types import global_ids
+from graph.types.connections import Connection, connection_of_page, page_request
 from graph.types.errors import MutationPayload, Options, UserSelectionPayload, attribute_field
 from graph.types.fields import Info, field, query
+from graph.types.input_conditions import ConditionsInput
 from graph.types.mutations import mutation
-from graph.types.object_views import DerivedField, View
-from graph.types.references import UserRef, UserSelection, maybe_value, user_selector_from_selection
+from graph.types.object_views import DerivedField
+from graph.types.references import (
+    DomainRef,
+    UserRef,
+    UserSelection,
+    domain_selector_from_ref,
+    maybe_value,
+    user_selector_from_selection,
+)
+from graph.types.row_mapping import NodeView, global_id_field, selected_columns
 from graph.types.scalars import ByteSize, EmailAddress
 from graph.users.types import User
 from models.errors import InUse
+from models.store.keyset_pages import Cursor, ordering_name
 from models.users.roles import Role, Scope
 from resolvers.context import Context
 from resolvers.users import delete as user_delete
+from resolvers.users import deleted_listing
 from resolvers.users import restore as user_restore
 from resolvers.users.delete import UserDeletion
+from resolvers.users.deleted_listing import DeletedUserConditions
 from resolvers.users.restore import DeletedUserRef
 
 
-@strawberry.type(description="Account that waits for its end.")
-class DeletedUser(View):
-    user: strawberry.ID = attribute_field("Id it had.")
-    username: str = attribute_field("Name it had.")
-    storage_used: ByteSize = attribute_field("Still stored.")
-    tags: list[str] = attribute_field("Labels.")
-    deleted_at: datetime = attribute_field("When deleted.")
-    purge_at: datetime | None = attribute_field("Kept until; null = its data goes at once.")
+@strawberry.type(description="A deleted account, whose data is kept until it is purged.")
+class DeletedUser(NodeView):
+    user_id: strawberry.ID = attribute_field("Global ID that the account had.")
+    username: str = attribute_field("User name that the account had.")
+    storage_used: ByteSize = attribute_field("Bytes that the account still stores.")
+    tags: list[str] = attribute_field("Tags of the account.")
+    deleted_at: datetime = attribute_field("The time of the deletion.")
+    purge_at: datetime | None = attribute_field(
+        "The time at which the data is removed. Null: the data is being removed."
+    )
 
+    load_batch = staticmethod(deleted_listing.load_deleted_users_by_id)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
-        "user": DerivedField(("id",), global_ids.encoder("User")),
+        "id": global_id_field("DeletedUser"),
+        "user_id": DerivedField(("id",), global_ids.encoder("User")),
         "storage_used": DerivedField(("used",), ByteSize),
     }
 
-    @field("Not taken by others, in domains that are there.")
+    @field("Addresses that userRestore gives back: nobody else has them, and their domains exist.")
     async def recoverable_addresses(self, info: Info) -> list[EmailAddress]:
-        addresses = await user_restore.recoverable_addresses(info.context, self.row.addresses)
-        return [EmailAddress(address["shown"]) for address in addresses]
+        addresses = await info.context.load(deleted_listing.load_recoverable_addresses, self.row.id)
+        return [EmailAddress(address) for address in addresses]
+
+
+@strawberry.input(description="Conditions on deleted accounts. All must hold.")
+class DeletedUserFilter(ConditionsInput):
+    query: str | None = attribute_field(
+        "Part of the user name or display name, in any case.", default=UNSET
+    )
+    domain: DomainRef | None = attribute_field(
+        "Accounts that had their main address in this domain.", default=UNSET
+    )
+    deleted_since: datetime | None = attribute_field(
+        "Accounts deleted at this time or later.", default=UNSET
+    )
+    deleted_before: datetime | None = attribute_field(
+        "Accounts deleted before this time.", default=UNSET
+    )
+
+    def to_conditions(self) -> DeletedUserConditions:
+        """Convert the filter to conditions of the resolvers."""
+        return DeletedUserConditions(
+            query=self.query or None,
+            domain=domain_selector_from_ref(self.domain, path="filter") if self.domain else None,
+            deleted_since=self.deleted_since or None,
+            deleted_before=self.deleted_before or None,
+        )
 
 
 def _deleted_user_ref(user_ref: UserRef, path: str) -> DeletedUserRef:
@@ -132,6 +174,36 @@ class UserDeleteQuery:
     async def deleted_user(self, info: Info, by: UserRef) -> DeletedUser | None:
         return DeletedUser.from_row_or_none(
             await user_restore.find_deleted_user(info.context, _deleted_user_ref(by, "by"))
+        )
+
+    @query(
+        "Lists the deleted accounts that the viewer can restore, the last deleted first. A "
+        "DOMAIN_ADMIN sees those of the administered domains.",
+        role=Role.DOMAIN_ADMIN,
+        scope=Scope.READ,
+    )
+    async def deleted_users(
+        self,
+        info: Info,
+        filter: DeletedUserFilter | None = UNSET,
+        first: int | None = UNSET,
+        after: str | None = UNSET,
+        last: int | None = UNSET,
+        before: str | None = UNSET,
+    ) -> Connection[DeletedUser]:
+        conditions = filter.to_conditions() if filter else DeletedUserConditions()
+        list_ordering = ordering_name(
+            "deleted-users", None if conditions == DeletedUserConditions() else conditions
+        )
+        requested_page = page_request(list_ordering, first, after, last, before)
+        return await connection_of_page(
+            info,
+            DeletedUser,
+            await deleted_listing.read_deleted_user_page(
+                info.context, conditions, requested_page, selected_columns(info, DeletedUser)
+            ),
+            lambda row: Cursor(requested_page.ordering, row.deleted_at, row.id),
+            lambda: deleted_listing.count_deleted_users(info.context, conditions),
         )
 
 

@@ -50,6 +50,7 @@ from graph.types.scalars import CIDR, BigInt, ByteSize, Cursor, Duration
 from graph.users import limits as user_limits
 from graph.users.derived_fields import USER_DERIVED_FIELDS
 from graph.users.part_types import OpenpgpKey, ServiceSetting, SpamPolicy
+from models.errors import InvalidInput
 from models.store.keyset_pages import ordering_name
 from models.submission.tables import SubmissionState
 from models.users.roles import AdminPermission, Role, Scope, UserPermission
@@ -330,6 +331,9 @@ class User(NodeView):
         last: int | None = UNSET,
         before: str | None = UNSET,
     ) -> Connection[AuthEvent]:
+        if filter and filter.user:
+            text = "this list has the events of one account"
+            raise InvalidInput(text, constraint="exclusive", path=["filter", "user"])
         return await load_event_page(info, self.row.id, filter, first, after, last, before)
 
     @field("Live tokens, newest first; of others nobody sees any.", scope=Scope.READ)

@@ -283,7 +283,7 @@ async def _end_expired_legal_holds_and_delete_copies(environment: Environment) -
     """
     now = environment.now()
     statement = update(LegalHold).where(
-        col(LegalHold.ended_at).is_(None), col(LegalHold.expires) <= now
+        col(LegalHold.ended_at).is_(None), col(LegalHold.expires_at) <= now
     )
     statement = statement.values(ended_at=now).returning(col(LegalHold.id))
     ended_ids = await environment.run_transaction(

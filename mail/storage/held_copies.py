@@ -42,7 +42,7 @@ COPIED_COLUMNS = (  # columns that a copy takes from the message
 
 _IS_RUNNING = (
     col(LegalHold.ended_at).is_(None),
-    col(LegalHold.expires) > bindparam("now", type_=UtcDateTime),
+    col(LegalHold.expires_at) > bindparam("now", type_=UtcDateTime),
 )
 IS_AUDITED: Any = (  # SQL: true if `user` is audited at `now`
     exists().where(col(LegalHold.user_id) == bindparam("user"), *_IS_RUNNING).correlate(None)
@@ -89,8 +89,8 @@ def has_unfinished_legal_hold(user_id: Any) -> ColumnElement[bool]:
 def is_any_in_period(legal_hold: Any, *times: datetime) -> bool:
     """True if one of the times is in the period of the legal hold."""
     return any(
-        (legal_hold.start is None or legal_hold.start <= at)
-        and (legal_hold.end is None or at < legal_hold.end)
+        (legal_hold.starts_at is None or legal_hold.starts_at <= at)
+        and (legal_hold.ends_at is None or at < legal_hold.ends_at)
         for at in times
     )
 

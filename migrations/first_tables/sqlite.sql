@@ -130,9 +130,9 @@ CREATE TABLE legal_holds (
     id INTEGER NOT NULL,
     user_id INTEGER NOT NULL,
     username VARCHAR NOT NULL,
-    start DATETIME,
-    "end" DATETIME,
-    expires DATETIME NOT NULL,
+    starts_at DATETIME,
+    ends_at DATETIME,
+    expires_at DATETIME NOT NULL,
     reason VARCHAR,
     created_at DATETIME NOT NULL,
     created_by VARCHAR NOT NULL,
@@ -145,7 +145,7 @@ CREATE TABLE legal_holds (
     removed BOOLEAN NOT NULL,
     CONSTRAINT pk_legal_holds PRIMARY KEY (id)
 );
-CREATE INDEX ix_legal_holds_expires ON legal_holds (expires);
+CREATE INDEX ix_legal_holds_expires_at ON legal_holds (expires_at);
 CREATE INDEX ix_legal_holds_user_id ON legal_holds (user_id);
 
 CREATE TABLE message_steps (
@@ -555,7 +555,7 @@ CREATE TABLE legal_hold_accesses (
     actor_id INTEGER,
     role VARCHAR(32) NOT NULL,
     ip VARCHAR,
-    action VARCHAR NOT NULL,
+    action VARCHAR(32) NOT NULL,
     CONSTRAINT pk_legal_hold_accesses PRIMARY KEY (id),
     CONSTRAINT fk_legal_hold_accesses_legal_hold_id FOREIGN KEY(legal_hold_id) REFERENCES legal_holds (id) ON DELETE CASCADE
 );

@@ -31,6 +31,13 @@ class CopyOrigin(StrEnum):
     SENT = "SENT"
 
 
+class LegalHoldAccessAction(StrEnum):
+    """What an administrator did with the copies of a legal hold."""
+
+    LIST = "LIST"
+    EXPORT = "EXPORT"
+
+
 class LegalHold(RowWithId, table=True):
     """A legal hold of a user, who may be deleted: no foreign key points to the user.
 
@@ -41,9 +48,9 @@ class LegalHold(RowWithId, table=True):
 
     user_id: int = Field(sa_type=BIG_INTEGER, index=True)
     username: str
-    start: OptionalTimestamp = None  # of the time of arrival, inclusive
-    end: OptionalTimestamp = None  # exclusive
-    expires: datetime = Field(sa_type=UtcDateTime, index=True)
+    starts_at: OptionalTimestamp = None  # of the time of arrival, inclusive
+    ends_at: OptionalTimestamp = None  # exclusive
+    expires_at: datetime = Field(sa_type=UtcDateTime, index=True)
     reason: str | None = None
     created_at: Timestamp
     created_by: str
@@ -111,4 +118,4 @@ class LegalHoldAccess(RowWithId, table=True):
     actor_id: OptionalInt64 = None
     role: Role = enum_column(Role)
     ip: str | None = None
-    action: str  # list, export
+    action: LegalHoldAccessAction = enum_column(LegalHoldAccessAction)

@@ -1,10 +1,22 @@
 """Recipient rewrites of the platform, which an ADMIN reads and changes."""
 
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, delete, false, func, select, true, union_all, update
+from sqlalchemy import (
+    ColumnElement,
+    Select,
+    delete,
+    false,
+    func,
+    select,
+    true,
+    tuple_,
+    union_all,
+    update,
+)
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
@@ -71,6 +83,28 @@ def _select_visible_rewrites(
 async def load_visible_rewrites_by_id(ctx: Context, ids: list[int]) -> list[ColumnRow | None]:
     """Load recipient rewrites by id, in the given order. None for ids that the viewer can't see."""
     return await read_by_keys(ctx, _select_visible_rewrites(ctx), col(RecipientRewrite.id), ids)
+
+
+async def load_ids_by_recipient(ctx: Context, recipients: Sequence[str]) -> dict[str, int]:
+    """Load the ids of recipient rewrites by the replaced recipient, with one statement.
+
+    A recipient that is invalid or has no rewrite is missing in the result.
+    """
+    addresses: dict[str, NormalizedAddress] = {}
+    for recipient in recipients:
+        with suppress(InvalidInput):
+            addresses[recipient] = checked_rule_address(recipient, path="from")
+    columns = (col(RecipientRewrite.local), col(RecipientRewrite.domain))
+    statement = select(col(RecipientRewrite.id), *columns).where(
+        tuple_(*columns).in_([(one.local_part, one.domain) for one in addresses.values()]),
+        _is_visible_rewrite(ctx),
+    )
+    ids = {(row.local, row.domain): int(row.id) for row in await ctx.read(statement)}
+    return {
+        text: ids[address.local_part, address.domain]
+        for text, address in addresses.items()
+        if (address.local_part, address.domain) in ids
+    }
 
 
 async def read_rewrite_page(

@@ -81,7 +81,7 @@ class AuditLogConditions:
     target: tuple[str, int] | None = None  # GraphQL type and id
     mutation: str | None = None
     since: datetime | None = None  # inclusive
-    until: datetime | None = None  # exclusive
+    before: datetime | None = None  # exclusive
 
     def where_clauses(self) -> list[ColumnElement[bool]]:
         """Return the WHERE clauses. Raises InvalidInput if the mutation name is not allowed."""
@@ -97,12 +97,12 @@ class AuditLogConditions:
         if self.mutation is not None:
             if not self.mutation.isprintable() or len(self.mutation) > MAX_CONDITION_LENGTH:
                 text = f"at most {MAX_CONDITION_LENGTH} printable characters"
-                raise InvalidInput(text, constraint="length", path=["mutation"])
+                raise InvalidInput(text, constraint="length", path=["filter", "mutation"])
             clauses.append(col(AuditLogEntry.mutation) == self.mutation)
         if self.since is not None:
             clauses.append(col(AuditLogEntry.at) >= self.since)
-        if self.until is not None:
-            clauses.append(col(AuditLogEntry.at) < self.until)
+        if self.before is not None:
+            clauses.append(col(AuditLogEntry.at) < self.before)
         return clauses
 
 

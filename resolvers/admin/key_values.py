@@ -288,7 +288,7 @@ async def increment_value(
     ctx: Context,
     namespace: KeyValueNamespace,
     key: str,
-    difference: int,
+    delta: int,
     *,
     create_missing: bool = False,
 ) -> KeyValueEntry:
@@ -303,10 +303,10 @@ async def increment_value(
         if stored is None and not create_missing:
             raise NotFound(key, path=["key"])
         # the stream is locked, so no other transaction changes the same number
-        number = (_parse_whole_number(stored.value) if stored else 0) + difference
+        number = (_parse_whole_number(stored.value) if stored else 0) + delta
         if abs(number) >= quantities.INTEGER_LIMIT:
             constraint = "max" if number > 0 else "min"
-            raise InvalidInput("it would pass 2^53", constraint=constraint, path=["difference"])
+            raise InvalidInput("it would pass 2^53", constraint=constraint, path=["delta"])
         expires_at = stored.expires_at if stored else None
         entry = _new_entry(ctx, namespace, key, stored, value=str(number), expires_at=expires_at)
         return await _store_entry(ctx, session, "keyValueIncrement", entry, stored)

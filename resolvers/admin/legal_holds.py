@@ -10,7 +10,12 @@ from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail.storage import held_copies
-from models.admin.legal_holds import HeldCopy, LegalHold, LegalHoldAccess
+from models.admin.legal_holds import (
+    HeldCopy,
+    LegalHold,
+    LegalHoldAccess,
+    LegalHoldAccessAction,
+)
 from models.admin.tasks import Task, TaskState
 from models.errors import (
     Forbidden,
@@ -40,7 +45,6 @@ MAX_ACTIVE_LEGAL_HOLDS = 10  # per user
 MAX_LEGAL_HOLD_TIME = timedelta(days=36_500)
 MAX_REASON_LENGTH = 1000  # characters
 NEWEST, COPIES, ACCESSES = "legal_holds-", "copies+", "accesses-"
-LIST_ACTION, EXPORT_ACTION = "list", "export"
 LEGAL_HOLD_SORT_KEY = (col(LegalHold.created_at), col(LegalHold.id))
 COPY_SORT_KEY = (col(HeldCopy.position), col(HeldCopy.id))
 ACCESS_SORT_KEY = (col(LegalHoldAccess.at), col(LegalHoldAccess.id))
@@ -48,12 +52,12 @@ ACCESS_SORT_KEY = (col(LegalHoldAccess.at), col(LegalHoldAccess.id))
 
 @dataclass(frozen=True, slots=True)
 class NewLegalHold:
-    """A legal hold to create, of the mail that arrives from `start` on and before `end`."""
+    """A legal hold to create, of the mail that arrives from `starts_at` on and before `ends_at`."""
 
     user_id: int
     expires_at: datetime
-    start: datetime | None = None
-    end: datetime | None = None
+    starts_at: datetime | None = None
+    ends_at: datetime | None = None
     reason: str | None = None
 
 
@@ -99,9 +103,15 @@ async def create_legal_hold(ctx: Context, new_legal_hold: NewLegalHold) -> int:
     """
     now = ctx.environment.now()
     if not now < new_legal_hold.expires_at <= now + MAX_LEGAL_HOLD_TIME:
-        raise InvalidInput("a legal hold ends in the future", constraint="range", path=["expires"])
-    if new_legal_hold.start and new_legal_hold.end and new_legal_hold.start >= new_legal_hold.end:
-        raise InvalidInput("the end comes after the start", constraint="range", path=["end"])
+        raise InvalidInput(
+            "a legal hold ends in the future", constraint="range", path=["expiresAt"]
+        )
+    if (
+        new_legal_hold.starts_at
+        and new_legal_hold.ends_at
+        and new_legal_hold.starts_at >= new_legal_hold.ends_at
+    ):
+        raise InvalidInput("the end comes after the start", constraint="range", path=["endsAt"])
     if new_legal_hold.reason and len(new_legal_hold.reason) > MAX_REASON_LENGTH:
         raise InvalidInput(
             f"at most {MAX_REASON_LENGTH} characters", constraint="max", path=["reason"]
@@ -129,9 +139,9 @@ async def create_legal_hold(ctx: Context, new_legal_hold: NewLegalHold) -> int:
             id=legal_hold_id,
             user_id=user.id,
             username=user.username,
-            start=new_legal_hold.start,
-            end=new_legal_hold.end,
-            expires=new_legal_hold.expires_at,
+            starts_at=new_legal_hold.starts_at,
+            ends_at=new_legal_hold.ends_at,
+            expires_at=new_legal_hold.expires_at,
             reason=new_legal_hold.reason,
             created_at=now,
             created_by=actor_name,
@@ -141,9 +151,9 @@ async def create_legal_hold(ctx: Context, new_legal_hold: NewLegalHold) -> int:
         await ctx.record_change(session, PLATFORM, ChangeKind.TASK_CHANGED, [task.id])
         values_after = {
             "user": user.username,
-            "start": new_legal_hold.start,
-            "end": new_legal_hold.end,
-            "expires": new_legal_hold.expires_at,
+            "startsAt": new_legal_hold.starts_at,
+            "endsAt": new_legal_hold.ends_at,
+            "expiresAt": new_legal_hold.expires_at,
         }
         await audit_log.log_changes(
             ctx,
@@ -249,7 +259,10 @@ async def load_copy_pages_and_log_access(
         scans.append(PageScan(statement, page_key.page_request, COPY_SORT_KEY, is_descending=False))
     async with ctx.separate_write_session() as (separate_ctx, session):
         await _log_access(
-            separate_ctx, session, [key.legal_hold_id for key in page_keys], LIST_ACTION
+            separate_ctx,
+            session,
+            [key.legal_hold_id for key in page_keys],
+            LegalHoldAccessAction.LIST,
         )
         return await pagination.read_pages(separate_ctx, scans)
 
@@ -281,7 +294,10 @@ async def load_copies_by_id_and_log_access(ctx: Context, ids: list[int]) -> list
     async with ctx.separate_write_session() as (separate_ctx, session):
         rows = await read_by_keys(separate_ctx, statement, col(HeldCopy.id), ids)
         await _log_access(
-            separate_ctx, session, sorted({row.legal_hold_id for row in rows if row}), LIST_ACTION
+            separate_ctx,
+            session,
+            sorted({row.legal_hold_id for row in rows if row}),
+            LegalHoldAccessAction.LIST,
         )
     return rows
 
@@ -332,7 +348,10 @@ async def load_visible_accesses_by_id(ctx: Context, ids: list[int]) -> list[Colu
 
 
 async def _log_access(
-    ctx: Context, session: AsyncSession, legal_hold_ids: Sequence[int], action: str
+    ctx: Context,
+    session: AsyncSession,
+    legal_hold_ids: Sequence[int],
+    action: LegalHoldAccessAction,
 ) -> None:
     """Insert an access row of the viewer for each visible active legal hold."""
     statement = select(col(LegalHold.id)).where(
@@ -374,7 +393,7 @@ async def export_mbox_and_log_access(
         )
         if row.ended_at is not None:
             raise NotFound(str(legal_hold_id))
-        await _log_access(ctx, session, [legal_hold_id], EXPORT_ACTION)
+        await _log_access(ctx, session, [legal_hold_id], LegalHoldAccessAction.EXPORT)
     if verifies_copies:
         await held_copies.check_blobs_of_copies(ctx.environment, legal_hold_id, row.copies)
     return held_copies.stream_mbox(ctx.environment, legal_hold_id, row.copies)
@@ -420,10 +439,10 @@ async def copy_next_messages(
     message_ids = select(col(Message.id)).where(
         col(Message.user_id) == legal_hold.user_id, col(Message.id) > checkpoint.get("after", 0)
     )
-    if legal_hold.start:
-        message_ids = message_ids.where(col(Message.received_at) >= legal_hold.start)
-    if legal_hold.end:
-        message_ids = message_ids.where(col(Message.received_at) < legal_hold.end)
+    if legal_hold.starts_at:
+        message_ids = message_ids.where(col(Message.received_at) >= legal_hold.starts_at)
+    if legal_hold.ends_at:
+        message_ids = message_ids.where(col(Message.received_at) < legal_hold.ends_at)
     ids = [
         message.id
         for message in await ctx.read(message_ids.order_by(col(Message.id)).limit(CHUNK_SIZE))

@@ -78,7 +78,7 @@ class NewAppPassword:
 
 
 @dataclass(frozen=True, slots=True)
-class AppPasswordPatch:
+class AppPasswordChanges:
     """Changes to application passwords; None leaves a field unchanged."""
 
     description: str | None = None
@@ -427,7 +427,7 @@ def _generate_password(environment: Environment) -> str:
 
 
 async def update_app_passwords(
-    ctx: Context, ids: Sequence[int], patch: AppPasswordPatch
+    ctx: Context, ids: Sequence[int], patch: AppPasswordChanges
 ) -> list[int]:
     """Change these passwords, all or none; return their ids, each once.
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -108,6 +109,24 @@ async def find_certificate_by_server_name(ctx: Context, name: str) -> ColumnRow 
     return next(iter(rows), None)
 
 
+async def load_ids_by_server_name(ctx: Context, names: Sequence[str]) -> dict[str, int]:
+    """Load the ids of the certificates stored for exactly these server names, in one statement.
+
+    A name that is invalid or has no certificate is missing in the result.
+    """
+    server_names: dict[str, str] = {}
+    for name in names:
+        with suppress(InvalidInput):
+            server_names[name] = pem_certificates.parse_server_name(name)
+    rows = await ctx.read(
+        _select_visible(ctx, {"server_name"}).where(
+            col(Certificate.server_name).in_(server_names.values())
+        )
+    )
+    ids = {row.server_name: int(row.id) for row in rows}
+    return {name: ids[form] for name, form in server_names.items() if form in ids}
+
+
 @dataclass(frozen=True, slots=True)
 class CertificateConditions:
     """A part of the server name or, with `includes_alt_names`, of any name in the certificate."""
@@ -121,7 +140,7 @@ class CertificateConditions:
             return true()
         if len(self.query) > MAX_QUERY_LENGTH or not self.query.isprintable():
             message = f"at most {MAX_QUERY_LENGTH} printable characters"
-            raise InvalidInput(message, constraint="length", path=["query"])
+            raise InvalidInput(message, constraint="length", path=["filter", "query"])
         part = self.query.strip().lower()
         clause = col(Certificate.server_name).contains(part, autoescape=True)
         if not self.includes_alt_names:

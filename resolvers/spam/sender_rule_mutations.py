@@ -29,6 +29,7 @@ from resolvers.admin import audit_log
 from resolvers.admin.audit_log import NewAuditLogEntry
 from resolvers.context import Context, GuardRule
 from resolvers.domains import loaders as domain_loaders
+from resolvers.domains.loaders import DomainIdOrName
 from resolvers.spam.sender_rules import is_visible_rule_sql
 from resolvers.users.selection import load_managed_user
 
@@ -49,7 +50,7 @@ class RuleOwner:
 
     user_id: int | None = None
     tag: str | None = None
-    domain: str | None = None  # the name, not an alias
+    domain: DomainIdOrName | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,9 +168,10 @@ async def _resolve_rule_place(ctx: Context, owner: RuleOwner) -> _RulePlace:
         return _RulePlace(place_of_user(row.id), user_id=row.id, log_domain_id=row.domain_id)
     if owner.domain is not None:
         _require_guard_rule(ctx, DOMAINS_RULE, ["scope", "domain"])
-        domain = await domain_loaders.find_administered_domain(ctx, owner.domain)
+        domain = await domain_loaders.find_administered_domain_by_ref(ctx, owner.domain)
         if domain is None:
-            raise NotFound(owner.domain, path=["scope", "domain"])
+            ref = owner.domain.name or str(owner.domain.id)
+            raise NotFound(ref, path=["scope", "domain"])
         return _RulePlace(place_of_domain(domain.id), domain_id=domain.id, log_domain_id=domain.id)
     _require_guard_rule(ctx, PLATFORM_RULE, ["scope", "global" if owner.tag is None else "tag"])
     if owner.tag is None:

@@ -201,7 +201,7 @@ async def test_spam_gets_no_reply(
 ) -> None:
     # its account stores spam in Junk
     await make_autoreply_address(root, forwardTo=["ada@example.org"])
-    await create_sender_rules(root, {"domain": "example.org"}, "eve@far.example")
+    await create_sender_rules(root, {"domain": {"name": "example.org"}}, "eve@far.example")
     await send_message_to_address(lmtp_client, "eve@far.example")
     await send_message_to_address(lmtp_client, X_Spam_Flag="YES")
     assert await reply_recipients(environment) == []

@@ -39,6 +39,7 @@ from tests.support.operations.domain_operations import (
     error_summary,
     run_mutation,
 )
+from tests.support.operations.id_references import id_refs
 from tests.support.operations.rewrite_and_bcc_operations import (
     BCC_RULE_CREATE,
     BCC_RULE_DELETE,
@@ -74,19 +75,20 @@ async def test_bcc_rule_is_created_updated_listed_and_deleted(
     )  # fmt: skip
     assert errors == []
     created_rule = answer["bccRule"]
-    assert answer["bccRules"] == [{"id": created_rule["id"]}]
     expected = ("ada@example.org", "Archive@far.example", "SENDER", {"name": "example.org"}, True)
     fields = ("match", "bccTo", "direction", "domain", "active")
     assert tuple(created_rule[name] for name in fields) == expected
     assert (await root(NODE, id=created_rule["id"])) == {"node": {"match": "ada@example.org"}}
     arguments = {"match": "@example.org", "direction": "RECIPIENT", "active": False}
     answer, errors = await run_mutation(
-        root, BCC_RULE_UPDATE, ids=[created_rule["id"]], **arguments
+        root, BCC_RULE_UPDATE, bccRules=[{"id": created_rule["id"]}], set=arguments
     )
     assert errors == []
-    assert {name: answer["bccRule"][name] for name in arguments} == arguments
+    assert {name: answer["bccRules"][0][name] for name in arguments} == arguments
     assert (await root(BCC_RULES_QUERY))["bccRules"]["nodes"] == answer["bccRules"]
-    answer, errors = await run_mutation(root, BCC_RULE_DELETE, ids=[created_rule["id"]])
+    answer, errors = await run_mutation(
+        root, BCC_RULE_DELETE, bccRules=[{"id": created_rule["id"]}]
+    )
     assert (answer["deletedIds"], errors) == ([created_rule["id"]], [])
     assert (await root(BCC_RULES_QUERY))["bccRules"]["totalCount"] == 0
     assert (await root(NODE, id=created_rule["id"])) == {"node": None}
@@ -149,23 +151,26 @@ async def test_invalid_rule_is_refused_by_field_and_rule(
         _, errors = await run_mutation(root, BCC_RULE_CREATE, **arguments)
         assert error_summary(errors) == expected_error, (match, bcc_to)
     missing_id = global_ids.encode("BccRule", environment.new_id())
-    taken_match = ("CONFLICT", ["match"], None, None)
-    changes: list[tuple[dict[str, Any], tuple[Any, ...]]] = [
-        ({"ids": [second_id], "direction": "RECIPIENT"}, taken_match),
-        ({"ids": [first_id, second_id], "direction": "SENDER"}, taken_match),
-        ({"ids": [first_id, third_id], "match": "x@example.org"}, taken_match),
-        ({"ids": [third_id, first_id], "bccTo": "taken@example.org"},
-         ("VALIDATION", ["bccTo"], None, "self")),
-        ({"ids": [first_id, missing_id], "active": False}, ("NOT_FOUND", ["ids"], 1, str)),
-        ({"ids": [first_id]}, ("VALIDATION", [], None, "required")),
-        ({"ids": [], "active": True}, ("VALIDATION", ["ids"], None, "required")),
+    changes: list[tuple[list[str], dict[str, Any], tuple[Any, ...]]] = [
+        ([second_id], {"direction": "RECIPIENT"}, ("CONFLICT", ["set", "match"], None, None)),
+        ([first_id, second_id], {"direction": "SENDER"},
+         ("CONFLICT", ["set", "match"], None, None)),
+        ([first_id, third_id], {"match": "x@example.org"},
+         ("CONFLICT", ["set", "match"], None, None)),
+        ([third_id, first_id], {"bccTo": "taken@example.org"},
+         ("VALIDATION", ["set", "bccTo"], None, "self")),
+        ([first_id, missing_id], {"active": False}, ("NOT_FOUND", ["bccRules"], 1, str)),
+        ([first_id], {}, ("VALIDATION", [], None, "required")),
+        ([], {"active": True}, ("VALIDATION", ["bccRules"], None, "required")),
     ]  # fmt: skip
-    for fields, expected in changes:
-        _, errors = await run_mutation(root, BCC_RULE_UPDATE, **fields)
-        assert error_summary(errors)[:3] == expected[:3], fields
+    for ids, patch, expected in changes:
+        _, errors = await run_mutation(root, BCC_RULE_UPDATE, bccRules=id_refs(ids), set=patch)
+        assert error_summary(errors)[:3] == expected[:3], (ids, patch)
         assert expected[3] in (str, error_summary(errors)[3])
-    _, errors = await run_mutation(root, BCC_RULE_DELETE, ids=[first_id, missing_id])
-    assert error_summary(errors)[:3] == ("NOT_FOUND", ["ids"], 1)
+    _, errors = await run_mutation(
+        root, BCC_RULE_DELETE, bccRules=[{"id": first_id}, {"id": missing_id}]
+    )
+    assert error_summary(errors)[:3] == ("NOT_FOUND", ["bccRules"], 1)
     assert await select_rows(environment, "SELECT * FROM bcc_rules") == before
 
 
@@ -174,11 +179,13 @@ async def test_rules_in_one_update_do_not_conflict_with_each_other(
 ) -> None:
     rule_ids = [await create_bcc_rule(root, f"{name}@example.org", ada.address) for name in "xyz"]
     answer, errors = await run_mutation(
-        root, BCC_RULE_UPDATE, ids=rule_ids, direction="SENDER", bccTo=ARCHIVE
+        root,
+        BCC_RULE_UPDATE,
+        bccRules=id_refs(rule_ids),
+        set={"direction": "SENDER", "bccTo": ARCHIVE},
     )
     assert errors == []
     assert [bcc_rule["id"] for bcc_rule in answer["bccRules"]] == rule_ids
-    assert answer["bccRule"] is None
     assert {bcc_rule["direction"] for bcc_rule in answer["bccRules"]} == {"SENDER"}
 
 
@@ -191,7 +198,7 @@ async def test_received_message_is_copied_by_recipient_rules(
     await create_bcc_rule(root, "ada@example.org", ARCHIVE)
     await create_bcc_rule(root, "@example.org", "all@far.example")
     disabled_id = await create_bcc_rule(root, "bob@example.org", "off@far.example")
-    await run_mutation(root, BCC_RULE_UPDATE, ids=[disabled_id], active=False)
+    await run_mutation(root, BCC_RULE_UPDATE, bccRules=[{"id": disabled_id}], set={"active": False})
     await create_bcc_rule(root, "@example.org", "sent@far.example", "SENDER")
     async with (
         run_smtp_server(FakeSmtpServer()) as smtp_server,
@@ -517,14 +524,20 @@ async def test_domain_admin_manages_rules_of_own_domains_only(
     arguments = {"bccTo": ARCHIVE, "direction": "SENDER"}
     _, errors = await run_mutation(admin, BCC_RULE_CREATE, match="x@far.example", **arguments)
     assert error_summary(errors) == ("NOT_FOUND", ["match"], None, "far.example")
-    _, errors = await run_mutation(admin, BCC_RULE_UPDATE, ids=[own_rule_id], match="x@far.example")
-    assert error_summary(errors) == ("NOT_FOUND", ["match"], None, "far.example")
-    for document, extra in ((BCC_RULE_UPDATE, {"active": False}), (BCC_RULE_DELETE, {})):
-        _, errors = await run_mutation(admin, document, ids=[own_rule_id, other_rule_id], **extra)
-        assert error_summary(errors)[:3] == ("NOT_FOUND", ["ids"], 1)
+    _, errors = await run_mutation(
+        admin, BCC_RULE_UPDATE, bccRules=[{"id": own_rule_id}], set={"match": "x@far.example"}
+    )
+    assert error_summary(errors) == ("NOT_FOUND", ["set", "match"], None, "far.example")
+    for document, extra in ((BCC_RULE_UPDATE, {"set": {"active": False}}), (BCC_RULE_DELETE, {})):
+        _, errors = await run_mutation(
+            admin, document, bccRules=[{"id": own_rule_id}, {"id": other_rule_id}], **extra
+        )
+        assert error_summary(errors)[:3] == ("NOT_FOUND", ["bccRules"], 1)
     assert await select_rows(environment, "SELECT * FROM bcc_rules") == before
-    for document, extra in ((BCC_RULE_UPDATE, {"active": False}), (BCC_RULE_DELETE, {})):
-        _, errors = await run_mutation(admin, document, ids=[own_rule_id, domain_rule_id], **extra)
+    for document, extra in ((BCC_RULE_UPDATE, {"set": {"active": False}}), (BCC_RULE_DELETE, {})):
+        _, errors = await run_mutation(
+            admin, document, bccRules=[{"id": own_rule_id}, {"id": domain_rule_id}], **extra
+        )
         assert errors == []
 
     admin_without_permission = await make_domain_admin(
@@ -537,8 +550,8 @@ async def test_domain_admin_manages_rules_of_own_domains_only(
         assert await client(NODE, id=other_rule_id) == {"node": None}
         attempts: list[tuple[str, dict[str, Any]]] = [
             (BCC_RULE_CREATE, {"match": "@example.org", **arguments}),
-            (BCC_RULE_UPDATE, {"ids": [other_rule_id], "active": False}),
-            (BCC_RULE_DELETE, {"ids": [other_rule_id]}),
+            (BCC_RULE_UPDATE, {"bccRules": [{"id": other_rule_id}], "set": {"active": False}}),
+            (BCC_RULE_DELETE, {"bccRules": [{"id": other_rule_id}]}),
         ]
         for document, fields in attempts:
             _, errors = await run_mutation(client, document, **fields)
@@ -560,8 +573,8 @@ async def test_rule_changes_are_journaled_and_deleted_with_the_domain(
     assert domain_id is not None
     positions = {key: await load_stream_position(environment, key) for key in (domain_id, PLATFORM)}
     key = await create_bcc_rule(root, "@example.org", ARCHIVE)
-    await run_mutation(root, BCC_RULE_UPDATE, ids=[key], active=False)
-    await run_mutation(root, BCC_RULE_DELETE, ids=[key])
+    await run_mutation(root, BCC_RULE_UPDATE, bccRules=[{"id": key}], set={"active": False})
+    await run_mutation(root, BCC_RULE_DELETE, bccRules=[{"id": key}])
     for stream in (domain_id, PLATFORM):
         expected_changes = [(ChangeKind.DOMAIN_CHANGED, [domain_id])] * 3
         assert (

@@ -78,19 +78,21 @@ async def test_rewrite_is_created_updated_listed_and_deleted(root: GraphQLClient
         "Ada@example.org",
         True,
     )
-    assert answer["recipientRewrites"] == [{"id": created_rewrite["id"]}]
     assert (await root(NODE, id=created_rewrite["id"]))["node"] == {"id": created_rewrite["id"]}
     answer, errors = await run_mutation(
         root,
         RECIPIENT_REWRITE_UPDATE,
-        **{"ids": [created_rewrite["id"]], "from": "@old.example", "active": False},
+        recipientRewrites=[{"from": "in.fo@OLD.example"}],
+        set={"from": "@old.example", "active": False},
     )
     assert errors == []
-    assert answer["recipientRewrite"]["from"] == "@old.example"
+    assert answer["recipientRewrites"][0]["from"] == "@old.example"
     assert not answer["recipientRewrites"][0]["active"]
     page = (await root(RECIPIENT_REWRITES_QUERY))["recipientRewrites"]
     assert (page["totalCount"], [node["to"] for node in page["nodes"]]) == (1, ["Ada@example.org"])
-    answer, errors = await run_mutation(root, RECIPIENT_REWRITE_DELETE, ids=[created_rewrite["id"]])
+    answer, errors = await run_mutation(
+        root, RECIPIENT_REWRITE_DELETE, recipientRewrites=[{"id": created_rewrite["id"]}]
+    )
     assert (answer["deletedIds"], errors) == ([created_rewrite["id"]], [])
     assert (await root(RECIPIENT_REWRITES_QUERY))["recipientRewrites"]["nodes"] == []
     assert (await root(NODE, id=created_rewrite["id"])) == {"node": None}
@@ -142,24 +144,44 @@ async def test_invalid_rewrite_is_refused_by_field_and_rule(
         )
         assert error_summary(errors) == expected_error, (source, target)
     for fields, expected_error in (
-        ({"ids": [first_id], "from": "info@taken.example"}, ("CONFLICT", ["from"], None, None)),
-        ({"ids": [first_id, second_id], "from": "@x.example"}, ("CONFLICT", ["from"], None, None)),
         (
-            {"ids": [first_id, second_id], "to": "@example.org"},
-            ("VALIDATION", ["to"], 1, "address"),
+            {"recipientRewrites": [{"id": first_id}], "set": {"from": "info@taken.example"}},
+            ("CONFLICT", ["set", "from"], None, None),
         ),
-        ({"ids": [first_id]}, ("VALIDATION", [], None, "required")),
-        ({"ids": [], "active": True}, ("VALIDATION", ["ids"], None, "required")),
+        (
+            {
+                "recipientRewrites": [{"id": first_id}, {"id": second_id}],
+                "set": {"from": "@x.example"},
+            },
+            ("CONFLICT", ["set", "from"], None, None),
+        ),
+        (
+            {
+                "recipientRewrites": [{"id": first_id}, {"id": second_id}],
+                "set": {"to": "@example.org"},
+            },
+            ("VALIDATION", ["set", "to"], None, "address"),
+        ),
+        (
+            {"recipientRewrites": [{"id": first_id}], "set": {}},
+            ("VALIDATION", [], None, "required"),
+        ),
+        (
+            {"recipientRewrites": [], "set": {"active": True}},
+            ("VALIDATION", ["recipientRewrites"], None, "required"),
+        ),
     ):
         _, errors = await run_mutation(root, RECIPIENT_REWRITE_UPDATE, **fields)
         assert error_summary(errors) == expected_error, fields
     missing_id = global_ids.encode("RecipientRewrite", environment.new_id())
     for document, extra in (
-        (RECIPIENT_REWRITE_UPDATE, {"active": False}),
+        (RECIPIENT_REWRITE_UPDATE, {"set": {"active": False}}),
         (RECIPIENT_REWRITE_DELETE, {}),
     ):
-        _, errors = await run_mutation(root, document, ids=[first_id, missing_id], **extra)
-        assert error_summary(errors)[:3] == ("NOT_FOUND", ["ids"], 1)
+        _, errors = await run_mutation(
+            root, document, recipientRewrites=[{"id": first_id}, {"id": missing_id}], **extra
+        )
+        assert error_summary(errors)[:3] == ("NOT_FOUND", ["recipientRewrites"], 1)
     assert await select_rows(environment, "SELECT * FROM recipient_rewrites") == before
 
 
@@ -178,12 +200,18 @@ async def test_rewrite_that_makes_a_loop_is_refused(root: GraphQLClient) -> None
     await create_recipient_rewrite(root, "y@c.example", "z@c.example")
     for document, fields in (
         (RECIPIENT_REWRITE_CREATE, {"from": "z@c.example", "to": "x@example.org"}),
-        (RECIPIENT_REWRITE_UPDATE, {"ids": [last_id], "to": "x@b.example"}),
+        (
+            RECIPIENT_REWRITE_UPDATE,
+            {"recipientRewrites": [{"id": last_id}], "set": {"to": "x@b.example"}},
+        ),
     ):
         _, errors = await run_mutation(root, document, **fields)
-        assert error_summary(errors) == loop_error
+        assert error_summary(errors)[0::3] == ("VALIDATION", "circle")
     _, errors = await run_mutation(
-        root, RECIPIENT_REWRITE_UPDATE, ids=[rewrite_id], to="all@b.example"
+        root,
+        RECIPIENT_REWRITE_UPDATE,
+        recipientRewrites=[{"id": rewrite_id}],
+        set={"to": "all@b.example"},
     )
     assert errors == []  # rewriting a domain to one of its own addresses is no loop
 
@@ -331,8 +359,11 @@ async def test_only_admin_reads_or_changes_rewrites(
         assert (await client(NODE, id=rewrite_id)) == {"node": None}
         for document, fields in (
             (RECIPIENT_REWRITE_CREATE, {"from": "x@old.example", "to": "ada@example.org"}),
-            (RECIPIENT_REWRITE_UPDATE, {"ids": [rewrite_id], "active": False}),
-            (RECIPIENT_REWRITE_DELETE, {"ids": [rewrite_id]}),
+            (
+                RECIPIENT_REWRITE_UPDATE,
+                {"recipientRewrites": [{"id": rewrite_id}], "set": {"active": False}},
+            ),
+            (RECIPIENT_REWRITE_DELETE, {"recipientRewrites": [{"id": rewrite_id}]}),
         ):
             _, errors = await run_mutation(client, document, **fields)
             assert [error["code"] for error in errors] == ["FORBIDDEN"]
@@ -375,9 +406,16 @@ async def test_rewrite_can_be_disabled_after_its_domain_was_deleted(
     _, errors = await run_mutation(root, DOMAIN_DELETE, domains=[{"name": "brief.example"}])
     assert errors == []
     assert await find_user_id(environment, "ada@old.example") is None
-    _, errors = await run_mutation(root, RECIPIENT_REWRITE_UPDATE, ids=[rewrite_id], active=False)
+    _, errors = await run_mutation(
+        root,
+        RECIPIENT_REWRITE_UPDATE,
+        recipientRewrites=[{"id": rewrite_id}],
+        set={"active": False},
+    )
     assert errors == []
-    _, errors = await run_mutation(root, RECIPIENT_REWRITE_DELETE, ids=[rewrite_id])
+    _, errors = await run_mutation(
+        root, RECIPIENT_REWRITE_DELETE, recipientRewrites=[{"id": rewrite_id}]
+    )
     assert errors == []
 
 

@@ -28,10 +28,9 @@ from tests.support.sample_mutations.audit_log_mutations import (
 from tests.support.schema.naming_rules import auth_arguments
 from tests.support.schema.printed_schema import SDL
 
-LIST = """query ($actor: UserRef, $targetId: ID, $mutation: String, $since: DateTime,
-    $until: DateTime, $first: Int, $after: String, $last: Int, $before: String) {
-  auditLog(actor: $actor, targetId: $targetId, mutation: $mutation, since: $since, until: $until,
-      first: $first, after: $after, last: $last, before: $before) {
+LIST = """query ($filter: AuditLogFilter, $first: Int, $after: String, $last: Int,
+    $before: String) {
+  auditLog(filter: $filter, first: $first, after: $after, last: $last, before: $before) {
     totalCount nodes { id at actor role ip mutation targetId before after reason
       target { __typename id } }
     pageInfo { hasNextPage startCursor endCursor } } }"""
@@ -44,9 +43,13 @@ async def load_entries(environment: Environment) -> list[Any]:
     return list(await environment.database.read(statement))
 
 
+PAGE_ARGUMENTS = ("first", "last", "after")
+
+
 async def list_entries(client: GraphQLClient, **variables: Any) -> list[Any]:
-    page = (await client(LIST, **variables))["auditLog"]
-    if "first" not in variables and "last" not in variables:
+    page_arguments = {name: variables.pop(name) for name in PAGE_ARGUMENTS if name in variables}
+    page = (await client(LIST, filter=variables or None, **page_arguments))["auditLog"]
+    if not page_arguments:
         assert page["totalCount"] == len(page["nodes"])
     return list(page["nodes"])
 
@@ -121,8 +124,10 @@ async def test_change_of_own_data_writes_no_entry(ada: GraphQLClient) -> None:
     document = 'mutation { apiKeyCreate(input: {name: "x"}) { apiKey { id } errors { code } } }'
     before = await load_entries(ada.environment)
     key_id = (await ada(document))["apiKeyCreate"]["apiKey"]["id"]
-    deletion = "mutation ($ids: [ID!]!) { apiKeyDelete(input: {ids: $ids}) { deletedIds } }"
-    assert (await ada(deletion, ids=[key_id]))["apiKeyDelete"]["deletedIds"] == [key_id]
+    deletion = (
+        "mutation ($keys: [ApiKeyRef!]!) { apiKeyDelete(input: {apiKeys: $keys}) { deletedIds } }"
+    )
+    assert (await ada(deletion, keys=[{"id": key_id}]))["apiKeyDelete"]["deletedIds"] == [key_id]
     assert await load_entries(ada.environment) == before
 
 
@@ -162,9 +167,13 @@ async def test_pagination_works_in_both_directions(root: GraphQLClient, clock: M
     assert [node["mutation"] for node in rest] == names[2:]
     last = (await root(LIST, last=2))["auditLog"]
     assert [node["mutation"] for node in last["nodes"]] == names[3:]
-    previous = await list_entries(root, last=9, before=last["pageInfo"]["startCursor"])
+    previous = (await root(LIST, last=9, before=last["pageInfo"]["startCursor"]))["auditLog"][
+        "nodes"
+    ]
     assert [node["mutation"] for node in previous] == names[:3]
-    answer = await root.execute(LIST, after=first["pageInfo"]["endCursor"], mutation="step1")
+    answer = await root.execute(
+        LIST, after=first["pageInfo"]["endCursor"], filter={"mutation": "step1"}
+    )
     assert answer["errors"][0]["extensions"] == {"code": "BAD_CURSOR"}
 
 
@@ -197,8 +206,8 @@ async def test_list_applies_each_filter(
         ({"mutation": "userUpdate", "actor": {"username": "bob"}}, 1),
         ({"mutation": "nothing"}, 0),
         ({"since": hours[1]}, 2),
-        ({"since": hours[0], "until": hours[2]}, 2),
-        ({"until": hours[0], "mutation": "userUpdate"}, 0),
+        ({"since": hours[0], "before": hours[2]}, 2),
+        ({"before": hours[0], "mutation": "userUpdate"}, 0),
     ]
     for conditions, count in expected:
         assert len(await list_entries(root, **conditions)) == count, conditions
@@ -208,7 +217,7 @@ async def test_list_applies_each_filter(
         {"since": "x"},
         {"targetId": "x"},
     ):
-        answer = await root.execute(LIST, **invalid)
+        answer = await root.execute(LIST, filter=invalid)
         code = answer["errors"][0]["extensions"]["code"]
         assert code in ("BAD_USER_INPUT", "BAD_ID"), invalid
 

@@ -65,7 +65,7 @@ async def test_owner_gets_events_and_the_journal_has_no_values(
     deleted_ids = [(await set_value(ada, key, "my word"))["id"] for key in ("ui/theme", "ui/size")]
     remaining = await set_value(ada, "name", "my word")
     assert (await run_key_value_mutation(ada, "keyValueDelete", key="ui", recursive=True))[
-        "deleted"
+        "deletedCount"
     ] == 2
     events = await next_events(ada, start, 5)
     assert [event["nodeId"] for event in events] == [*deleted_ids, remaining["id"], *deleted_ids]
@@ -116,12 +116,12 @@ async def test_list_and_delete_need_a_constant_number_of_statements(
 ) -> None:
     async def cost() -> tuple[int, int]:
         del statements[:]
-        page = (await ada(KEY_VALUES_QUERY, prefix="ui/", recurse=True, first=50))["keyValues"]
+        page = (await ada(KEY_VALUES_QUERY, prefix="ui/", recursive=True, first=50))["keyValues"]
         read_count = len([statement for statement in statements if "api_keys" not in statement])
         del statements[:]
         deleted_count = (
             await run_key_value_mutation(ada, "keyValueDelete", key="ui", recursive=True)
-        )["deleted"]
+        )["deletedCount"]
         assert len(page["nodes"]) == deleted_count
         return read_count, len(
             [statement for statement in statements if "api_keys" not in statement]
@@ -168,8 +168,8 @@ async def test_user_preferences_reset_deletes_ui_entries(
     before = await load_stream_position(ada.environment, ada.user.id)
     payload = await run_key_value_mutation(ada, "userPreferencesReset")
     assert payload == {"users": [{"username": "ada"}], "errors": []}
-    assert await list_keys(ada, recurse=True) == ["u", "ui", "uix"]
-    assert len(await list_keys(bob, recurse=True)) == 5
+    assert await list_keys(ada, recursive=True) == ["u", "ui", "uix"]
+    assert len(await list_keys(bob, recursive=True)) == 5
     assert await load_stream_position(ada.environment, ada.user.id) == before + 2
     assert (await run_key_value_mutation(ada, "userPreferencesReset"))[
         "errors"
@@ -179,7 +179,7 @@ async def test_user_preferences_reset_deletes_ui_entries(
         ada, "userPreferencesReset", users={"usernames": ["bob"]}
     )
     assert [error["code"] for error in refused["errors"]] == ["NOT_FOUND"]
-    assert len(await list_keys(bob, recurse=True)) == 5
+    assert len(await list_keys(bob, recursive=True)) == 5
 
 
 async def test_user_preferences_reset_needs_the_permission(ada: GraphQLClient) -> None:

@@ -55,7 +55,7 @@ async def test_field_of_user_reads_the_default_store(ada: GraphQLClient) -> None
     document = '{ viewer { user { keyValue(key: "a") { value } } } }'
     assert (await ada(document))["viewer"]["user"]["keyValue"] == {"value": "1"}
     assert await load_value(ada, "a", store="other") == "2"
-    assert (await run_key_value_mutation(ada, "keyValueDelete", key="a"))["deleted"] == 1
+    assert (await run_key_value_mutation(ada, "keyValueDelete", key="a"))["deletedCount"] == 1
     assert await list_keys(ada, store="other") == ["a"]
 
 
@@ -64,19 +64,19 @@ async def test_expired_entry_is_not_found(ada: GraphQLClient, clock: ManualClock
     assert first["expiresAt"] == "2030-01-01T00:01:00Z"
     await set_value(ada, "a/b", "6")  # removes the expiry
     first = await set_value(ada, "a/b", "5", ttl="PT1M")
-    incremented = await run_key_value_mutation(ada, "keyValueIncrement", key="a/b", difference=1)
-    assert incremented["entry"]["expiresAt"] == first["expiresAt"]
+    incremented = await run_key_value_mutation(ada, "keyValueIncrement", key="a/b", delta=1)
+    assert incremented["keyValueEntry"]["expiresAt"] == first["expiresAt"]
     clock.tick(seconds=59)
     assert await load_value(ada, "a/b") == "6"
     clock.tick(seconds=1)
     assert await load_value(ada, "a/b") is None
-    assert await list_keys(ada, recurse=True) == await list_keys(ada, "a/b", exact=True) == []
+    assert await list_keys(ada, recursive=True) == await list_keys(ada, exactKey="a/b") == []
     assert (await run_key_value_mutation(ada, "keyValueDelete", key="a", recursive=True))[
-        "deleted"
+        "deletedCount"
     ] == 0
     await set_value(ada, "a/b", "5", ttl="PT1M")
     clock.tick(minutes=1)
-    error = await run_failing_mutation(ada, "keyValueIncrement", key="a/b", difference=1)
+    error = await run_failing_mutation(ada, "keyValueIncrement", key="a/b", delta=1)
     assert error["code"] == "NOT_FOUND"
     stale = await run_failing_mutation(
         ada, "keyValueSet", key="a/b", value="1", ifVersion=first["version"]
@@ -125,7 +125,7 @@ async def test_one_of_concurrent_writes_with_if_version_succeeds(ada: GraphQLCli
         for n in range(8)
     )
     answers = await asyncio.gather(*attempts)
-    (winner,) = [answer["entry"] for answer in answers if answer["entry"]]
+    (winner,) = [answer["keyValueEntry"] for answer in answers if answer["keyValueEntry"]]
     assert await load_value(ada, "a") == winner["value"]
     errors = [answer["errors"][0] for answer in answers if answer["errors"]]
     assert {(e["code"], e["currentModseq"]) for e in errors} == {("STALE", winner["version"])}
@@ -144,15 +144,15 @@ INCREMENTS: list[tuple[str | None, Any, Any]] = [
 ]
 
 
-@pytest.mark.parametrize(("before", "difference", "after"), INCREMENTS)
+@pytest.mark.parametrize(("before", "delta", "after"), INCREMENTS)
 async def test_increment_adds_to_the_number(
-    ada: GraphQLClient, before: str | None, difference: Any, after: str
+    ada: GraphQLClient, before: str | None, delta: Any, after: str
 ) -> None:
     if before is not None:
         await set_value(ada, "n", before)
-    arguments = {"key": "n", "difference": difference, "createMissing": True}
+    arguments = {"key": "n", "delta": delta, "createMissing": True}
     payload = await run_key_value_mutation(ada, "keyValueIncrement", **arguments)
-    assert (payload["errors"], payload["entry"]["value"]) == ([], after)
+    assert (payload["errors"], payload["keyValueEntry"]["value"]) == ([], after)
     assert await load_value(ada, "n") == after
 
 
@@ -166,19 +166,19 @@ INVALID_INCREMENTS: list[tuple[str | None, int, tuple[str, list[str], str | None
     ("\u0663", 1, ("VALIDATION", ["key"], "number")),
     (str(MAX_NUMBER + 1), -1, ("VALIDATION", ["key"], "number")),
     ("9" * 400, 1, ("VALIDATION", ["key"], "number")),
-    (str(MAX_NUMBER), 1, ("VALIDATION", ["difference"], "max")),
-    (str(-MAX_NUMBER), -1, ("VALIDATION", ["difference"], "min")),
-    (str(MAX_NUMBER), MAX_NUMBER, ("VALIDATION", ["difference"], "max")),
+    (str(MAX_NUMBER), 1, ("VALIDATION", ["delta"], "max")),
+    (str(-MAX_NUMBER), -1, ("VALIDATION", ["delta"], "min")),
+    (str(MAX_NUMBER), MAX_NUMBER, ("VALIDATION", ["delta"], "max")),
 ]
 
 
-@pytest.mark.parametrize(("before", "difference", "expected"), INVALID_INCREMENTS)
+@pytest.mark.parametrize(("before", "delta", "expected"), INVALID_INCREMENTS)
 async def test_invalid_increment_is_refused(
-    ada: GraphQLClient, before: str | None, difference: int, expected: Any
+    ada: GraphQLClient, before: str | None, delta: int, expected: Any
 ) -> None:
     if before is not None:
         await set_value(ada, "n", before)
-    error = await run_failing_mutation(ada, "keyValueIncrement", key="n", difference=difference)
+    error = await run_failing_mutation(ada, "keyValueIncrement", key="n", delta=delta)
     assert (error["code"], error["path"], error.get("constraint")) == expected
 
 
@@ -197,19 +197,19 @@ async def test_concurrent_increments_of_two_processes_are_all_counted(
         ),
     ]
 
-    async def increment(difference: int) -> int:
+    async def increment(delta: int) -> int:
         viewer = Viewer(ada.user.id, Role.USER, frozenset({Scope.FULL}))
         entry = await key_values.increment_value(
-            Context(worlds[difference % 2], viewer),
+            Context(worlds[delta % 2], viewer),
             KeyValueNamespace(ada.user.id),
             "n",
-            difference,
+            delta,
             create_missing=True,
         )
         return int(entry.value)
 
     try:
-        values = await asyncio.gather(*(increment(difference) for difference in range(1, 41)))
+        values = await asyncio.gather(*(increment(delta) for delta in range(1, 41)))
     finally:
         await other_database.close()
     assert await load_value(ada, "n") == str(max(values)) == str(sum(range(1, 41)))
@@ -234,20 +234,20 @@ TREE_KEYS = [
 ]
 LIST_CASES: list[tuple[dict[str, Any], list[str]]] = [
     ({}, ["Z", "ui", "ui-x", "ui0", "zebra", "ä"]),
-    ({"recurse": True}, sorted(TREE_KEYS)),
+    ({"recursive": True}, sorted(TREE_KEYS)),
     ({"prefix": "ui"}, ["ui", "ui-x", "ui0"]),
-    ({"prefix": "ui", "recurse": True}, sorted(key for key in TREE_KEYS if key.startswith("ui"))),
+    ({"prefix": "ui", "recursive": True}, sorted(key for key in TREE_KEYS if key.startswith("ui"))),
     ({"prefix": "ui/"}, ["ui/a", "ui/b"]),
-    ({"prefix": "ui/", "recurse": True}, ["ui/a", "ui/a/b", "ui/a/b/c", "ui/b"]),
+    ({"prefix": "ui/", "recursive": True}, ["ui/a", "ui/a/b", "ui/a/b/c", "ui/b"]),
     ({"prefix": "ui/a/"}, ["ui/a/b"]),
-    ({"prefix": "ui/a/", "recurse": True}, ["ui/a/b", "ui/a/b/c"]),
-    ({"prefix": "ui", "exact": True}, ["ui"]),
-    ({"prefix": "ui/a", "exact": True, "recurse": True}, ["ui/a"]),
-    ({"prefix": "ui/", "exact": True}, []),
-    ({"prefix": "Ä", "recurse": True}, ["Ä/1"]),
-    ({"prefix": "%", "recurse": True}, []),
-    ({"prefix": "u_", "recurse": True}, []),
-    ({"prefix": "/", "recurse": True}, []),
+    ({"prefix": "ui/a/", "recursive": True}, ["ui/a/b", "ui/a/b/c"]),
+    ({"exactKey": "ui"}, ["ui"]),
+    ({"exactKey": "ui/a", "recursive": True}, ["ui/a"]),
+    ({"exactKey": "ui/"}, []),
+    ({"prefix": "Ä", "recursive": True}, ["Ä/1"]),
+    ({"prefix": "%", "recursive": True}, []),
+    ({"prefix": "u_", "recursive": True}, []),
+    ({"prefix": "/", "recursive": True}, []),
 ]
 
 
@@ -257,11 +257,11 @@ async def test_list_has_levels_and_prefixes_in_byte_order(ada: GraphQLClient) ->
         await set_value(ada, key, f"of {key}")
     for arguments, expected in LIST_CASES:
         assert await list_keys(ada, **arguments) == expected, arguments
-        page = (await ada(KEY_VALUES_QUERY, **arguments, noValue=True))["keyValues"]
+        page = (await ada(KEY_VALUES_QUERY, **arguments, keysOnly=True))["keyValues"]
         assert [(n["key"], n["value"]) for n in page["nodes"]] == [(k, None) for k in expected], (
             arguments
         )
-    page = (await ada(KEY_VALUES_QUERY, recurse=True))["keyValues"]
+    page = (await ada(KEY_VALUES_QUERY, recursive=True))["keyValues"]
     assert all(node["value"] == f"of {node['key']}" for node in page["nodes"])
 
 
@@ -272,38 +272,38 @@ async def test_pagination_works_in_both_directions(ada: GraphQLClient) -> None:
     seen: list[str] = []
     after = None
     while True:
-        page = (await ada(KEY_VALUES_QUERY, recurse=True, first=5, after=after))["keyValues"]
+        page = (await ada(KEY_VALUES_QUERY, recursive=True, first=5, after=after))["keyValues"]
         seen += [node["key"] for node in page["nodes"]]
         after = page["pageInfo"]["endCursor"]
         assert page["totalCount"] == len(TREE_KEYS)
         if not page["pageInfo"]["hasNextPage"]:
             break
     assert seen == expected
-    last = (await ada(KEY_VALUES_QUERY, recurse=True, last=5))["keyValues"]
+    last = (await ada(KEY_VALUES_QUERY, recursive=True, last=5))["keyValues"]
     assert [node["key"] for node in last["nodes"]] == expected[-5:]
     before = last["pageInfo"]["startCursor"]
-    assert await list_keys(ada, recurse=True, last=250, before=before) == expected[:-5]
-    for other in ({"recurse": False}, {"prefix": "u"}, {"shared": True}):
-        answer = await ada.execute(KEY_VALUES_QUERY, **{"recurse": True, **other}, after=after)
+    assert await list_keys(ada, recursive=True, last=250, before=before) == expected[:-5]
+    for other in ({"recursive": False}, {"prefix": "u"}, {"shared": True}):
+        answer = await ada.execute(KEY_VALUES_QUERY, **{"recursive": True, **other}, after=after)
         assert answer["errors"][0]["extensions"]["code"] == "BAD_CURSOR", other
 
 
 async def test_recursive_delete_removes_only_keys_below(ada: GraphQLClient) -> None:
     for key in TREE_KEYS:
         await set_value(ada, key)
-    assert (await run_key_value_mutation(ada, "keyValueDelete", key="ui"))["deleted"] == 1
-    assert await list_keys(ada, recurse=True) == sorted(set(TREE_KEYS) - {"ui"})
+    assert (await run_key_value_mutation(ada, "keyValueDelete", key="ui"))["deletedCount"] == 1
+    assert await list_keys(ada, recursive=True) == sorted(set(TREE_KEYS) - {"ui"})
     deleted = {"ui/a", "ui/a/b", "ui/a/b/c"}
     assert (await run_key_value_mutation(ada, "keyValueDelete", key="ui/a", recursive=True))[
-        "deleted"
+        "deletedCount"
     ] == 3
-    assert await list_keys(ada, recurse=True) == sorted(set(TREE_KEYS) - {"ui", *deleted})
+    assert await list_keys(ada, recursive=True) == sorted(set(TREE_KEYS) - {"ui", *deleted})
     assert (await run_key_value_mutation(ada, "keyValueDelete", key="ui", recursive=True))[
-        "deleted"
+        "deletedCount"
     ] == 1
-    assert await list_keys(ada, "ui", recurse=True) == ["ui-x", "ui0", "uiz/a"]
+    assert await list_keys(ada, "ui", recursive=True) == ["ui-x", "ui0", "uiz/a"]
     assert (await run_key_value_mutation(ada, "keyValueDelete", key="ui", recursive=True))[
-        "deleted"
+        "deletedCount"
     ] == 0
 
 
@@ -351,7 +351,7 @@ async def test_largest_key_and_value_are_accepted(ada: GraphQLClient) -> None:
     change_options(ada.environment, key_value_max_key_size=1, key_value_max_key_levels=1)
     await set_value(ada, "ä" * 256, "what is there goes on")
     assert (await run_key_value_mutation(ada, "keyValueDelete", key="/".join("a" * 16)))[
-        "deleted"
+        "deletedCount"
     ] == 1
 
 
@@ -363,7 +363,7 @@ INVALID_QUERIES: list[tuple[str, dict[str, Any]]] = [
     (KEY_VALUE_QUERY, {"key": "a", "shared": True, "user": {"username": "ada"}}),
     (KEY_VALUES_QUERY, {"prefix": "a\nb"}),
     (KEY_VALUES_QUERY, {"prefix": "a" * 2000}),
-    (KEY_VALUES_QUERY, {"exact": True}),
+    (KEY_VALUES_QUERY, {"exactKey": ""}),
     (KEY_VALUES_QUERY, {"store": "nowhere"}),
 ]
 
@@ -390,7 +390,7 @@ async def test_number_of_entries_and_bytes_is_limited(
     assert (full_error["code"], full_error["path"], full_error["limit"], full_error["used"]) == (
         "LIMIT_REACHED", ["key"], 3, 3,
     )  # fmt: skip
-    arguments = {"key": "4", "difference": 1, "createMissing": True}
+    arguments = {"key": "4", "delta": 1, "createMissing": True}
     assert (await run_failing_mutation(ada, "keyValueIncrement", **arguments))[
         "code"
     ] == "LIMIT_REACHED"
@@ -460,14 +460,14 @@ async def test_role_decides_access_to_other_users_and_shared_entries(
                 name,
                 namespace,
             )
-            assert await list_keys(client, recurse=True, **arguments) == ["a"] * can_read, (
+            assert await list_keys(client, recursive=True, **arguments) == ["a"] * can_read, (
                 name,
                 namespace,
             )
             assert ((await client(node, id=entry["id"]))["node"] is not None) is can_read
             for mutation, extra in (
                 ("keyValueSet", {"value": "1"}),
-                ("keyValueIncrement", {"difference": 1}),
+                ("keyValueIncrement", {"delta": 1}),
                 ("keyValueDelete", {}),
             ):
                 expected_error = WRITES[name][namespace]

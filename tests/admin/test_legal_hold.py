@@ -22,7 +22,7 @@ from tests.conftest import GraphQLClient, ManualClock, deliver_to, make_client, 
 from tests.support.accounts.domain_admins import make_domain_admin
 from tests.support.accounts.user_operations import ERROR_FIELDS, execute_mutation, user_global_id
 from tests.support.operations.bulk_operations import inbox_selection, run_message_mutation
-from tests.support.operations.error_positions import item_index
+from tests.support.operations.id_references import id_refs
 from tests.support.operations.legal_hold_operations import (
     LEGAL_HOLD_EXPIRES,
     LEGAL_HOLD_FIELDS,
@@ -40,7 +40,7 @@ COPY = """position origin mailboxPath subject from { address } to { address } si
   preview
   envelopeFrom envelopeTo receivedAt copiedAt hasAttachments"""
 LEGAL_HOLD_QUERY = f"""query ($id: ID!, $first: Int, $after: String) {{
-  legalHold(id: $id) {{ {LEGAL_HOLD_FIELDS}
+  legalHold(by: {{id: $id}}) {{ {LEGAL_HOLD_FIELDS}
   messages(first: $first, after: $after) {{
     nodes {{ id {COPY} }} totalCount pageInfo {{ hasNextPage endCursor }} }} }} }}"""
 pytestmark = pytest.mark.usefixtures("verify_consistency")
@@ -60,9 +60,9 @@ async def load_copy_origins(client: GraphQLClient, legal_hold_id: str) -> dict[s
 
 
 async def delete_legal_holds(client: GraphQLClient, *legal_hold_ids: str) -> Any:
-    document = f"""mutation ($ids: [ID!]!) {{
-      legalHoldEnd(input: {{ids: $ids}}) {{ deletedIds {ERROR_FIELDS} }} }}"""
-    return (await client(document, ids=legal_hold_ids))["legalHoldEnd"]
+    document = f"""mutation ($refs: [LegalHoldRef!]!) {{
+      legalHoldEnd(input: {{legalHolds: $refs}}) {{ deletedIds {ERROR_FIELDS} }} }}"""
+    return (await client(document, refs=id_refs(legal_hold_ids)))["legalHoldEnd"]
 
 
 async def test_stored_and_deleted_messages_are_copied(
@@ -157,10 +157,10 @@ async def test_every_version_of_a_draft_is_copied(
     ("arguments", "expected"),
     [
         ({}, {"old", "new", "later"}),
-        ({"start": "2030-01-02T00:00:00Z"}, {"new", "later"}),
-        ({"end": "2030-01-02T00:00:00Z"}, {"old"}),
-        ({"start": "2030-01-02T00:00:00Z", "end": "2030-01-03T12:00:00Z"}, {"new"}),
-        ({"start": "2031-01-01T00:00:00Z"}, set[str]()),
+        ({"startsAt": "2030-01-02T00:00:00Z"}, {"new", "later"}),
+        ({"endsAt": "2030-01-02T00:00:00Z"}, {"old"}),
+        ({"startsAt": "2030-01-02T00:00:00Z", "endsAt": "2030-01-03T12:00:00Z"}, {"new"}),
+        ({"startsAt": "2031-01-01T00:00:00Z"}, set[str]()),
     ],
 )
 async def test_only_messages_in_the_time_range_are_copied(
@@ -259,7 +259,7 @@ async def test_expiry_deletes_the_copies_and_sets_ended_at(
     ada: GraphQLClient, admin_client: GraphQLClient, clock: ManualClock, environment: Environment
 ) -> None:
     await deliver_to(ada, "a")
-    legal_hold_id = await start_legal_hold(admin_client, ada, expires="2030-01-02T00:00:00Z")
+    legal_hold_id = await start_legal_hold(admin_client, ada, expiresAt="2030-01-02T00:00:00Z")
     assert (await load_legal_hold(admin_client, legal_hold_id))["endedAt"] is None
     clock.tick(days=1)
     await deliver_to(ada, "b")
@@ -282,8 +282,8 @@ async def test_only_root_can_delete_an_legal_hold(
     ] == ["FORBIDDEN"]
     missing_id = global_ids.encode("LegalHold", 7)
     assert [
-        item_index(e) for e in (await delete_legal_holds(root, legal_hold_id, missing_id))["errors"]
-    ] == [1]
+        e["path"] for e in (await delete_legal_holds(root, legal_hold_id, missing_id))["errors"]
+    ] == [["legalHolds", "1"]]
     assert (await delete_legal_holds(root, legal_hold_id))["deletedIds"] == [legal_hold_id]
     assert await load_legal_hold(root, legal_hold_id) is None
     await deliver_to(ada, "b")
@@ -317,7 +317,7 @@ async def test_tampering_with_copies_is_detected(
     assert (await load_legal_hold(admin_client, legal_hold_id))["messageCount"] == 3
     async with environment.write_session() as session:
         await (await session.connection()).execute(text(tampering))
-    document = "query ($id: ID!) { legalHold(id: $id) { brokenPosition } }"
+    document = "query ($id: ID!) { legalHold(by: {id: $id}) { brokenPosition } }"
     assert (await admin_client(document, id=legal_hold_id))["legalHold"] == {
         "brokenPosition": broken_position
     }
@@ -332,9 +332,8 @@ async def test_each_access_is_logged(
 ) -> None:
     await deliver_to(ada, "a")
     legal_hold_id = await start_legal_hold(admin_client, ada)
-    document = (
-        "query ($id: ID!) { legalHold(id: $id) { accessLog { nodes { actor role action } } } }"
-    )
+    document = """query ($id: ID!) { legalHold(by: {id: $id}) {
+      accessLog { nodes { actor role action } } } }"""
     assert (await root(document, id=legal_hold_id))["legalHold"]["accessLog"]["nodes"] == []
     (copy,) = (await load_legal_hold(admin_client, legal_hold_id))["messages"]["nodes"]
     await root("query ($id: ID!) { node(id: $id) { id } }", id=copy["id"])
@@ -343,9 +342,9 @@ async def test_each_access_is_logged(
     )
     accesses = (await root(document, id=legal_hold_id))["legalHold"]["accessLog"]["nodes"]
     assert sorted((access["actor"], access["role"], access["action"]) for access in accesses) == [
-        ("key root", "ROOT", "list"),
-        ("over", "ADMIN", "export"),
-        ("over", "ADMIN", "list"),
+        ("key root", "ROOT", "LIST"),
+        ("over", "ADMIN", "EXPORT"),
+        ("over", "ADMIN", "LIST"),
     ]
 
 
@@ -358,7 +357,7 @@ async def test_export_is_an_mbox_file(
     legal_hold_id = await start_legal_hold(admin_client, ada)
     legal_hold = (
         await admin_client(
-            "query ($id: ID!) { legalHold(id: $id) { exportUrl } }", id=legal_hold_id
+            "query ($id: ID!) { legalHold(by: {id: $id}) { exportUrl } }", id=legal_hold_id
         )
     )["legalHold"]
     response = await admin_client.http.get(legal_hold["exportUrl"])
@@ -377,9 +376,9 @@ async def test_export_is_an_mbox_file(
 @pytest.mark.parametrize(
     ("arguments", "code", "path"),
     [
-        ({"expires": "2029-01-01T00:00:00Z"}, "VALIDATION", ["expires"]),
-        ({"expires": "2230-01-01T00:00:00Z"}, "VALIDATION", ["expires"]),
-        ({"start": LEGAL_HOLD_EXPIRES, "end": LEGAL_HOLD_EXPIRES}, "VALIDATION", ["end"]),
+        ({"expiresAt": "2029-01-01T00:00:00Z"}, "VALIDATION", ["expiresAt"]),
+        ({"expiresAt": "2230-01-01T00:00:00Z"}, "VALIDATION", ["expiresAt"]),
+        ({"startsAt": LEGAL_HOLD_EXPIRES, "endsAt": LEGAL_HOLD_EXPIRES}, "VALIDATION", ["endsAt"]),
         ({"reason": "x" * 1001}, "VALIDATION", ["reason"]),
         ({"user": {"id": global_ids.encode("User", 7)}}, "NOT_FOUND", ["user"]),
         ({"user": {"username": "over"}}, "FORBIDDEN_OPERATION", ["user"]),
@@ -396,7 +395,7 @@ async def test_invalid_legal_hold_is_refused(
     await make_client(admin_client.environment, admin_client.http, "chiefest", role=Role.ROOT)
     legal_hold_input = {
         "user": {"id": user_global_id(ada)},
-        "expires": LEGAL_HOLD_EXPIRES,
+        "expiresAt": LEGAL_HOLD_EXPIRES,
         **arguments,
     }
     (error,) = (
@@ -416,8 +415,9 @@ async def read_all_answers(
         *(f'{{ node(id: "{node_id}") {{ id }} }}' for node_id in ids_by_kind.values()),
         "{ tasks { totalCount nodes { id kind } } }",
         "{ legalHolds { totalCount nodes { id } } }",
-        f'{{ legalHold(id: "{ids_by_kind["LegalHold"]}") {{ id messages {{ nodes {{ id }} }} }} }}',
-        f'{{ task(id: "{ids_by_kind["Task"]}") {{ id }} }}',
+        f'{{ legalHold(by: {{id: "{ids_by_kind["LegalHold"]}"}}) {{ '
+        "id messages { nodes { id } } } }",
+        f'{{ task(by: {{id: "{ids_by_kind["Task"]}"}}) {{ id }} }}',
         "{ auditLog { totalCount nodes { mutation targetId after } } }",
         f'{{ user(by: {{username: "{username}"}}) {{ messageCount limits {{ quota {{ used }} }} '
         "deletedMessages { totalCount } messages { totalCount } authLog { totalCount } } }",
@@ -427,7 +427,7 @@ async def read_all_answers(
     response = await client.http.get(path, headers=client.headers)
     assert response.status_code in (403, 404)
     payload = await execute_mutation(
-        client, "taskCancel", "tasks { id }", ids=[ids_by_kind["Task"]]
+        client, "taskCancel", "tasks { id }", tasks=[{"id": ids_by_kind["Task"]}]
     )
     assert [error["code"] for error in payload["errors"]] == ["NOT_FOUND"]
     return re.sub(r'"available": [0-9]+', "", json.dumps(answers))  # the remaining rate budget

@@ -45,7 +45,9 @@ LIMIT_CASES: list[tuple[str, int, str, dict[str, Any], list[str], int]] = [
      ["queueEntries"], 2),
     ("bulk_max_items", 1, "userUpdate", {"users": {"usernames": ["a", "b"]}, "set": {"name": "X"}},
      ["users", "usernames"], 2),
-    ("bulk_max_items", 1, "quarantineDelete", {"ids": ["@QuarantineItem"] * 2}, ["ids"], 2),
+    ("bulk_max_items", 1, "quarantineDelete",
+     {"quarantineItems": [{"id": global_ids.encode("QuarantineItem", 7)}] * 2},
+     ["quarantineItems"], 2),
     ("message_max_size", 100, "messageUpload",
      {**INBOX, "raw": RAW_MESSAGE}, ["raw"], len(RAW_MESSAGE)),
     ("message_max_size", 100, "messageSend", {**MESSAGE_FIELDS, "attachments": [
@@ -54,15 +56,6 @@ LIMIT_CASES: list[tuple[str, int, str, dict[str, Any], list[str], int]] = [
      ["content"], 500),
     ("upload_max_size", 100, "userImport", {"archive": {"text": "x" * 500}}, ["archive"], 500),
 ]  # fmt: skip
-MUTATIONS_BY_IDS = {"quarantineDelete"}
-
-
-async def run_mutation(client: GraphQLClient, mutation: str, arguments: dict[str, Any]) -> Any:
-    if mutation not in MUTATIONS_BY_IDS:
-        return await execute_mutation(client, mutation, "replayed", **arguments)
-    document = f"""mutation ($input: IdsInput!) {{ {mutation}(input: $input) {{
-      errors {{ code path ... on LimitReachedError {{ limit used }} }} }} }}"""
-    return (await client(document, input=arguments))[mutation]
 
 
 @pytest.mark.parametrize(("option", "limit", "mutation", "arguments", "path", "used"), LIMIT_CASES)
@@ -77,17 +70,11 @@ async def test_limit_of_setting_is_reported_with_limit_and_used(  # noqa: PLR091
     used: int,
 ) -> None:
     message = (await deliver_to(ada, "Hello")).message_id
-    if "ids" in arguments:
-        arguments = {
-            "ids": [
-                global_ids.encode(node_id[1:], 7 + n) for n, node_id in enumerate(arguments["ids"])
-            ]
-        }
     if "message" in arguments:
         arguments = {**arguments, "message": {"id": global_ids.encode("Message", message)}}
     set_options(ada.environment, **{option: limit})
     client = root if mutation.startswith("domain") else ada
-    (error,) = (await run_mutation(client, mutation, arguments))["errors"]
+    (error,) = (await execute_mutation(client, mutation, "replayed", **arguments))["errors"]
     assert (error["code"], error["path"]) == ("LIMIT_REACHED", path)
     assert (error["limit"], error["used"] >= used) == (limit, True)
 

@@ -32,7 +32,9 @@ from tests.support.operations.setting_operations import (
 )
 
 SETTING_QUERY = "query ($key: String!) { setting(key: $key) { key value default type custom } }"
-SETTINGS_QUERY = "query ($filter: String) { settings(filter: $filter) { key value custom type } }"
+SETTINGS_QUERY = (
+    "query ($filter: SettingFilter) { settings(filter: $filter) { key value custom type } }"
+)
 HISTORY_QUERY = """query ($key: String!, $first: Int, $after: String, $last: Int, $before: String) {
   setting(key: $key) { history(first: $first, after: $after, last: $last, before: $before) {
     totalCount nodes { id key at actor before after reason }
@@ -64,12 +66,12 @@ async def test_settings_are_listed_by_key_with_defaults(root: GraphQLClient) -> 
     assert values["journal.retention"] == ("P30D", "duration")
     assert values["users.defaultDomain"] == (None, "string")
     for part in ("retention", "RETENTION"):
-        settings = (await root(SETTINGS_QUERY, filter=part))["settings"]
+        settings = (await root(SETTINGS_QUERY, filter={"query": part}))["settings"]
         assert [setting["key"] for setting in settings] == [
             key for key in DEFINITIONS if "retention" in key.casefold()
         ]
-    assert (await root(SETTINGS_QUERY, filter="%"))["settings"] == []
-    answer = await root.execute(SETTINGS_QUERY, filter="x" * 10_000)
+    assert (await root(SETTINGS_QUERY, filter={"query": "%"}))["settings"] == []
+    answer = await root.execute(SETTINGS_QUERY, filter={"query": "x" * 10_000})
     assert answer["errors"][0]["extensions"]["code"] == "BAD_USER_INPUT"
 
 

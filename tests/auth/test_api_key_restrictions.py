@@ -324,7 +324,7 @@ async def test_key_limited_to_operations_runs_no_others(
         "{ user { id } }",
         "{ viewer { role } ... on Query { user { id } } }",
         "{ ...F } fragment F on Query { __schema { queryType { name } } }",
-        "mutation { tokenRevoke(input: {}) { revoked } }",
+        "mutation { tokenRevoke(input: {}) { revokedCount } }",
     ):
         (error,) = (await post_document(http, document, secret))["errors"]
         assert error["extensions"]["code"] == "FORBIDDEN"
@@ -332,7 +332,8 @@ async def test_key_limited_to_operations_runs_no_others(
     assert (await http.post("/rest/uploads", content=b"x", headers=headers)).status_code == 403
     spoofed_headers = {**headers, "X-Client-IP": "127.0.0.1", "X-Forwarded-For": "127.0.0.1"}
     update_response = await ada(
-        API_KEY_UPDATE, input={"ids": [payload["apiKey"]["id"]], "allowedIps": ["10.0.0.0/8"]}
+        API_KEY_UPDATE,
+        input={"apiKeys": [{"id": payload["apiKey"]["id"]}], "set": {"allowedIps": ["10.0.0.0/8"]}},
     )
     assert update_response["apiKeyUpdate"]["apiKeys"][0]["allowedIps"] == ["10.0.0.0/8"]
     body = {"query": "{ viewer { role } }"}
@@ -347,9 +348,9 @@ async def test_invalid_api_key_update_is_refused(ada: GraphQLClient, bob: GraphQ
         (ada, {"expiresAt": "2029-01-01T00:00:00Z"}, "VALIDATION"),
         (bob, {"active": False}, "NOT_FOUND"),
     ):
-        payload = (await client(API_KEY_UPDATE, input={"ids": [key_id], **arguments}))[
-            "apiKeyUpdate"
-        ]
+        payload = (
+            await client(API_KEY_UPDATE, input={"apiKeys": [{"id": key_id}], "set": arguments})
+        )["apiKeyUpdate"]
         assert [error["code"] for error in payload["errors"]] == [code], arguments
 
 

@@ -17,7 +17,7 @@ from models.runtime.environment import Environment
 from models.store.columns import core_table
 from models.users.roles import AdminPermission, Role, Scope, UserPermission
 from resolvers.auth import app_passwords
-from resolvers.auth.app_passwords import AppPasswordPatch, AppPasswordScope, NewAppPassword
+from resolvers.auth.app_passwords import AppPasswordChanges, AppPasswordScope, NewAppPassword
 from resolvers.auth.passwords import password_hashes
 from resolvers.context import Context, Viewer
 from tests.conftest import GraphQLClient, ManualClock, client_context, make_client
@@ -27,7 +27,6 @@ from tests.support.accounts.two_factor_operations import (
     mutation_error_codes,
     run_auth_mutation,
 )
-from tests.support.operations.error_positions import item_index
 
 CHOSEN_LETTERS = "qwmzrtpkvbnhjdfg"
 SHOWN_FIELDS = (
@@ -280,7 +279,8 @@ async def test_app_password_is_updated(ada: GraphQLClient) -> None:
     payload = await create_app_password(ada)
     password_id, password = payload["appPassword"]["id"], payload["password"]
     payload_fields = "appPasswords { description scopes active updatedAt }"
-    arguments = {"ids": [password_id], "description": "Tablet", "scopes": ["IMAP"], "active": False}
+    patch = {"description": "Tablet", "scopes": ["IMAP"], "active": False}
+    arguments = {"appPasswords": [{"id": password_id}], "set": patch}
     (updated,) = (await run_auth_mutation(ada, "appPasswordUpdate", payload_fields, **arguments))[
         "appPasswords"
     ]
@@ -292,20 +292,25 @@ async def test_app_password_is_updated(ada: GraphQLClient) -> None:
     )
     assert await find_app_password(ada.environment, ada, password) is None
     assert (
-        await mutation_error_codes(ada, "appPasswordUpdate", ids=[password_id], active=True) == []
+        await mutation_error_codes(
+            ada, "appPasswordUpdate", appPasswords=[{"id": password_id}], set={"active": True}
+        )
+        == []
     )
     assert await find_app_password(ada.environment, ada, password)
-    assert await mutation_error_codes(ada, "appPasswordUpdate", ids=[password_id]) == ["VALIDATION"]
-    assert await mutation_error_codes(ada, "appPasswordUpdate", ids=["app_x"], active=True) == [
-        "VALIDATION"
-    ]
+    assert await mutation_error_codes(
+        ada, "appPasswordUpdate", appPasswords=[{"id": password_id}], set={}
+    ) == ["VALIDATION"]
+    assert await mutation_error_codes(
+        ada, "appPasswordUpdate", appPasswords=[{"id": "app_x"}], set={"active": True}
+    ) == ["VALIDATION"]
 
 
 async def test_app_password_deactivated_after_lookup_is_not_used(ada: GraphQLClient) -> None:
     payload = await create_app_password(ada)
     row = await find_app_password(ada.environment, ada, payload["password"])
     await app_passwords.update_app_passwords(
-        client_context(ada), [row.id], AppPasswordPatch(active=False)
+        client_context(ada), [row.id], AppPasswordChanges(active=False)
     )
     assert not await record_use(ada, row)
 
@@ -313,10 +318,14 @@ async def test_app_password_deactivated_after_lookup_is_not_used(ada: GraphQLCli
 async def test_security_log_keeps_description_of_deleted_app_password(ada: GraphQLClient) -> None:
     payload = await create_app_password(ada, description="Old phone")
     password_id = payload["appPassword"]["id"]
-    assert (await run_auth_mutation(ada, "appPasswordDelete", "deletedIds", ids=[password_id]))[
-        "deletedIds"
-    ] == [password_id]
-    assert await mutation_error_codes(ada, "appPasswordDelete", ids=[password_id]) == ["NOT_FOUND"]
+    assert (
+        await run_auth_mutation(
+            ada, "appPasswordDelete", "deletedIds", appPasswords=[{"id": password_id}]
+        )
+    )["deletedIds"] == [password_id]
+    assert await mutation_error_codes(
+        ada, "appPasswordDelete", appPasswords=[{"id": password_id}]
+    ) == ["NOT_FOUND"]
     events = {row.action: row.detail for row in await load_all_rows(ada.environment, SecurityEvent)}
     for action in ("app password create", "app password delete"):
         assert events[action]["description"] == "Old phone"
@@ -333,15 +342,23 @@ async def test_app_password_of_other_user_is_hidden_and_unchangeable(
     assert await mutation_error_codes(bob, "appPasswordCreate", user=user, description="x") == [
         "NOT_FOUND"
     ]
-    for name, extra in (("appPasswordUpdate", {"active": False}), ("appPasswordDelete", {})):
+    for name, extra in (
+        ("appPasswordUpdate", {"set": {"active": False}}),
+        ("appPasswordDelete", {}),
+    ):
         payload = await run_auth_mutation(
-            bob, name, ids=[bob_password_id, ada_password_id], **extra
+            bob, name, appPasswords=[{"id": bob_password_id}, {"id": ada_password_id}], **extra
         )
-        assert [(e["code"], item_index(e)) for e in payload["errors"]] == [("NOT_FOUND", 1)]
+        assert [(e["code"], e["path"]) for e in payload["errors"]] == [
+            ("NOT_FOUND", ["appPasswords", "1"])
+        ]
     assert all(row.active for row in await load_all_rows(ada.environment, ApplicationPassword))
     assert (
         await mutation_error_codes(
-            root, "appPasswordUpdate", ids=[bob_password_id, ada_password_id], active=False
+            root,
+            "appPasswordUpdate",
+            appPasswords=[{"id": bob_password_id}, {"id": ada_password_id}],
+            set={"active": False},
         )
         == []
     )
@@ -362,7 +379,7 @@ async def test_domain_admin_needs_app_password_permission(
     other_admin = await load_domain_admin_context(
         bob, AdminPermission.APP_PASSWORDS, domain="elsewhere.example"
     )
-    new_password, deactivation = NewAppPassword("x"), AppPasswordPatch(active=False)
+    new_password, deactivation = NewAppPassword("x"), AppPasswordChanges(active=False)
     with pytest.raises(Forbidden) as refusal:
         await app_passwords.create_app_password(admin_without_permission, ada.user.id, new_password)
     assert refusal.value.requires == AdminPermission.APP_PASSWORDS
@@ -418,7 +435,7 @@ async def test_user_needs_app_password_permission(ada: GraphQLClient) -> None:
         await session.exec(update(User).where(is_ada).values(permissions=other_permissions))
     authentication.drop_cached_credentials(ada.environment, ada.user.id)
     assert await mutation_error_codes(ada, "appPasswordCreate", description="x") == ["FORBIDDEN"]
-    assert await mutation_error_codes(ada, "appPasswordDelete", ids=[]) == ["FORBIDDEN"]
+    assert await mutation_error_codes(ada, "appPasswordDelete", appPasswords=[]) == ["FORBIDDEN"]
 
 
 async def test_app_password_of_unknown_user_is_not_found(root: GraphQLClient) -> None:

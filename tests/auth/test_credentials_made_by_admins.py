@@ -110,9 +110,12 @@ async def test_key_for_other_user_cannot_be_extended(
     document = """mutation ($input: ApiKeyUpdateInput!) { apiKeyUpdate(input: $input) {
       errors { code path } } }"""
     for expires_at in ("2031-01-01T00:00:00Z", None):
-        arguments = {"ids": [global_ids.encode("ApiKey", row.id)], "expiresAt": expires_at}
+        arguments = {
+            "apiKeys": [{"id": global_ids.encode("ApiKey", row.id)}],
+            "set": {"expiresAt": expires_at},
+        }
         (error,) = (await admin_client(document, input=arguments))["apiKeyUpdate"]["errors"]
-        assert error == {"code": "VALIDATION", "path": ["expiresAt"]}
+        assert error == {"code": "VALIDATION", "path": ["set", "expiresAt"]}
 
 
 async def test_app_password_for_other_user_is_limited(

@@ -16,7 +16,6 @@ from resolvers.users.creation.create import NewUser
 from tests.conftest import GraphQLClient, make_api_key, make_client
 from tests.support.accounts.sign_in_environment import FULL_SCOPES, PASSWORD
 from tests.support.clients.http_requests import VIEWER_QUERY, post_document
-from tests.support.operations.error_positions import item_index
 
 AUTHENTICATE = """
 mutation ($name: String!, $password: String!, $scope: Scope! = FULL, $token: Boolean! = true,
@@ -30,8 +29,8 @@ mutation ($name: String!, $password: String!, $scope: Scope! = FULL, $token: Boo
 """
 
 REVOKE_MUTATION = """
-mutation ($ids: [ID!], $all: Boolean! = false) {
-  tokenRevoke(input: {ids: $ids, all: $all}) { revoked errors { code path } }
+mutation ($tokens: [AccessTokenRef!], $all: Boolean! = false) {
+  tokenRevoke(input: {accessTokens: $tokens, all: $all}) { revokedCount errors { code path } }
 }
 """
 
@@ -135,16 +134,18 @@ async def test_anonymous_viewer_has_only_the_public_role(http: httpx.AsyncClient
 async def test_revoked_token_is_refused(http: httpx.AsyncClient, eve: str) -> None:
     token = (await sign_in(http, eve))["token"]
     anonymous_response = await post_document(http, REVOKE_MUTATION)
-    assert anonymous_response["data"]["tokenRevoke"] == {"revoked": 0, "errors": []}
-    unknown_id_response = await post_document(http, REVOKE_MUTATION, token, ids=["tok_AAAAAAAAAAE"])
-    assert [
-        item_index(error) for error in unknown_id_response["data"]["tokenRevoke"]["errors"]
-    ] == [0]
-    assert (await post_document(http, REVOKE_MUTATION, token, ids=[]))["data"]["tokenRevoke"][
-        "revoked"
+    assert anonymous_response["data"]["tokenRevoke"] == {"revokedCount": 0, "errors": []}
+    unknown_id_response = await post_document(
+        http, REVOKE_MUTATION, token, tokens=[{"id": "tok_AAAAAAAAAAE"}]
+    )
+    assert [error["path"] for error in unknown_id_response["data"]["tokenRevoke"]["errors"]] == [
+        ["accessTokens", "0"]
+    ]
+    assert (await post_document(http, REVOKE_MUTATION, token, tokens=[]))["data"]["tokenRevoke"][
+        "revokedCount"
     ] == 0
     assert (await post_document(http, REVOKE_MUTATION, token))["data"]["tokenRevoke"][
-        "revoked"
+        "revokedCount"
     ] == 1
     refused_response = await post_document(http, VIEWER_QUERY, token)
     assert [error["extensions"]["code"] for error in refused_response["errors"]] == [
@@ -165,9 +166,8 @@ async def test_key_is_created_used_listed_and_deleted(
     assert (first_page["totalCount"], first_page["pageInfo"]["hasNextPage"]) == (2, True)
     second_page = (await ada(API_KEYS_QUERY, after=first_page["pageInfo"]["endCursor"]))["apiKeys"]
     assert [node["name"] for node in second_page["nodes"]] == ["ada"]
-    delete_mutation = (
-        "mutation ($id: ID!) { apiKeyDelete(input: {ids: [$id]}) { deletedIds errors { code } } }"
-    )
+    delete_mutation = """mutation ($id: ID!) {
+      apiKeyDelete(input: {apiKeys: [{id: $id}]}) { deletedIds errors { code } } }"""
     deleted = (await ada(delete_mutation, id=created["apiKey"]["id"]))["apiKeyDelete"]
     assert deleted == {"deletedIds": [created["apiKey"]["id"]], "errors": []}
     assert "errors" in await post_document(http, VIEWER_QUERY, created["secret"])

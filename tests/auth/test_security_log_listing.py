@@ -25,9 +25,9 @@ from tests.support.accounts.security_events import (
 )
 from tests.support.stores.query_plans import QueryPlanRecorder, record_query_plans
 
-AUTH_LOG_QUERY = """query ($user: UserRef, $filter: AuthLogFilter, $first: Int, $after: String,
+AUTH_LOG_QUERY = """query ($filter: AuthLogFilter, $first: Int, $after: String,
     $last: Int, $before: String) {
-  authLog(user: $user, filter: $filter, first: $first, after: $after, last: $last,
+  authLog(filter: $filter, first: $first, after: $after, last: $last,
       before: $before) {
     totalCount nodes { id action result ip protocol sessionId by detail count createdAt lastAt
       user { username } }
@@ -192,7 +192,7 @@ async def test_only_admins_read_events_of_other_users(
     for client, expected_count in ((root, 2), (domain_admin, 1), (other_admin, 0)):
         page = (await client(AUTH_LOG_QUERY))["authLog"]
         assert (len(page["nodes"]), page["totalCount"]) == (expected_count, expected_count)
-        page = (await client(AUTH_LOG_QUERY, user=user))["authLog"]
+        page = (await client(AUTH_LOG_QUERY, filter={"user": user}))["authLog"]
         assert (len(page["nodes"]), page["totalCount"]) == (
             min(expected_count, 1),
             min(expected_count, 1),
@@ -201,7 +201,9 @@ async def test_only_admins_read_events_of_other_users(
         assert (await client(AUTH_LOG_QUERY, filter=combined_filter or None))["authLog"][
             "totalCount"
         ] == expected_count
-    assert (await root(AUTH_LOG_QUERY, user={"username": "nobody"}))["authLog"]["totalCount"] == 0
+    assert (await root(AUTH_LOG_QUERY, filter={"user": {"username": "nobody"}}))["authLog"][
+        "totalCount"
+    ] == 0
     for client in (ada, bob):
         response = await client.execute(AUTH_LOG_QUERY)
         assert response["errors"][0]["extensions"]["code"] == "FORBIDDEN"

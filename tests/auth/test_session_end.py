@@ -25,12 +25,12 @@ from tests.support.servers.live_server import CHANGES_SUBSCRIPTION, LiveServer, 
 SESSION_TERMINATE = """
 mutation ($input: SessionTerminateInput!) {
   sessionTerminate(input: $input) {
-    terminatedCount results errors { __typename code message path } }
+    terminatedCount usernames errors { __typename code message path } }
 }
 """
 AUTH_CACHE_FLUSH = """
 mutation ($input: AuthCacheFlushInput!) {
-  authCacheFlush(input: $input) { entries errors { code } }
+  authCacheFlush(input: $input) { flushedCount errors { code } }
 }
 """
 
@@ -54,7 +54,7 @@ async def test_own_connections_end_with_the_reason(
     assert (validated["terminatedCount"], validated["errors"]) == (2, [])
     assert len(live_server.endpoint.connection_watch.connections) == 3
     payload = await kick_on_live_server(live_server, ada, reason="Moving to a new server")
-    assert (payload["terminatedCount"], payload["results"], payload["errors"]) == (
+    assert (payload["terminatedCount"], payload["usernames"], payload["errors"]) == (
         2,
         ["ada", "ada"],
         [],
@@ -221,9 +221,9 @@ async def test_cached_credentials_are_flushed(
         await client("{ viewer { role } }")
     assert len(cache_of_database(ada.environment.database).credentials) == 3
     response = await root(AUTH_CACHE_FLUSH, input={"users": {"usernames": ["ada"]}})
-    assert response["authCacheFlush"] == {"entries": 1, "errors": []}
+    assert response["authCacheFlush"] == {"flushedCount": 1, "errors": []}
     response = await root(AUTH_CACHE_FLUSH, input={})
-    assert response["authCacheFlush"] == {"entries": 2, "errors": []}
+    assert response["authCacheFlush"] == {"flushedCount": 2, "errors": []}
     for client in (ada, bob):
         (error,) = (await client(AUTH_CACHE_FLUSH, input={}))["authCacheFlush"]["errors"]
         assert error["code"] == "FORBIDDEN"

@@ -85,7 +85,7 @@ async def test_missing_or_wrong_binding_key_is_reported_until_corrected(  # noqa
         assert (hmac or "none") not in state
         assert await select_rows(environment, "SELECT url FROM acme_accounts") == [(None,)]
         platform.set_options(acme_eab_key_id=KEY_ID, acme_eab_hmac=SecretStr(HMAC))
-        await platform.root(CERTIFICATE_RENEW, input={"ids": [certificate["id"]]})
+        await platform.root(CERTIFICATE_RENEW, input={"certificates": [{"id": certificate["id"]}]})
         assert await acme_worker.order_or_query_next_certificate(platform.environment)
         assert (await platform.load_certificate())["acmeState"].startswith("valid")
 

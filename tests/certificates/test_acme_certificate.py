@@ -96,7 +96,7 @@ async def test_renewal_by_admin_is_immediate_and_keeps_uploaded_key(
         certificate = (await set_certificate(platform.root, **certificate_input))["certificate"]
         assert not await acme_worker.order_or_query_next_certificate(platform.environment)
         (row_before,) = await select_rows(environment, "SELECT spki FROM certificates")
-        await platform.root(CERTIFICATE_RENEW, input={"ids": [certificate["id"]]})
+        await platform.root(CERTIFICATE_RENEW, input={"certificates": [{"id": certificate["id"]}]})
         assert await acme_worker.order_or_query_next_certificate(platform.environment)
         renewed = await platform.load_certificate()
         assert "Pebble" in renewed["issuer"], renewed
@@ -132,7 +132,7 @@ async def test_failed_order_is_reported_and_retried_with_growing_delay(
         assert 500 < delays[0] < 700
         assert 1000 < delays[1] < 1400
         assert row[1] == 2
-        await platform.root(CERTIFICATE_RENEW, input={"ids": [certificate["id"]]})
+        await platform.root(CERTIFICATE_RENEW, input={"certificates": [{"id": certificate["id"]}]})
         assert await acme_worker.order_or_query_next_certificate(platform.environment)
         (row,) = await select_rows(environment, "SELECT acme_failures FROM certificates")
         assert row == (1,)
@@ -154,7 +154,7 @@ async def test_account_unknown_to_the_authority_is_created_again(
         )
         assert await acme_worker.order_or_query_next_certificate(platform.environment)
         assert "failed" in (await platform.load_certificate())["acmeState"]
-        await platform.root(CERTIFICATE_RENEW, input={"ids": [certificate["id"]]})
+        await platform.root(CERTIFICATE_RENEW, input={"certificates": [{"id": certificate["id"]}]})
         assert await acme_worker.order_or_query_next_certificate(platform.environment)
         assert (await platform.load_certificate())["acmeState"].startswith("valid")
 
@@ -172,7 +172,7 @@ async def test_two_workers_order_once_and_deleted_certificate_stays_deleted(
         )
         assert sorted(await results) == [False, True]
         assert (await platform.load_certificate())["acmeState"].startswith("valid")
-        await platform.root(CERTIFICATE_RENEW, input={"ids": [certificate["id"]]})
+        await platform.root(CERTIFICATE_RENEW, input={"certificates": [{"id": certificate["id"]}]})
         order = asyncio.create_task(
             acme_worker.order_or_query_next_certificate(platform.environment)
         )
@@ -181,7 +181,7 @@ async def test_two_workers_order_once_and_deleted_certificate_stays_deleted(
                 environment, "SELECT lease FROM certificates WHERE lease IS NOT NULL"
             ):
                 await asyncio.sleep(0.01)
-        await platform.root(CERTIFICATE_DELETE, input={"ids": [certificate["id"]]})
+        await platform.root(CERTIFICATE_DELETE, input={"certificates": [{"id": certificate["id"]}]})
         assert await order
         assert await select_rows(environment, "SELECT * FROM certificates") == []
         assert await select_rows(environment, "SELECT * FROM acme_challenges") == []

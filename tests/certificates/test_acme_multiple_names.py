@@ -90,7 +90,7 @@ async def test_added_name_is_ordered_at_once_and_removed_name_on_renewal(
         )
         assert removed["certificate"]["acmeState"].startswith("valid")
         assert not await acme_worker.order_or_query_next_certificate(platform.environment)
-        await platform.root(CERTIFICATE_RENEW, input={"ids": [certificate["id"]]})
+        await platform.root(CERTIFICATE_RENEW, input={"certificates": [{"id": certificate["id"]}]})
         assert await acme_worker.order_or_query_next_certificate(platform.environment)
         assert (await platform.load_certificate())["altNames"] == [SERVER_NAME]
 

@@ -280,7 +280,7 @@ async def test_order_is_repeated_without_replaces_if_refused(
     ):
         certificate = await platform.load_certificate()
         proxy.replies_by_path[NEW_ORDER_PATH] = [refusal]
-        await platform.root(CERTIFICATE_RENEW, input={"ids": [certificate["id"]]})
+        await platform.root(CERTIFICATE_RENEW, input={"certificates": [{"id": certificate["id"]}]})
         assert await acme_worker.order_or_query_next_certificate(platform.environment)
         assert (await platform.load_certificate())["fingerprintSha256"] != certificate[
             "fingerprintSha256"
@@ -303,7 +303,7 @@ async def test_rate_limit_is_respected_and_refused_name_is_reported(
         identifier = {"identifier": {"type": "dns", "value": SERVER_NAME}}
         limit = AcmeReply.from_problem("rateLimited", 429, subproblems=[subproblem | identifier])
         proxy.replies_by_path[NEW_ORDER_PATH] = [limit]
-        await platform.root(CERTIFICATE_RENEW, input={"ids": [certificate["id"]]})
+        await platform.root(CERTIFICATE_RENEW, input={"certificates": [{"id": certificate["id"]}]})
         assert await acme_worker.order_or_query_next_certificate(platform.environment)
         state = (await platform.load_certificate())["acmeState"]
         assert state.endswith(f"rateLimited: As told.; {SERVER_NAME}: Not here."), state

@@ -26,6 +26,7 @@ from tests.support.operations.certificate_operations import (
     store_certificate,
 )
 from tests.support.operations.error_positions import field_path, item_index
+from tests.support.operations.id_references import id_refs
 from tests.support.servers.acme_platforms import AcmePlatform, run_acme_platform
 from tests.support.servers.acme_proxy import REVOKE_PATH, AcmeProxy, AcmeReply, run_acme_proxy
 from tests.support.stores.counter_check import select_rows
@@ -43,7 +44,9 @@ REASON_CODES = [
 
 async def delete_certificates(client: GraphQLClient, ids: list[str], **extra: Any) -> Any:
     """Delete certificates and return the payload of certificateDelete."""
-    return (await client(CERTIFICATE_DELETE, input={"ids": ids, **extra}))["certificateDelete"]
+    return (await client(CERTIFICATE_DELETE, input={"certificates": id_refs(ids), **extra}))[
+        "certificateDelete"
+    ]
 
 
 @asynccontextmanager
@@ -229,7 +232,11 @@ async def test_certificate_replaced_during_revocation_is_not_deleted(
 
         proxy.actions_by_path[REVOKE_PATH] = replace_certificate
         (error,) = (await delete_certificates(platform.root, ids, revoke="SUPERSEDED"))["errors"]
-        assert (error["code"], field_path(error), item_index(error)) == ("CONFLICT", ["ids"], 0)
+        assert (error["code"], field_path(error), item_index(error)) == (
+            "CONFLICT",
+            ["certificates"],
+            0,
+        )
         assert (await status_at_pebble(platform, certificate))[0] == "Revoked"
         assert (await platform.load_certificate())["issuer"] == "CN=Test CA"
 
@@ -251,7 +258,11 @@ async def test_uploaded_certificate_is_not_revoked(
             root, [acme_certificate["id"], uploaded["id"]], revoke="SUPERSEDED"
         )
     )["errors"]
-    assert (error["code"], field_path(error), item_index(error)) == ("CONFLICT", ["ids"], 1)
+    assert (error["code"], field_path(error), item_index(error)) == (
+        "CONFLICT",
+        ["certificates"],
+        1,
+    )
     assert len(await select_rows(environment, "SELECT * FROM certificates")) == 2
 
 
@@ -265,11 +276,11 @@ async def test_revocation_is_limited_to_twenty_and_refused_in_atomic_request(
         for nth in range(21)
     ]
     (error,) = (await delete_certificates(root, ids, revoke="SUPERSEDED"))["errors"]
-    assert (error["path"], error["constraint"]) == (["ids"], "max")
+    assert (error["path"], error["constraint"]) == (["certificates"], "max")
     answer = await root.execute(
         "mutation ($input: CertificateDeleteInput!) @atomic { certificateDelete(input: $input) "
         "{ errors { code } } }",
-        input={"ids": ids[:1], "revoke": "SUPERSEDED"},
+        input={"certificates": id_refs(ids[:1]), "revoke": "SUPERSEDED"},
     )
     assert answer["data"]["certificateDelete"]["errors"] == [{"code": "FORBIDDEN_OPERATION"}]
     assert len(await select_rows(environment, "SELECT * FROM certificates")) == 21

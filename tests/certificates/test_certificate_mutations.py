@@ -82,7 +82,7 @@ async def test_certificate_is_set_read_and_deleted(
         assert (await root(CERTIFICATE_QUERY, by={"serverName": unknown_name}))[
             "certificate"
         ] is None, unknown_name
-    deleted = (await root(CERTIFICATE_DELETE, input={"ids": [certificate["id"]]}))[
+    deleted = (await root(CERTIFICATE_DELETE, input={"certificates": [{"id": certificate["id"]}]}))[
         "certificateDelete"
     ]
     assert (deleted["deletedIds"], deleted["errors"]) == ([certificate["id"]], [])
@@ -251,12 +251,18 @@ async def test_certificate_list_is_filtered_and_paged(root: GraphQLClient) -> No
         return [node["serverName"][:1] for node in page["nodes"]]
 
     assert await first_letters() == ["a", "b", "c", "p"]
-    assert await first_letters(query="example.ORG") == ["a", "b"]
-    assert await first_letters(query="example.org", altNames=True) == ["a", "b", "c"]
-    assert await first_letters(query="www.shop.example", altNames=True) == ["b"]
-    assert await first_letters(query="www.shop.example") == []
-    assert await first_letters(query="r_c") == ["p"]
-    assert await first_letters(query="%") == []
+    assert await first_letters(filter={"query": "example.ORG"}) == ["a", "b"]
+    assert await first_letters(filter={"query": "example.org", "includeAltNames": True}) == [
+        "a",
+        "b",
+        "c",
+    ]
+    assert await first_letters(filter={"query": "www.shop.example", "includeAltNames": True}) == [
+        "b"
+    ]
+    assert await first_letters(filter={"query": "www.shop.example"}) == []
+    assert await first_letters(filter={"query": "r_c"}) == ["p"]
+    assert await first_letters(filter={"query": "%"}) == []
     assert await first_letters(last=1) == ["p"]
     letters, after = [], None
     while True:
@@ -266,7 +272,7 @@ async def test_certificate_list_is_filtered_and_paged(root: GraphQLClient) -> No
             break
         after = page["pageInfo"]["endCursor"]
     assert letters == ["a", "b", "c", "p"]
-    answer = await root.execute(CERTIFICATES_QUERY, query="x" * 300)
+    answer = await root.execute(CERTIFICATES_QUERY, filter={"query": "x" * 300})
     assert answer["errors"][0]["extensions"]["code"] == "BAD_USER_INPUT"
 
 
@@ -290,8 +296,8 @@ async def test_users_and_domain_admins_cannot_see_or_change_certificates(
                 CERTIFICATE_SET,
                 {"input": {"serverName": SERVER_NAME, "cert": cert, "privateKey": key}},
             ),
-            (CERTIFICATE_DELETE, {"input": {"ids": [certificate["id"]]}}),
-            (CERTIFICATE_RENEW, {"input": {"ids": [certificate["id"]]}}),
+            (CERTIFICATE_DELETE, {"input": {"certificates": [{"id": certificate["id"]}]}}),
+            (CERTIFICATE_RENEW, {"input": {"certificates": [{"id": certificate["id"]}]}}),
         ):
             answer = await client.execute(document, **arguments)
             errors = answer.get("errors") or next(iter(answer["data"].values()))["errors"]
@@ -311,12 +317,16 @@ async def test_changes_are_journaled_and_logged_without_the_key(
     certificate = await store_certificate(root)
     missing = global_ids.encode("Certificate", environment.new_id())
     for document in (CERTIFICATE_DELETE, CERTIFICATE_RENEW):
-        answer = await root(document, input={"ids": [certificate["id"], missing]})
+        answer = await root(
+            document, input={"certificates": [{"id": certificate["id"]}, {"id": missing}]}
+        )
         (error,) = next(iter(answer.values()))["errors"]
         assert error["code"] == "NOT_FOUND"
-    answer = (await root(CERTIFICATE_RENEW, input={"ids": [certificate["id"]]}))["certificateRenew"]
+    answer = (await root(CERTIFICATE_RENEW, input={"certificates": [{"id": certificate["id"]}]}))[
+        "certificateRenew"
+    ]
     assert answer["errors"][0]["code"] == "CONFLICT"
-    await root(CERTIFICATE_DELETE, input={"ids": [certificate["id"]]})
+    await root(CERTIFICATE_DELETE, input={"certificates": [{"id": certificate["id"]}]})
     entries = [
         certificate
         for certificate in await load_journal_entries(environment, PLATFORM)
@@ -393,7 +403,9 @@ async def test_acme_certificate_waits_for_agreement_to_the_terms(
     assert (await root(CERTIFICATE_QUERY, by={"serverName": "bücher.example"}))[
         "certificate"
     ] == certificate
-    answer = (await root(CERTIFICATE_RENEW, input={"ids": [certificate["id"]]}))["certificateRenew"]
+    answer = (await root(CERTIFICATE_RENEW, input={"certificates": [{"id": certificate["id"]}]}))[
+        "certificateRenew"
+    ]
     assert answer["errors"] == []
     assert ChangeKind.CERTIFICATE_CHANGED == "CERTIFICATE_CHANGED"
     assert environment.options.acme_terms_agreed is False

@@ -248,7 +248,8 @@ async def test_subscription_ends_when_credential_is_revoked(
     api_keys = (await client("{ apiKeys { nodes { id name } } }"))["apiKeys"]["nodes"]
     (key_id,) = (item["id"] for item in api_keys if item["name"] == "brief")
     await client(
-        "mutation ($i: IdsInput!) { apiKeyDelete(input: $i) { deletedIds } }", i={"ids": [key_id]}
+        "mutation ($i: ApiKeyDeleteInput!) { apiKeyDelete(input: $i) { deletedIds } }",
+        i={"apiKeys": [{"id": key_id}]},
     )
     if by_admin:
         await try_create_user(admin_client)

@@ -23,7 +23,7 @@ from tests.support.servers.live_server import LiveServer, SubscriptionFollower, 
 COUNTERS_SUBSCRIPTION = (
     "subscription ($user: UserRef) { mailboxCounters(user: $user) { path total unseen } }"
 )
-TASK_SUBSCRIPTION = "subscription ($id: ID!) { taskProgress(id: $id) { state done total } }"
+TASK_SUBSCRIPTION = "subscription ($id: ID!) { taskProgress(task: {id: $id}) { state done total } }"
 SUBMISSION_SUBSCRIPTION = (
     "subscription ($submission: SubmissionRef) {"
     " submissionProgress(submission: $submission) { id state } }"
@@ -173,7 +173,7 @@ async def test_task_can_be_followed_only_by_users_who_can_read_it(
     assert await live_server.follow_until_refused(ada, TASK_SUBSCRIPTION, id="x") == "BAD_ID"
     follower = await live_server.follow(admin_client, TASK_SUBSCRIPTION, id=task_id)
     await wait_until(lambda: follower.payloads)
-    await run_mailbox_mutation(ada, "taskCancel", "tasks { id }", ids=[task_id])
+    await run_mailbox_mutation(ada, "taskCancel", "tasks { id }", tasks=[{"id": task_id}])
     await wait_until(lambda: follower.end_frame)
     assert follower.results[-1]["state"] == "CANCELLED"
     await follower.unsubscribe()

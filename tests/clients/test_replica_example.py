@@ -27,7 +27,9 @@ USERS = ("ada", "bob", "cleo", "dora", "eve", "fay", "gil", "hal", "ivy", "joe",
 SOCKET_LIMIT = 3  # subscriptions per user
 JOURNAL_LIMIT = 500  # events: the lowest allowed limit
 READ_RIGHTS = ["READ"]
-API_KEY_DELETE = "mutation ($id: ID!) { apiKeyDelete(input: {ids: [$id]}) { deletedIds } }"
+API_KEY_DELETE = (
+    "mutation ($id: ID!) { apiKeyDelete(input: {apiKeys: [{id: $id}]}) { deletedIds } }"
+)
 
 
 @pytest.fixture(scope="module")

@@ -299,8 +299,8 @@ async def test_failed_or_cancelled_task_forgets_its_passphrase(ada: GraphQLClien
     statement_text = 'SELECT state, CAST("order" AS TEXT) FROM tasks ORDER BY id'
     payload = await execute_mutation(ada, "userExport", EXPORT_FIELDS, passphrase=PASSPHRASE)
     assert "passphrase" in (await select_rows(ada.environment, statement_text))[0][1]
-    cancel = "mutation ($ids: [ID!]!) { taskCancel(input: {ids: $ids}) { errors { code } } }"
-    await ada(cancel, ids=[payload["export"]["task"]["id"]])
+    cancel = "mutation ($id: ID!) { taskCancel(input: {tasks: [{id: $id}]}) { errors { code } } }"
+    await ada(cancel, id=payload["export"]["task"]["id"])
     damaged = {"text": '{"kind": "account", "format": "merganser", "version": 1}\n{"kind": "x"\n'}
     await execute_mutation(ada, "userImport", TASK_FIELDS, archive=damaged, passphrase=PASSPHRASE)
     while await tasks.run_next_task(ada.environment):

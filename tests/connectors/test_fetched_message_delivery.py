@@ -324,7 +324,7 @@ async def test_sender_rules_apply_if_spam_check_is_enabled(
     ada: GraphQLClient, dovecot_account: DovecotAccount, *, spam_check: bool
 ) -> None:
     rule = {"scope": {"user": {"username": "ada"}}, "action": "BLOCK", "patterns": [CAROL_ADDRESS]}
-    assert (await call(ada, "senderRuleCreate", "rules { id }", **rule))["errors"] == []
+    assert (await call(ada, "senderRuleCreate", "senderRules { id }", **rule))["errors"] == []
     await create_filter(ada)
     dovecot_account.save_message(raw_message("Hers"))
     dovecot_account.save_message(raw_message("His", From="eve@else.example"))

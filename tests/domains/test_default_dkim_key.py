@@ -75,7 +75,7 @@ async def test_new_domain_has_a_key_that_is_pending_until_dns_has_it(
     assert (
         await counter_check.load_journal_entries(environment, PLATFORM, position_before) == expected
     )
-    log_query = '{ auditLog(mutation: "domainCreate") { nodes { targetId after } } }'
+    log_query = '{ auditLog(filter: {mutation: "domainCreate"}) { nodes { targetId after } } }'
     (log_entry,) = (await root(log_query))["auditLog"]["nodes"]
     assert log_entry["after"]["dkimKey"]["fingerprint"] == key["fingerprintSha256"]
     assert await signing_keys.load_signers(environment, NEW_DOMAIN) == []

@@ -250,8 +250,10 @@ async def test_key_list_has_pages_and_filters(root: GraphQLClient) -> None:
             break
     assert (domains, page["totalCount"]) == (names, 3)
     assert [key["domain"] for key in await list_keys(root, last=1)] == names[-1:]
-    assert [key["domain"] for key in await list_keys(root, query="B.ex")] == ["b.example"]
-    assert await list_keys(root, query="%") == []
+    assert [key["domain"] for key in await list_keys(root, filter={"query": "B.ex"})] == [
+        "b.example"
+    ]
+    assert await list_keys(root, filter={"query": "%"}) == []
 
 
 async def test_domain_admin_manages_only_keys_of_own_domains(

@@ -71,7 +71,9 @@ async def test_other_domains_are_hidden_from_domain_admin(
     assert await admin(nodes, ids=[far_id, alias_id]) == {"nodes": [None, None]}
     page = (await admin(DOMAIN_ALIASES_QUERY))["domainAliases"]
     assert (page["nodes"], page["totalCount"]) == ([], 0)
-    assert (await admin(DOMAIN_ALIASES_QUERY, query="far"))["domainAliases"]["totalCount"] == 0
+    assert (await admin(DOMAIN_ALIASES_QUERY, filter={"query": "far"}))["domainAliases"][
+        "totalCount"
+    ] == 0
     document = "query ($by: DomainAliasRef!) { domainAlias(by: $by) { id } }"
     for by in ({"id": alias_id}, {"alias": "far-too.example"}):
         assert await admin(document, by=by) == {"domainAlias": None}

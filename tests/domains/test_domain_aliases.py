@@ -111,9 +111,9 @@ async def test_aliases_are_found_by_part_of_alias_or_target(root: GraphQLClient)
         return "".join(node["alias"][0] for node in page["nodes"]), page["totalCount"]
 
     assert await find_aliases() == ("abc", 3)
-    assert await find_aliases(query="POND") == ("ab", 2)
-    assert await find_aliases(query="c.o") == ("c", 1)
-    assert await find_aliases(query="%") == ("", 0)
+    assert await find_aliases(filter={"query": "POND"}) == ("ab", 2)
+    assert await find_aliases(filter={"query": "c.o"}) == ("c", 1)
+    assert await find_aliases(filter={"query": "%"}) == ("", 0)
     assert await find_aliases(last=2) == ("bc", 3)
     page = (await root(DOMAIN_ALIASES_QUERY, first=2))["domainAliases"]["pageInfo"]
     assert await find_aliases(first=2, after=page["endCursor"]) == ("c", 3)

@@ -29,7 +29,7 @@ from tests.support.operations.rewrite_and_bcc_operations import (
 COPY_ADDRESS = "spy@far.example"
 DOMAIN_PATTERN = "@example.org"
 SENDER_RULE_CREATE = """mutation ($input: SenderRuleCreateInput!) {
-  senderRuleCreate(input: $input) { rules { id } errors { code path } } }"""
+  senderRuleCreate(input: $input) { senderRules { id } errors { code path } } }"""
 
 
 async def change_role(client: GraphQLClient, role: Role) -> None:
@@ -64,16 +64,22 @@ async def test_bcc_rule_for_account_above_its_maker_is_refused(
         domain_admin, ada.address, COPY_ADDRESS, direction=direction
     )
     _, errors = await run_mutation(
-        domain_admin, BCC_RULE_UPDATE, ids=[own_rule_id], match=admin_client.address
+        domain_admin,
+        BCC_RULE_UPDATE,
+        bccRules=[{"id": own_rule_id}],
+        set={"match": admin_client.address},
     )
-    assert error_summary(errors)[:2] == ("FORBIDDEN", ["match"])
+    assert error_summary(errors)[:2] == ("FORBIDDEN", ["set", "match"])
     admin_rule_id = await create_bcc_rule(
         admin_client, admin_client.address, COPY_ADDRESS, direction=direction
     )
     _, errors = await run_mutation(
-        domain_admin, BCC_RULE_UPDATE, ids=[admin_rule_id], bccTo="more@far.example"
+        domain_admin,
+        BCC_RULE_UPDATE,
+        bccRules=[{"id": admin_rule_id}],
+        set={"bccTo": "more@far.example"},
     )
-    assert error_summary(errors)[:2] == ("FORBIDDEN", ["match"])
+    assert error_summary(errors)[:2] == ("FORBIDDEN", ["set", "match"])
 
 
 async def test_domain_bcc_rule_skips_received_mail_of_higher_roles(

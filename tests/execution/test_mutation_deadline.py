@@ -97,7 +97,7 @@ async def test_completed_fields_keep_their_payloads_at_the_deadline(
     async with client_with_store(ada, environment, store, tmp_path) as client:
         for _ in range(2):  # a document is compiled on its second use
             answer = await client.execute(document, text=text)
-            assert answer["data"]["a"]["entry"] == {"key": "a", "value": "1"}
+            assert answer["data"]["a"]["keyValueEntry"] == {"key": "a", "value": "1"}
             assert answer["data"] | {"a": None} == {"a": None, "upload": None, "b": None}
             assert late_fields(answer) == {"upload": False, "b": False}
     assert store.called.is_set()
@@ -152,7 +152,7 @@ async def test_error_of_one_field_keeps_the_payloads_of_others(ada: GraphQLClien
         f"mutation {{ {entry_field('a', alias='a')} "
         f"{failing_field} {entry_field('b', alias='b')} }}"
     )
-    assert [answer["data"][name]["entry"]["key"] for name in "ab"] == ["a", "b"]
+    assert [answer["data"][name]["keyValueEntry"]["key"] for name in "ab"] == ["a", "b"]
     assert answer["data"]["broken"] == {
         "mailboxes": [{"path": "New", "messages": None}],
         "errors": [],

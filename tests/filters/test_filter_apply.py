@@ -111,9 +111,9 @@ async def test_cancelled_filter_task_changes_nothing(
     await receive_messages(ada, *(f"m{nth}" for nth in range(3)))
     flag_filter = await add_filter(ada, {}, {"flag": True})
     task, _ = await try_apply_filters(ada, flag_filter["id"], mailbox={"path": "INBOX"})
-    assert (await execute_mutation(ada, "taskCancel", "tasks { state }", ids=[task["id"]]))[
-        "errors"
-    ] == []
+    assert (
+        await execute_mutation(ada, "taskCancel", "tasks { state }", tasks=[{"id": task["id"]}])
+    )["errors"] == []
     assert (await run_task(ada, task))["state"] == "CANCELLED"
     assert await select_rows(environment, "SELECT id FROM messages WHERE flagged") == []
 

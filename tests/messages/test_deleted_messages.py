@@ -399,9 +399,9 @@ async def test_admin_sees_archive_metadata_and_restores_messages(
     ] == []
     assert await tasks.run_next_task(environment)
     assert await load_mailbox_path_by_subject(archive_owner) == {"b": "Kept/Here", "c": "INBOX"}
-    (entry,) = (await root('{ auditLog(mutation: "deletedMessagesRestore") { nodes { actor } } }'))[
-        "auditLog"
-    ]["nodes"]
+    (entry,) = (
+        await root('{ auditLog(filter: {mutation: "deletedMessagesRestore"}) { nodes { actor } } }')
+    )["auditLog"]["nodes"]
     assert entry["actor"] == "chief"
 
 

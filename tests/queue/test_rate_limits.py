@@ -194,7 +194,7 @@ async def test_domain_is_created_and_updated_with_a_rate_limit(root: GraphQLClie
         root, update_document, domains=domain_refs, set={"rateLimit": None}
     )
     assert answer["domains"][0]["rateLimit"] is None
-    document = """{ auditLog(mutation: "domainUpdate") { nodes { before after } } }"""
+    document = """{ auditLog(filter: {mutation: "domainUpdate"}) { nodes { before after } } }"""
     entries = (await root(document))["auditLog"]["nodes"]
     first = {"rate_limit": {"value": 8, "frame": "DAY"}}
     assert [(entry["before"], entry["after"]) for entry in (entries[0], entries[-1])] == [
@@ -278,7 +278,8 @@ async def test_changes_are_journaled_and_logged(ada: GraphQLClient, root: GraphQ
     assert await load_journal_changes(environment, PLATFORM, positions[PLATFORM]) == [
         domain_changed
     ]
-    document = """query ($m: String) { auditLog(mutation: $m) { nodes { reason before after
+    document = """query ($m: String) { auditLog(filter: {mutation: $m}) { nodes {
+      reason before after
       target { ... on User { username } ... on Domain { name } } } } }"""
     entries = (await root(document, m="rateLimitSet"))["auditLog"]["nodes"]
     rate = {"rate_limit": {"value": 5, "frame": "HOUR"}}

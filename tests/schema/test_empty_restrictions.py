@@ -11,6 +11,7 @@ from tests.conftest import GraphQLClient
 from tests.support.accounts.user_operations import execute_mutation
 from tests.support.differential.random_values import strawberry_definition
 from tests.support.lists.input_locations import schema
+from tests.support.operations.id_references import id_refs
 
 ERRORS = "errors { code path }"
 ADA_SELECTION = {"users": {"usernames": ["ada"]}}
@@ -19,7 +20,7 @@ CASES: list[tuple[str, dict[str, Any], list[str]]] = [
     ("apiKeyCreate", {"name": "x", "operations": []}, ["operations"]),
     ("apiKeyCreate", {"name": "x", "allowedIps": []}, ["allowedIps"]),
     ("apiKeyCreate", {"name": "x", "domains": []}, ["domains"]),
-    ("apiKeyUpdate", {"ids": [], "allowedIps": []}, ["allowedIps"]),
+    ("apiKeyUpdate", {"apiKeys": [], "set": {"allowedIps": []}}, ["set", "allowedIps"]),
     ("autoreplySet", {"set": {"addresses": []}}, ["set", "addresses"]),
     ("filterCreate", {"query": {"any": []}, "action": {"delete": True}}, ["query", "any"]),
     ("filterCreate", {"query": {"all": []}, "action": {"delete": True}}, ["query", "all"]),
@@ -66,6 +67,10 @@ async def test_null_removes_restriction(ada: GraphQLClient) -> None:
     assert created["apiKey"]["allowedIps"] == ["192.0.2.0/24"]
     ids = [created["apiKey"]["id"]]
     updated = await execute_mutation(
-        ada, "apiKeyUpdate", "apiKeys { allowedIps }", ids=ids, allowedIps=None
+        ada,
+        "apiKeyUpdate",
+        "apiKeys { allowedIps }",
+        apiKeys=id_refs(ids),
+        set={"allowedIps": None},
     )
     assert updated["apiKeys"] == [{"allowedIps": []}]

@@ -28,7 +28,7 @@ from tests.support.operations.search_operations import search_subjects
 from tests.support.stores.counter_check import assert_store_consistent, select_rows
 
 STATUS_QUERY = "{ searchIndexStatus { enabled engine documents size pending lastOptimizedAt } }"
-PAYLOAD_FIELDS = "indexed task { id kind total }"
+PAYLOAD_FIELDS = "indexedCount task { id kind total }"
 EXPAND_QUERY = """query ($filter: MessageFilter!, $users: UserSelection) {
   searchExpand(filter: $filter, users: $users) { original expanded terms native } }"""
 LOOKUP = """query ($filter: MessageFilter!, $users: UserSelection, $first: Int, $after: String) {
@@ -114,11 +114,11 @@ async def test_index_build_runs_at_once_or_as_task(
     answer = await run_mailbox_mutation(
         root, "searchIndexBuild", PAYLOAD_FIELDS, users=ADA, mailboxPatterns=["Work*"]
     )
-    assert (answer["indexed"], answer["task"], answer["errors"]) == (0, None, [])
+    assert (answer["indexedCount"], answer["task"], answer["errors"]) == (0, None, [])
     limited = await run_mailbox_mutation(
         root, "searchIndexBuild", PAYLOAD_FIELDS, users=ADA, mailboxPatterns=["*"], maxRecent=2
     )
-    assert limited["indexed"] == 0
+    assert limited["indexedCount"] == 0
     validated = await run_mailbox_mutation(
         root,
         "searchIndexBuild",
@@ -132,12 +132,12 @@ async def test_index_build_runs_at_once_or_as_task(
     answer = await run_mailbox_mutation(
         root, "searchIndexBuild", PAYLOAD_FIELDS, users=ADA, mailboxPatterns=["INBOX"], maxRecent=3
     )
-    assert answer["indexed"] == 3
+    assert answer["indexedCount"] == 3
     assert (await load_status(root))["pending"] == 1
     queued = await run_mailbox_mutation(
         root, "searchIndexBuild", PAYLOAD_FIELDS, users=ALL_USERS, mailboxPatterns=["*"], queue=True
     )
-    assert (queued["indexed"], queued["task"]["total"]) == (None, 1)
+    assert (queued["indexedCount"], queued["task"]["total"]) == (None, 1)
     assert await run_tasks(environment) == [("SEARCH_INDEX_BUILD", "SUCCEEDED", 1, 1)]
     assert await load_indexed_ids(environment) == await load_message_ids(environment)
     assert await search_subjects(ada_with_messages, "duck") == ["Letter 2", "Letter 1", "Letter 0"]
@@ -279,7 +279,7 @@ async def test_second_rebuild_at_the_same_time_is_refused(
     second = await run_mailbox_mutation(root, "searchIndexRebuild", PAYLOAD_FIELDS, users=ALL_USERS)
     assert [error["code"] for error in second["errors"]] == ["CONFLICT"]
     cancel = "mutation ($input: TaskCancelInput!) { taskCancel(input: $input) { errors { code } } }"
-    await root(cancel, input={"ids": [first["task"]["id"]]})
+    await root(cancel, input={"tasks": [{"id": first["task"]["id"]}]})
     assert (
         await run_mailbox_mutation(root, "searchIndexRebuild", PAYLOAD_FIELDS, users=ALL_USERS)
     )["errors"] == []

@@ -16,6 +16,7 @@ from tests.support.accounts.domain_admins import make_domain_admin
 from tests.support.accounts.quota_accounts import set_user_limits
 from tests.support.operations.domain_operations import error_summary, run_mutation
 from tests.support.operations.error_positions import field_path, item_index
+from tests.support.operations.id_references import id_refs
 from tests.support.operations.quarantine_operations import (
     CAROL_ADDRESS,
     QUARANTINE_CHANGED,
@@ -52,7 +53,7 @@ async def test_released_message_is_stored_as_newly_received(
     item_id = await quarantine_message(ada, raw)
     clock.tick(days=3)
     position = await load_stream_position(environment, ada.user.id)
-    answer, errors = await run_mutation(ada, QUARANTINE_RELEASE, ids=[item_id])
+    answer, errors = await run_mutation(ada, QUARANTINE_RELEASE, quarantineItems=[{"id": item_id}])
     assert errors == []
     assert answer["messages"] == [
         {
@@ -83,8 +84,8 @@ async def test_released_message_is_stored_as_newly_received(
         environment, ada, raw=raw
     )  # a repeated delivery: the released message is recognized
     assert await list_inbox_subjects(ada) == ["Mixed"]
-    _, errors = await run_mutation(ada, QUARANTINE_RELEASE, ids=[item_id])
-    assert error_summary(errors)[:3] == ("NOT_FOUND", ["ids"], 0)
+    _, errors = await run_mutation(ada, QUARANTINE_RELEASE, quarantineItems=[{"id": item_id}])
+    assert error_summary(errors)[:3] == ("NOT_FOUND", ["quarantineItems"], 0)
 
 
 async def test_release_stores_all_messages_or_none(ada: GraphQLClient, bob: GraphQLClient) -> None:
@@ -94,24 +95,35 @@ async def test_release_stores_all_messages_or_none(ada: GraphQLClient, bob: Grap
         await quarantine_message(bob, "b"),
     )
     large_item_id = await quarantine_message(ada, raw_message("c", body="x" * 3000))
-    _, errors = await run_mutation(ada, QUARANTINE_RELEASE, ids=[ada_item_id, bob_item_id])
-    assert error_summary(errors)[:3] == ("NOT_FOUND", ["ids"], 1)
+    _, errors = await run_mutation(
+        ada, QUARANTINE_RELEASE, quarantineItems=[{"id": ada_item_id}, {"id": bob_item_id}]
+    )
+    assert error_summary(errors)[:3] == ("NOT_FOUND", ["quarantineItems"], 1)
     await set_user_limits(ada, quota=2000)
-    _, errors = await run_mutation(ada, QUARANTINE_RELEASE, ids=[ada_item_id, large_item_id])
+    _, errors = await run_mutation(
+        ada, QUARANTINE_RELEASE, quarantineItems=[{"id": ada_item_id}, {"id": large_item_id}]
+    )
     assert (errors[0]["code"], field_path(errors[0]), item_index(errors[0])) == (
-        "QUOTA_EXCEEDED", ["ids"], 1,
+        "QUOTA_EXCEEDED", ["quarantineItems"], 1,
     )  # fmt: skip
     assert (await list_inbox_subjects(ada), len(await load_quarantine_rows(environment))) == ([], 3)
-    _, errors = await run_mutation(ada, QUARANTINE_RELEASE, ids=[ada_item_id] * 101)
-    assert error_summary(errors) == ("VALIDATION", ["ids"], None, "max")
-    answer, errors = await run_mutation(ada, QUARANTINE_RELEASE, ids=[ada_item_id, ada_item_id])
+    _, errors = await run_mutation(
+        ada, QUARANTINE_RELEASE, quarantineItems=id_refs([ada_item_id] * 101)
+    )
+    assert error_summary(errors) == ("VALIDATION", ["quarantineItems"], None, "max")
+    answer, errors = await run_mutation(
+        ada, QUARANTINE_RELEASE, quarantineItems=[{"id": ada_item_id}, {"id": ada_item_id}]
+    )
     assert ([message["subject"] for message in answer["messages"]], errors) == (["a"], [])
 
 
 async def test_concurrent_releases_store_message_once(ada: GraphQLClient) -> None:
     item_id = await quarantine_message(ada)
     results = await asyncio.gather(
-        *(run_mutation(ada, QUARANTINE_RELEASE, ids=[item_id]) for _ in range(2))
+        *(
+            run_mutation(ada, QUARANTINE_RELEASE, quarantineItems=[{"id": item_id}])
+            for _ in range(2)
+        )
     )
     assert sorted(len(errors) for _, errors in results) == [0, 1]
     assert await list_inbox_subjects(ada) == ["Offer"]
@@ -124,14 +136,16 @@ async def test_message_with_virus_is_released_only_by_administrator(
         ada.environment, http, "chief", [AdminPermission.QUARANTINE]
     )
     item_id = await quarantine_message(ada, "Bill", QuarantineReason(0.0, (), "Eicar-Test"))
-    _, errors = await run_mutation(ada, QUARANTINE_RELEASE, ids=[item_id])
+    _, errors = await run_mutation(ada, QUARANTINE_RELEASE, quarantineItems=[{"id": item_id}])
     assert error_summary(errors)[::3] == ("FORBIDDEN", "DOMAIN_ADMIN")
     assert await list_inbox_subjects(ada) == []
-    answer, errors = await run_mutation(domain_admin, QUARANTINE_RELEASE, ids=[item_id])
+    answer, errors = await run_mutation(
+        domain_admin, QUARANTINE_RELEASE, quarantineItems=[{"id": item_id}]
+    )
     # the administrator has no permission for ada's mailboxes
     assert (answer["messages"], errors) == ([], [])
     assert await list_inbox_subjects(ada) == ["Bill"]
-    log = '{ auditLog(mutation: "quarantineRelease") { nodes { before } } }'
+    log = '{ auditLog(filter: {mutation: "quarantineRelease"}) { nodes { before } } }'
     (entry,) = (await admin_client(log))["auditLog"]["nodes"]
     assert entry["before"] == {"sender": CAROL_ADDRESS, "recipient": ada.address}
 
@@ -153,10 +167,14 @@ async def test_release_with_allow_sender_creates_allow_rule(
         for row in await load_quarantine_rows(environment)
     ]
     await set_permissions_of_ada(root, "QUARANTINE")
-    _, errors = await run_mutation(ada, QUARANTINE_RELEASE, ids=item_ids, allowSender=True)
+    _, errors = await run_mutation(
+        ada, QUARANTINE_RELEASE, quarantineItems=id_refs(item_ids), allowSender=True
+    )
     assert error_summary(errors) == ("FORBIDDEN", ["allowSender"], None, "SPAM_POLICY")
     await set_permissions_of_ada(root, "QUARANTINE", "SPAM_POLICY")
-    _, errors = await run_mutation(ada, QUARANTINE_RELEASE, ids=item_ids, allowSender=True)
+    _, errors = await run_mutation(
+        ada, QUARANTINE_RELEASE, quarantineItems=id_refs(item_ids), allowSender=True
+    )
     assert errors == []
     rules = "{ senderRules { nodes { action pattern scope { user { username } } } } }"
     (rule,) = (await ada(rules))["senderRules"]["nodes"]
@@ -166,7 +184,9 @@ async def test_release_with_allow_sender_creates_allow_rule(
     )
     assert sorted(await list_inbox_subjects(ada)) == ["One", "Three", "Two"]
     odd_item_id = await quarantine_message(ada, raw_message("Odd", From="a b@"), sender="")
-    _, errors = await run_mutation(ada, QUARANTINE_RELEASE, ids=[odd_item_id], allowSender=True)
+    _, errors = await run_mutation(
+        ada, QUARANTINE_RELEASE, quarantineItems=[{"id": odd_item_id}], allowSender=True
+    )
     assert [error["path"] for error in errors] in ([], [["allowSender"]])
 
 
@@ -176,15 +196,19 @@ async def test_deleted_quarantine_item_is_not_listed(
     environment = ada.environment
     item_id, other_id = await quarantine_message(ada, "a"), await quarantine_message(ada, "b")
     position = await load_stream_position(environment, ada.user.id)
-    answer, errors = await run_mutation(ada, QUARANTINE_DELETE, ids=[item_id])
+    answer, errors = await run_mutation(ada, QUARANTINE_DELETE, quarantineItems=[{"id": item_id}])
     assert (answer["deletedIds"], errors) == ([item_id], [])
     assert await load_journal_entries(environment, ada.user.id, position) == [
         (QUARANTINE_CHANGED, [global_ids.decode("QuarantineItem", item_id)])
     ]
-    _, errors = await run_mutation(ada, QUARANTINE_DELETE, ids=[other_id, item_id])
-    assert error_summary(errors)[:3] == ("NOT_FOUND", ["ids"], 1)
+    _, errors = await run_mutation(
+        ada, QUARANTINE_DELETE, quarantineItems=[{"id": other_id}, {"id": item_id}]
+    )
+    assert error_summary(errors)[:3] == ("NOT_FOUND", ["quarantineItems"], 1)
     assert await list_quarantined_subjects(ada) == ["b"]
-    answer, errors = await run_mutation(admin_client, QUARANTINE_DELETE, ids=[other_id])
+    answer, errors = await run_mutation(
+        admin_client, QUARANTINE_DELETE, quarantineItems=[{"id": other_id}]
+    )
     assert errors == []
     assert (await list_quarantined_subjects(ada), await list_inbox_subjects(ada)) == ([], [])
 
@@ -230,11 +254,14 @@ async def test_message_gets_no_reply_and_is_copied_only_on_release(
     assert await select_rows(environment, "SELECT recipient FROM deliveries") == []
     item_id = global_ids.encode("QuarantineItem", (await load_quarantine_rows(environment))[0].id)
     _, errors = await run_mutation(
-        ada, QUARANTINE_RELEASE_ERRORS, ids=[item_id], options={"validateOnly": True}
+        ada,
+        QUARANTINE_RELEASE_ERRORS,
+        quarantineItems=[{"id": item_id}],
+        options={"validateOnly": True},
     )
     assert errors == []
     assert await select_rows(environment, "SELECT recipient FROM deliveries") == []
-    _, errors = await run_mutation(ada, QUARANTINE_RELEASE, ids=[item_id])
+    _, errors = await run_mutation(ada, QUARANTINE_RELEASE, quarantineItems=[{"id": item_id}])
     assert errors == []
     assert await select_rows(environment, "SELECT recipient FROM deliveries") == [
         ("copies@else.example",)
@@ -256,7 +283,7 @@ async def test_quarantine_notification_frequency_is_set(
         admin_client, QUARANTINE_NOTIFICATION_SET, users={"usernames": ["bob"]}, frequency="WEEKLY"
     )
     assert [user["quarantineNotification"] for user in answer["users"]] == ["WEEKLY"]
-    log = '{ auditLog(mutation: "quarantineNotificationSet") { nodes { before after } } }'
+    log = '{ auditLog(filter: {mutation: "quarantineNotificationSet"}) { nodes { before after } } }'
     (entry,) = (await admin_client(log))["auditLog"]["nodes"]
     assert entry["after"] == {"quarantine_notification": "WEEKLY"}
     query = "{ viewer { user { quarantineNotification } } }"

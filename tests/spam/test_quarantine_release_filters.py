@@ -17,6 +17,7 @@ from tests.support.mail.stored_messages import message_flags, subjects_by_mailbo
 from tests.support.operations.domain_operations import run_mutation
 from tests.support.operations.error_positions import field_path, item_index
 from tests.support.operations.filter_operations import add_filter, list_filters
+from tests.support.operations.id_references import id_refs
 from tests.support.operations.quarantine_operations import (
     CAROL_ADDRESS,
     QUARANTINE_RELEASE,
@@ -39,7 +40,9 @@ async def release_and_get_mailboxes(
     client: GraphQLClient, *item_ids: str, **arguments: Any
 ) -> list[str]:
     """Release these items and return the mailbox path of each message."""
-    answer, errors = await run_mutation(client, QUARANTINE_RELEASE, ids=item_ids, **arguments)
+    answer, errors = await run_mutation(
+        client, QUARANTINE_RELEASE, quarantineItems=id_refs(item_ids), **arguments
+    )
     assert errors == []
     return [message["mailbox"]["path"] for message in answer["messages"]]
 
@@ -60,7 +63,10 @@ async def test_filters_are_applied_to_released_message_and_counted(
         await quarantine_message(bob, "Bill"),
     ]
     _, errors = await run_mutation(
-        ada, QUARANTINE_RELEASE_ERRORS, ids=item_ids[:1], options={"validateOnly": True}
+        ada,
+        QUARANTINE_RELEASE_ERRORS,
+        quarantineItems=id_refs(item_ids[:1]),
+        options={"validateOnly": True},
     )
     assert (errors, await match_counts(ada), await subjects_by_mailbox(ada.environment, ada)) == (
         [],
@@ -131,7 +137,10 @@ async def test_redirect_of_released_message_is_in_the_same_transaction(
         await quarantine_message(ada, "Other"),
     )
     _, errors = await run_mutation(
-        ada, QUARANTINE_RELEASE_ERRORS, ids=[first_id], options={"validateOnly": True}
+        ada,
+        QUARANTINE_RELEASE_ERRORS,
+        quarantineItems=[{"id": first_id}],
+        options={"validateOnly": True},
     )
     assert (errors, await queued_envelopes(environment)) == ([], [])
     assert await release_and_get_mailboxes(ada, first_id) == []
@@ -143,9 +152,9 @@ async def test_redirect_of_released_message_is_in_the_same_transaction(
     async with environment.write_session() as session:
         user_update = update(User).where(col(User.id) == ada.user.id)
         await session.exec(user_update.values(forwards_per_day=1))
-    _, errors = await run_mutation(ada, QUARANTINE_RELEASE, ids=[second_id])
+    _, errors = await run_mutation(ada, QUARANTINE_RELEASE, quarantineItems=[{"id": second_id}])
     assert (errors[0]["code"], field_path(errors[0]), item_index(errors[0])) == (
-        "RATE_LIMITED", ["ids"], 0,
+        "RATE_LIMITED", ["quarantineItems"], 0,
     )  # fmt: skip
     assert (
         len(await load_quarantine_rows(environment)),
@@ -164,7 +173,9 @@ async def test_released_message_is_forwarded_unless_it_has_a_virus(
     assert await release_and_get_mailboxes(ada, clean_id) == ["INBOX"]
     assert [recipient for _, recipient in await queued_envelopes(environment)] == [DAVE]
     await put_sieve_script(ada, 'redirect "eve@far.example";')
-    _, errors = await run_mutation(admin_client, QUARANTINE_RELEASE_ERRORS, ids=[virus_id])
+    _, errors = await run_mutation(
+        admin_client, QUARANTINE_RELEASE_ERRORS, quarantineItems=[{"id": virus_id}]
+    )
     assert errors == []
     assert [recipient for _, recipient in await queued_envelopes(environment)] == [DAVE]
     assert await subjects_by_mailbox(environment, ada) == {"INBOX": ["Bill", "Ill"]}
@@ -192,7 +203,10 @@ async def test_delivery_trace_continues_after_release(
     assert await trace_events(root, queueId=item.queue_id) == ["accepted", "judged", "held"]
     item_id = global_ids.encode("QuarantineItem", item.id)
     _, errors = await run_mutation(
-        ada, QUARANTINE_RELEASE_ERRORS, ids=[item_id], options={"validateOnly": True}
+        ada,
+        QUARANTINE_RELEASE_ERRORS,
+        quarantineItems=[{"id": item_id}],
+        options={"validateOnly": True},
     )
     assert (errors, len(await trace_events(root, queueId=item.queue_id))) == ([], 3)
     await put_sieve_script(ada, f'redirect "{DAVE}"; keep;')

@@ -48,10 +48,13 @@ async def test_released_message_is_learned_as_ham(
     raw = raw_message("Bill")
     item_id = await quarantine_message(ada, raw)
     _, errors = await run_mutation(
-        ada, QUARANTINE_RELEASE_ERRORS, ids=[item_id], options={"validateOnly": True}
+        ada,
+        QUARANTINE_RELEASE_ERRORS,
+        quarantineItems=[{"id": item_id}],
+        options={"validateOnly": True},
     )
     assert (errors, await pending_training(ada.environment)) == ([], [])
-    _, errors = await run_mutation(ada, QUARANTINE_RELEASE, ids=[item_id])
+    _, errors = await run_mutation(ada, QUARANTINE_RELEASE, quarantineItems=[{"id": item_id}])
     assert errors == []
     assert not learning_server.requests  # the release did not wait for the training
     assert await training_worker.train_batch(ada.environment)
@@ -63,11 +66,19 @@ async def test_no_training_if_disabled_or_deleted(
     ada: GraphQLClient, learning_server: WebhookReceiver
 ) -> None:
     first_id, second_id, third_id = [await quarantine_message(ada, subject) for subject in "abc"]
-    _, errors = await run_mutation(ada, QUARANTINE_RELEASE, ids=[first_id], learnHam=False)
+    _, errors = await run_mutation(
+        ada, QUARANTINE_RELEASE, quarantineItems=[{"id": first_id}], learnHam=False
+    )
     assert errors == []
-    assert (await run_mutation(ada, QUARANTINE_DELETE, ids=[second_id]))[1] == []
+    assert (await run_mutation(ada, QUARANTINE_DELETE, quarantineItems=[{"id": second_id}]))[
+        1
+    ] == []
     change_options(ada.environment, rspamd_learn_url="")
-    assert (await run_mutation(ada, QUARANTINE_RELEASE, ids=[third_id], learnHam=True))[1] == []
+    assert (
+        await run_mutation(
+            ada, QUARANTINE_RELEASE, quarantineItems=[{"id": third_id}], learnHam=True
+        )
+    )[1] == []
     assert (await pending_training(ada.environment), await list_inbox_subjects(ada)) == (
         [],
         ["c", "a"],
@@ -80,7 +91,7 @@ async def test_release_succeeds_if_spam_filter_is_unavailable(
 ) -> None:
     learning_server.response = answered(b"", "503 Busy")
     _, errors = await run_mutation(
-        ada, QUARANTINE_RELEASE, ids=[await quarantine_message(ada, "Bill")]
+        ada, QUARANTINE_RELEASE, quarantineItems=[{"id": await quarantine_message(ada, "Bill")}]
     )
     assert (errors, await list_inbox_subjects(ada)) == ([], ["Bill"])
     assert not await training_worker.train_batch(ada.environment)
@@ -105,9 +116,13 @@ async def test_no_training_without_access_or_with_a_virus(
         await quarantine_message(ada, "Hers"),
         await quarantine_message(ada, "Virus", QuarantineReason(0.0, (), "Eicar")),
     )
-    _, errors = await run_mutation(bob, QUARANTINE_RELEASE, ids=[item_id])
+    _, errors = await run_mutation(bob, QUARANTINE_RELEASE, quarantineItems=[{"id": item_id}])
     assert (error_summary(errors)[0], await pending_training(ada.environment)) == ("NOT_FOUND", [])
-    assert (await run_mutation(domain_admin, QUARANTINE_RELEASE, ids=[virus_id]))[1] == []
+    assert (
+        await run_mutation(domain_admin, QUARANTINE_RELEASE, quarantineItems=[{"id": virus_id}])
+    )[1] == []
     assert await pending_training(ada.environment) == []
-    assert (await run_mutation(domain_admin, QUARANTINE_RELEASE, ids=[item_id]))[1] == []
+    assert (
+        await run_mutation(domain_admin, QUARANTINE_RELEASE, quarantineItems=[{"id": item_id}])
+    )[1] == []
     assert await pending_training(ada.environment) == [False]

@@ -66,12 +66,18 @@ async def test_virus_is_quarantined_per_user_and_released_by_admin_only(
         (bob.user.id, VIRUS_NAME),
     }
     item_ids = {row.user_id: global_ids.encode("QuarantineItem", row.id) for row in rows}
-    _, errors = await run_mutation(ada, QUARANTINE_RELEASE, ids=[item_ids[ada.user.id]])
+    _, errors = await run_mutation(
+        ada, QUARANTINE_RELEASE, quarantineItems=[{"id": item_ids[ada.user.id]}]
+    )
     assert error_summary(errors)[::3] == ("FORBIDDEN", "DOMAIN_ADMIN")
-    _, errors = await run_mutation(bob, QUARANTINE_RELEASE, ids=[item_ids[ada.user.id]])
+    _, errors = await run_mutation(
+        bob, QUARANTINE_RELEASE, quarantineItems=[{"id": item_ids[ada.user.id]}]
+    )
     assert error_summary(errors)[0] == "NOT_FOUND"
     assert (await list_inbox_subjects(ada), len(await load_quarantine_rows(environment))) == ([], 2)
-    _, errors = await run_mutation(domain_admin, QUARANTINE_RELEASE, ids=[item_ids[ada.user.id]])
+    _, errors = await run_mutation(
+        domain_admin, QUARANTINE_RELEASE, quarantineItems=[{"id": item_ids[ada.user.id]}]
+    )
     assert (errors, await list_inbox_subjects(ada)) == ([], ["Ill"])
     assert [row.user_id for row in await load_quarantine_rows(environment)] == [bob.user.id]
 

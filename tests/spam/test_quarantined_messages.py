@@ -144,7 +144,9 @@ async def test_repeated_delivery_is_quarantined_once(
         clock.tick(hours=3)
     (first,) = await load_quarantine_rows(environment)
     _, errors = await run_mutation(
-        ada, QUARANTINE_DELETE, ids=[global_ids.encode("QuarantineItem", first.id)]
+        ada,
+        QUARANTINE_DELETE,
+        quarantineItems=[{"id": global_ids.encode("QuarantineItem", first.id)}],
     )
     assert errors == []
     await deliver_message_to(environment, ada, raw=raw)
@@ -240,8 +242,8 @@ async def test_other_user_cannot_see_or_change_quarantine_item(
     for document in (QUARANTINE_ITEM_QUERY, QUARANTINE_CONTENTS_QUERY):
         assert await bob(document, id=item_id) == {"node": None}
     for document in (QUARANTINE_RELEASE, QUARANTINE_DELETE):
-        _, errors = await run_mutation(bob, document, ids=[item_id])
-        assert error_summary(errors)[:3] == ("NOT_FOUND", ["ids"], 0)
+        _, errors = await run_mutation(bob, document, quarantineItems=[{"id": item_id}])
+        assert error_summary(errors)[:3] == ("NOT_FOUND", ["quarantineItems"], 0)
     path = url.partition("?")[0]
     assert (await http.get(path, headers=bob.headers)).status_code == 404
     assert (await http.get(path)).status_code == 401
@@ -315,8 +317,10 @@ async def test_administrators_see_quarantine_of_managed_accounts(
     assert await list_quarantined_subjects(admin_without_permission) == ["Own"]
     assert await admin_without_permission(QUARANTINE_ITEM_QUERY, id=item_id) == {"node": None}
     for document in (QUARANTINE_RELEASE, QUARANTINE_DELETE):
-        _, errors = await run_mutation(admin_without_permission, document, ids=[item_id])
-        assert error_summary(errors)[:3] == ("NOT_FOUND", ["ids"], 0)
+        _, errors = await run_mutation(
+            admin_without_permission, document, quarantineItems=[{"id": item_id}]
+        )
+        assert error_summary(errors)[:3] == ("NOT_FOUND", ["quarantineItems"], 0)
     _, errors = await run_mutation(
         admin_without_permission,
         QUARANTINE_NOTIFICATION_SET,
@@ -335,7 +339,7 @@ async def test_administrators_see_quarantine_of_managed_accounts(
         _, errors = await run_mutation(
             GraphQLClient(http, environment, domain_admin.user, settings_key),
             document,
-            ids=[item_id],
+            quarantineItems=[{"id": item_id}],
         )
         assert error_summary(errors)[::3] == ("FORBIDDEN", "FULL")
     assert await list_quarantined_subjects(ada) == ["Mixed"]
@@ -387,7 +391,7 @@ async def test_text_and_attachments_of_item_are_readable(
     for url in (picture["url"], item["sourceUrl"]):
         assert (await http.get(url.replace("sig=", "sig=x"))).status_code == 401
     assert (await http.get(picture["url"].partition("?")[0])).status_code == 401
-    _, errors = await run_mutation(ada, QUARANTINE_DELETE, ids=[item_id])
+    _, errors = await run_mutation(ada, QUARANTINE_DELETE, quarantineItems=[{"id": item_id}])
     assert errors == []
     for url in (picture["url"], item["sourceUrl"], inner_attachment["url"]):
         assert (await http.get(url)).status_code == 404
@@ -455,8 +459,11 @@ async def test_consistency_check_covers_quarantine_items(
         ("message_size", f"quarantine_items/{second.id}"),
     }
     for row in (first, second):
-        await run_mutation(ada if row.user_id == ada.user.id else bob, QUARANTINE_DELETE,
-                   ids=[global_ids.encode("QuarantineItem", row.id)])  # fmt: skip
+        client, item_id = (
+            ada if row.user_id == ada.user.id else bob,
+            global_ids.encode("QuarantineItem", row.id),
+        )
+        await run_mutation(client, QUARANTINE_DELETE, quarantineItems=[{"id": item_id}])
 
 
 async def test_legal_hold_contains_deleted_quarantine_item(
@@ -467,7 +474,7 @@ async def test_legal_hold_contains_deleted_quarantine_item(
     while await tasks.run_next_task(ada.environment):
         pass
     item_id = await quarantine_message(ada, make_mixed_message())
-    _, errors = await run_mutation(ada, QUARANTINE_DELETE, ids=[item_id])
+    _, errors = await run_mutation(ada, QUARANTINE_DELETE, quarantineItems=[{"id": item_id}])
     assert errors == []
     copies = "{ legalHolds { nodes { messages { nodes { subject origin mailboxPath } } } } }"
     ((legal_hold),) = (await root(copies))["legalHolds"]["nodes"]
@@ -496,7 +503,7 @@ async def test_item_is_encrypted_if_incoming_mail_is_encrypted(
     )
     for table in ("blobs", "quarantine_items"):
         assert "herons" not in str(await select_rows(ada.environment, f"SELECT * FROM {table}"))  # noqa: S608
-    _, errors = await run_mutation(ada, QUARANTINE_RELEASE, ids=[item_id])
+    _, errors = await run_mutation(ada, QUARANTINE_RELEASE, quarantineItems=[{"id": item_id}])
     assert errors == []
     source = "{ viewer { user { messages(first: 1) { nodes { sourceUrl } } } } }"
     (node,) = (await ada(source))["viewer"]["user"]["messages"]["nodes"]
@@ -504,7 +511,7 @@ async def test_item_is_encrypted_if_incoming_mail_is_encrypted(
     assert (await try_update_users(ada, encryptMessages=False))[1] == []
     item_id = await quarantine_message(ada, raw_message("Open", body="herons at noon"))
     assert (await try_update_users(ada, encryptMessages=True))[1] == []
-    _, errors = await run_mutation(ada, QUARANTINE_RELEASE, ids=[item_id])
+    _, errors = await run_mutation(ada, QUARANTINE_RELEASE, quarantineItems=[{"id": item_id}])
     (node,) = (await ada(source))["viewer"]["user"]["messages"]["nodes"]
     assert b"herons at noon" in decrypt_message(
         (await http.get(node["sourceUrl"])).content, key_pair

@@ -36,6 +36,7 @@ from tests.support.operations.domain_operations import (
     load_domain_id,
     run_mutation,
 )
+from tests.support.operations.id_references import id_refs
 from tests.support.operations.spam_operations import (
     SENDER_RULE_CREATE,
     SenderRuleRecipient,
@@ -46,7 +47,7 @@ from tests.support.servers.live_server import LiveServer, wait_until
 from tests.support.stores.counter_check import load_journal_entries, load_stream_position
 from tests.support.stores.query_plans import record_query_plans
 
-DELETE_RULES = f"""mutation ($input: IdsInput!) {{
+DELETE_RULES = f"""mutation ($input: SenderRuleDeleteInput!) {{
   senderRuleDelete(input: $input) {{ deletedIds {ERRORS} }} }}"""
 LIST_RULES = """query ($filter: SenderRuleFilter, $first: Int, $after: String, $last: Int,
                  $before: String) {
@@ -63,7 +64,7 @@ async def rule_error(client: GraphQLClient, **arguments: Any) -> tuple[Any, ...]
     defaults = {"scope": ADA_SCOPE, "action": "ALLOW", "patterns": ["shop.example"]}
     rows_before = await rule_rows(client.environment)
     answer, errors = await run_mutation(client, SENDER_RULE_CREATE, **{**defaults, **arguments})
-    assert (answer["rules"], await rule_rows(client.environment)) == ([], rows_before)
+    assert (answer["senderRules"], await rule_rows(client.environment)) == ([], rows_before)
     return error_summary(errors)
 
 
@@ -102,15 +103,17 @@ async def test_user_creates_and_deletes_own_rules(
     assert await visible_patterns(ada) == "*.far.example news@other.example shop.example"
     assert await ada(RULE_NODE, id=rules[0]["id"]) == {"node": {"pattern": "shop.example"}}
     deleted_ids = [rules[0]["id"], rules[2]["id"]]
-    answer, errors = await run_mutation(ada, DELETE_RULES, ids=deleted_ids)
+    answer, errors = await run_mutation(ada, DELETE_RULES, senderRules=id_refs(deleted_ids))
     assert (answer["deletedIds"], errors) == (deleted_ids, [])
     assert (await load_journal_entries(environment, ada.user.id, position))[1:] == [
         (RULE_CHANGED, [rule_ids[0], rule_ids[2]])
     ]
     assert await visible_patterns(ada) == "news@other.example"
     assert await ada(RULE_NODE, id=deleted_ids[0]) == {"node": None}
-    _, errors = await run_mutation(ada, DELETE_RULES, ids=[rules[1]["id"], deleted_ids[0]])
-    assert error_summary(errors)[:3] == ("NOT_FOUND", ["ids"], 1)
+    _, errors = await run_mutation(
+        ada, DELETE_RULES, senderRules=[{"id": rules[1]["id"]}, {"id": deleted_ids[0]}]
+    )
+    assert error_summary(errors)[:3] == ("NOT_FOUND", ["senderRules"], 1)
     assert await visible_patterns(ada) == "news@other.example"
 
 
@@ -152,7 +155,7 @@ async def test_other_action_changes_existing_rule(
         ({"scope": {"user": {"username": "bob"}}}, ("NOT_FOUND", ["scope", "user"], None, "bob")),
         ({"scope": {"user": {"username": "eve"}}}, ("NOT_FOUND", ["scope", "user"], None, "eve")),
         (
-            {"scope": {"domain": "example.org"}},
+            {"scope": {"domain": {"name": "example.org"}}},
             ("FORBIDDEN", ["scope", "domain"], None, "DOMAIN_ADMIN"),
         ),
         ({"scope": {"tag": "vip"}}, ("FORBIDDEN", ["scope", "tag"], None, "ADMIN")),
@@ -178,7 +181,7 @@ async def test_user_without_permission_keeps_rules_but_cannot_change_them(
     assert await visible_patterns(ada) == "shop.example"
     for mutation, mutation_input in (
         (SENDER_RULE_CREATE, {"scope": ADA_SCOPE, "action": "ALLOW", "patterns": ["shop.example"]}),
-        (DELETE_RULES, {"ids": [rule["id"]]}),
+        (DELETE_RULES, {"senderRules": [{"id": rule["id"]}]}),
     ):
         answer = next(iter((await ada(mutation, input=mutation_input)).values()))
         assert error_summary(answer["errors"])[::3] == ("FORBIDDEN", "SPAM_POLICY")
@@ -193,8 +196,8 @@ async def test_other_user_cannot_see_or_change_rules(
     assert await visible_patterns(bob) == ""
     assert await visible_patterns(bob, user=ADA_SCOPE["user"]) == ""
     assert await bob(RULE_NODE, id=rule["id"]) == {"node": None}
-    _, errors = await run_mutation(bob, DELETE_RULES, ids=[rule["id"]])
-    assert error_summary(errors)[:3] == ("NOT_FOUND", ["ids"], 0)
+    _, errors = await run_mutation(bob, DELETE_RULES, senderRules=[{"id": rule["id"]}])
+    assert error_summary(errors)[:3] == ("NOT_FOUND", ["senderRules"], 0)
     await create_sender_rules(bob, {"user": {"username": "bob"}}, "shop.example", action="ALLOW")
     assert await visible_patterns(bob, user={"username": "bob"}) == "shop.example"
     assert [
@@ -211,14 +214,16 @@ async def test_domain_admin_manages_rules_of_own_domain_only(
     assert payload["errors"] == []
     all_permissions = list(AdminPermission)
     domain_admin = await make_domain_admin(environment, http, "chief", all_permissions)
-    await create_sender_rules(root, {"domain": "far.example"}, "far.test")
+    await create_sender_rules(root, {"domain": {"name": "far.example"}}, "far.test")
     await create_sender_rules(root, {"user": far_user}, "fars.test")
     await create_sender_rules(root, {"tag": "VIP"}, "tags.test")
     await create_sender_rules(root, GLOBAL_SCOPE, "every.test")
     position = await load_stream_position(
         environment, await load_domain_id(environment, "example.org")
     )
-    (domain_rule,) = await create_sender_rules(domain_admin, {"domain": "Example.ORG"}, "ours.test")
+    (domain_rule,) = await create_sender_rules(
+        domain_admin, {"domain": {"name": "Example.ORG"}}, "ours.test"
+    )
     assert domain_rule["scope"] == {
         "user": None, "tag": None, "domain": {"name": "example.org"}, "global": False,
     }  # fmt: skip
@@ -229,18 +234,18 @@ async def test_domain_admin_manages_rules_of_own_domain_only(
     (ada_rule,) = await create_sender_rules(domain_admin, ADA_SCOPE, "adas.test")
     assert ada_rule["scope"]["user"] == {"username": "ada"}
     assert await visible_patterns(domain_admin) == "adas.test ours.test"
-    assert await visible_patterns(domain_admin, domain="far.example") == ""
-    assert await visible_patterns(domain_admin, domain="example.org") == "ours.test"
+    assert await visible_patterns(domain_admin, domain={"name": "far.example"}) == ""
+    assert await visible_patterns(domain_admin, domain={"name": "example.org"}) == "ours.test"
     assert await visible_patterns(ada) == "adas.test"
     for scope, code in (
-        ({"domain": "far.example"}, "NOT_FOUND"),
+        ({"domain": {"name": "far.example"}}, "NOT_FOUND"),
         ({"user": far_user}, "NOT_FOUND"),
         ({"user": {"username": "over"}}, "NOT_FOUND"),
         ({"tag": "vip"}, "FORBIDDEN"),
         (GLOBAL_SCOPE, "FORBIDDEN"),
     ):
         assert (await rule_error(domain_admin, scope=scope))[0] == code
-    log = '{ auditLog(mutation: "senderRuleCreate") { nodes { mutation after } } }'
+    log = '{ auditLog(filter: {mutation: "senderRuleCreate"}) { nodes { mutation after } } }'
     entries = (await domain_admin(log))["auditLog"]["nodes"]
     assert [(entry["mutation"], entry["after"]["pattern"]) for entry in entries] == [
         ("senderRuleCreate", "adas.test"),
@@ -273,15 +278,15 @@ async def test_tag_rule_is_visible_to_domain_admins_and_changed_by_admins(
     update_input = {"users": {"usernames": ["ada"]}, "set": {"tags": ["GRÖSSE"]}}
     assert (await root(document, input=update_input))["userUpdate"]["errors"] == []
     assert (await visible_patterns(domain_admin), await visible_patterns(ada)) == ("tags.test", "")
-    _, errors = await run_mutation(domain_admin, DELETE_RULES, ids=[rule["id"]])
+    _, errors = await run_mutation(domain_admin, DELETE_RULES, senderRules=[{"id": rule["id"]}])
     assert error_summary(errors)[::3] == ("FORBIDDEN", "ADMIN")
     recipient = SenderRuleRecipient(ada.user.id, None, ["GRÖSSE"])
     ((match,),) = await load_matching_rules(environment, [recipient], "x@tags.test", "")
     assert global_ids.encode("SenderRule", match.id) == rule["id"]
-    _, errors = await run_mutation(admin_client, DELETE_RULES, ids=[rule["id"]])
+    _, errors = await run_mutation(admin_client, DELETE_RULES, senderRules=[{"id": rule["id"]}])
     assert errors == []
     assert await rule_error(admin_client, scope={"tag": " "}) == (
-        "VALIDATION", ["scope", "tag"], 0, "length",
+        "VALIDATION", ["scope", "tag"], None, "length",
     )  # fmt: skip
 
 
@@ -294,7 +299,9 @@ async def test_domain_admin_without_permission_cannot_see_account_rules(
     )
     admin_without_permission = await make_domain_admin(environment, http, "bare")
     (ada_rule,) = await create_sender_rules(domain_admin, ADA_SCOPE, "adas.test")
-    (domain_rule,) = await create_sender_rules(domain_admin, {"domain": "example.org"}, "ours.test")
+    (domain_rule,) = await create_sender_rules(
+        domain_admin, {"domain": {"name": "example.org"}}, "ours.test"
+    )
     assert (
         await visible_patterns(domain_admin),
         await visible_patterns(admin_without_permission),
@@ -303,14 +310,16 @@ async def test_domain_admin_without_permission_cannot_see_account_rules(
     own_scope = {"user": {"username": "bare"}}
     for rule_input in (
         {"scope": own_scope},
-        {"scope": {"domain": "example.org"}},
+        {"scope": {"domain": {"name": "example.org"}}},
         {"scope": ADA_SCOPE},
     ):
         assert (await rule_error(admin_without_permission, **rule_input))[::3] == (
             "FORBIDDEN",
             "SPAM_POLICY",
         )
-    _, errors = await run_mutation(admin_without_permission, DELETE_RULES, ids=[domain_rule["id"]])
+    _, errors = await run_mutation(
+        admin_without_permission, DELETE_RULES, senderRules=[{"id": domain_rule["id"]}]
+    )
     assert error_summary(errors)[::3] == ("FORBIDDEN", "SPAM_POLICY")
 
 
@@ -322,7 +331,7 @@ async def test_domain_admin_sees_but_cannot_change_rules_of_higher_role(
     (rule,) = await create_sender_rules(admin_client, scope, "overs.test")
     assert await visible_patterns(domain_admin) == "overs.test"
     assert (await rule_error(domain_admin, scope=scope))[::3] == ("FORBIDDEN", "ADMIN")
-    _, errors = await run_mutation(domain_admin, DELETE_RULES, ids=[rule["id"]])
+    _, errors = await run_mutation(domain_admin, DELETE_RULES, senderRules=[{"id": rule["id"]}])
     assert error_summary(errors)[::3] == ("FORBIDDEN", "ADMIN")
     assert await visible_patterns(admin_client) == "overs.test"
 
@@ -333,7 +342,9 @@ async def test_key_with_settings_scope_changes_only_own_rules(
 ) -> None:
     domain_admin = await make_domain_admin(environment, http, "chief", list(AdminPermission))
     (ada_rule,) = await create_sender_rules(domain_admin, ADA_SCOPE, "adas.test")
-    (domain_rule,) = await create_sender_rules(domain_admin, {"domain": "example.org"}, "ours.test")
+    (domain_rule,) = await create_sender_rules(
+        domain_admin, {"domain": {"name": "example.org"}}, "ours.test"
+    )
     secret = await make_api_key(
         environment,
         "few",
@@ -343,10 +354,12 @@ async def test_key_with_settings_scope_changes_only_own_rules(
     )
     settings_client = GraphQLClient(http, environment, domain_admin.user, secret)
     await create_sender_rules(settings_client, {"user": {"username": "chief"}}, "own.test")
-    for scope in (ADA_SCOPE, {"domain": "example.org"}):
+    for scope in (ADA_SCOPE, {"domain": {"name": "example.org"}}):
         assert (await rule_error(settings_client, scope=scope))[::3] == ("FORBIDDEN", "FULL")
     for rule in (ada_rule, domain_rule):
-        _, errors = await run_mutation(settings_client, DELETE_RULES, ids=[rule["id"]])
+        _, errors = await run_mutation(
+            settings_client, DELETE_RULES, senderRules=[{"id": rule["id"]}]
+        )
         assert error_summary(errors)[::3] == ("FORBIDDEN", "FULL")
 
 
@@ -363,7 +376,7 @@ async def test_rules_are_sorted_by_pattern_and_filtered(ada: GraphQLClient) -> N
     )
     assert await visible_patterns(ada, query="%") == ""
     assert await visible_patterns(ada, tag="vip") == ""
-    assert await visible_patterns(ada, domain="example.org") == ""
+    assert await visible_patterns(ada, domain={"name": "example.org"}) == ""
 
     async def load_page(**variables: Any) -> tuple[list[str], Any]:
         connection = (await ada(LIST_RULES, **variables))["senderRules"]
@@ -395,13 +408,15 @@ async def test_rules_of_many_domains_need_as_many_statements_as_one(
         await root(RULES_OF_DOMAINS)
         return len([statement for statement in statements if "api_keys" not in statement])
 
-    await create_sender_rules(root, {"domain": "example.org"}, "a.test", "b.test")
-    await create_sender_rules(root, {"domain": "example.org"}, "c.test", action="ALLOW")
+    await create_sender_rules(root, {"domain": {"name": "example.org"}}, "a.test", "b.test")
+    await create_sender_rules(root, {"domain": {"name": "example.org"}}, "c.test", action="ALLOW")
     await create_sender_rules(ada, ADA_SCOPE, "d.test")
     expected_count = await count_statements()
     for n in range(20):
         await create_domain(root, f"n{n}.example")
-        await create_sender_rules(root, {"domain": f"n{n}.example"}, f"{n}.test", f"{n}.example")
+        await create_sender_rules(
+            root, {"domain": {"name": f"n{n}.example"}}, f"{n}.test", f"{n}.example"
+        )
     assert [await count_statements(), await count_statements()] == [expected_count, expected_count]
     await authentication.wait_for_background_tasks(ada.environment)
 
@@ -442,13 +457,13 @@ async def test_many_rules_need_as_many_statements_as_few(
         return len([statement for statement in statements if "api_keys" not in statement])
 
     await create_sender_rules(ada, ADA_SCOPE, "a.test")
-    await create_sender_rules(root, {"domain": "example.org"}, "a.test")
+    await create_sender_rules(root, {"domain": {"name": "example.org"}}, "a.test")
     expected_count = await count_statements()
     for n in range(20):
         await make_user(environment, f"n{n}")
         await create_sender_rules(root, {"user": {"username": f"n{n}"}}, "a.test", "b.test")
         await create_domain(root, f"n{n}.example")
-        await create_sender_rules(root, {"domain": f"n{n}.example"}, "a.test")
+        await create_sender_rules(root, {"domain": {"name": f"n{n}.example"}}, "a.test")
     assert [await count_statements(), await count_statements()] == [expected_count, expected_count]
 
 
@@ -479,14 +494,18 @@ async def test_number_of_rules_per_scope_is_limited(
         ada, SENDER_RULE_CREATE, scope=ADA_SCOPE, action="BLOCK", patterns=["a.test", "b.test"]
     )
     (error,) = errors
-    assert (answer["rules"], error["code"], error["path"]) == ([], "LIMIT_REACHED", ["patterns"])
+    assert (answer["senderRules"], error["code"], error["path"]) == (
+        [],
+        "LIMIT_REACHED",
+        ["patterns"],
+    )
     assert (error["limit"], error["used"]) == (1000, 999)
     await create_sender_rules(ada, ADA_SCOPE, "a.test", "0.full.test", action="ALLOW")
     await create_sender_rules(
         ada, ADA_SCOPE, "1.full.test", action="ALLOW"
     )  # no new rule fits, and none of these is new
     assert (await rule_error(ada, patterns=["b.test"]))[0] == "LIMIT_REACHED"
-    assert (await rule_error(root, scope={"domain": "example.org"}))[0] == "LIMIT_REACHED"
+    assert (await rule_error(root, scope={"domain": {"name": "example.org"}}))[0] == "LIMIT_REACHED"
     await create_sender_rules(root, GLOBAL_SCOPE, "a.test")
 
 
@@ -527,7 +546,7 @@ async def test_rule_lists_are_read_in_index_order(
 
 async def test_rules_are_deleted_with_their_domain(ada: GraphQLClient, root: GraphQLClient) -> None:
     await create_domain(root, "far.example")
-    await create_sender_rules(root, {"domain": "far.example"}, "a.test")
+    await create_sender_rules(root, {"domain": {"name": "far.example"}}, "a.test")
     await create_sender_rules(ada, ADA_SCOPE, "b.test")
     await create_sender_rules(root, GLOBAL_SCOPE, "c.test")
     _, errors = await run_mutation(root, DOMAIN_DELETE, domains=[{"name": "far.example"}])
@@ -558,7 +577,7 @@ async def test_rule_change_is_an_event_of_the_user(ada: GraphQLClient) -> None:
     assert events == [
         {"kind": RULE_CHANGED.value, "nodeId": rule["id"], "node": {"pattern": "shop.example"}}
     ]
-    await run_mutation(ada, DELETE_RULES, ids=[rule["id"]])
+    await run_mutation(ada, DELETE_RULES, senderRules=[{"id": rule["id"]}])
     events = (await ada(document, after=cursor))["changes"]["events"]
     assert [event["node"] for event in events] == [None, None]
 
@@ -581,7 +600,7 @@ async def test_administrators_get_events_of_domain_rules(
         domain_admin, {"user": {"username": "chief"}}, "own.test"
     )  # in the stream of the account
     (tag_rule,) = await create_sender_rules(root, {"tag": "vip"}, "a.test")
-    (domain_rule,) = await create_sender_rules(root, {"domain": "example.org"}, "b.test")
+    (domain_rule,) = await create_sender_rules(root, {"domain": {"name": "example.org"}}, "b.test")
     await wait_until(
         lambda: (
             len(received_events(admin_subscription)) == 2 and received_events(domain_subscription)
@@ -605,7 +624,7 @@ async def test_rule_from_the_api_matches_a_delivery(
     domain_id = await load_domain_id(environment, "example.org")
     (user_rule,) = await create_sender_rules(ada, ADA_SCOPE, "News@Shop.example")
     (domain_rule,) = await create_sender_rules(
-        root, {"domain": "example.org"}, "*@*.example", action="ALLOW"
+        root, {"domain": {"name": "example.org"}}, "*@*.example", action="ALLOW"
     )
     (global_rule,) = await create_sender_rules(root, GLOBAL_SCOPE, "shop.example")
     (matches,) = await load_matching_rules(

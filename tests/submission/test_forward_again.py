@@ -336,7 +336,7 @@ async def test_released_quarantine_message_has_original_targets(ada: GraphQLClie
     await add_filter(ada, {}, {"targets": [EVE]})
     await set_targets(ada, DAVE)
     item_id = await quarantine_message(ada, "Offer")
-    assert (await run_mutation(ada, QUARANTINE_RELEASE, ids=[item_id]))[1] == []
+    assert (await run_mutation(ada, QUARANTINE_RELEASE, quarantineItems=[{"id": item_id}]))[1] == []
     assert forwarded_targets(await forward_again(ada, await newest_message_id(ada))) == [
         ("1", "mail", EVE), ("2", "mail", DAVE),
     ]  # fmt: skip

@@ -315,9 +315,9 @@ async def test_password_change_ends_only_password_sessions(
 @pytest.mark.parametrize(
     "mutation",
     [
-        "appPasswordDelete(input: {ids: [$id]})",
-        "appPasswordUpdate(input: {ids: [$id], active: false})",
-        "appPasswordUpdate(input: {ids: [$id], scopes: [IMAP]})",
+        "appPasswordDelete(input: {appPasswords: [{id: $id}]})",
+        "appPasswordUpdate(input: {appPasswords: [{id: $id}], set: {active: false}})",
+        "appPasswordUpdate(input: {appPasswords: [{id: $id}], set: {scopes: [IMAP]}})",
         'userUpdate(input: {users: {usernames: ["ada"]}, set: {disabledScopes: [SMTP]}})',
     ],
 )

@@ -214,8 +214,8 @@ async def test_stream_ends_when_api_key_is_deleted(
         keys = (await ada("{ apiKeys { nodes { id name } } }"))["apiKeys"]["nodes"]
         (key_id,) = (api_key["id"] for api_key in keys if api_key["name"] == "brief")
         await ada(
-            "mutation ($i: IdsInput!) { apiKeyDelete(input: $i) { deletedIds } }",
-            i={"ids": [key_id]},
+            "mutation ($i: ApiKeyDeleteInput!) { apiKeyDelete(input: $i) { deletedIds } }",
+            i={"apiKeys": [{"id": key_id}]},
         )
         await deliver_to(ada, "Unheard")
         await wait_until(lambda: reader.is_closed)

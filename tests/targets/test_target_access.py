@@ -38,7 +38,7 @@ SUBSCRIPTION_NAMES = [name for name in READ_CLASSES if name.startswith("Subscrip
 QUERY_NAMES = [name for name in READ_CLASSES if name not in SUBSCRIPTION_NAMES]
 # Users can't delete their own account, and a key without an account has no uploads.
 WITHOUT_OWN_ACCOUNT, WITHOUT_PLATFORM_KEY = (
-    {"Query.deletedUser", "userRestore"},
+    {"Query.deletedUser", "Query.deletedUsers", "node DeletedUser", "userRestore"},
     {"mailImport", "mailImport source"},
 )
 DIALECTS = ("sqlite", "postgresql")

@@ -432,7 +432,7 @@ async def test_expired_export_is_deleted_with_its_blobs(
 async def test_export_can_be_cancelled(ada: GraphQLClient, environment: Environment) -> None:
     await deliver_to(ada)
     payload = await execute_mutation(ada, "userExport", EXPORT_FIELDS)
-    arguments = {"ids": [payload["export"]["task"]["id"]]}
+    arguments = {"tasks": [{"id": payload["export"]["task"]["id"]}]}
     assert (await execute_mutation(ada, "taskCancel", "tasks { state }", **arguments))[
         "errors"
     ] == []

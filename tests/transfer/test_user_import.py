@@ -100,7 +100,7 @@ async def test_cancelled_import_keeps_stored_messages(
         bob, "userImport", TASK_FIELDS, archive=archive, encoding="BASE64"
     )
     await crash_task(ada.environment, "imported", 3)
-    arguments = {"ids": [payload["task"]["id"]]}
+    arguments = {"tasks": [{"id": payload["task"]["id"]}]}
     assert (await execute_mutation(bob, "taskCancel", "tasks { state }", **arguments))[
         "errors"
     ] == []

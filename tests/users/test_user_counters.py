@@ -77,7 +77,7 @@ async def test_recalculation_of_all_users_runs_as_a_task(
     await set_wrong_counters(ada.environment, ada.user.id, *user_ids[:2])
     task = (await recalculate(root, all=True))["task"]["id"]
     assert await tasks.run_next_task(ada.environment)
-    task_query = "query ($id: ID!) { task(id: $id) { state done total result } }"
+    task_query = "query ($id: ID!) { task(by: {id: $id}) { state done total result } }"
     assert (await root(task_query, id=task))["task"] == {
         "state": "SUCCEEDED",
         "done": 5,

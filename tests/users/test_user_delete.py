@@ -34,6 +34,7 @@ from tests.conftest import (
     make_user,
     raw_message,
 )
+from tests.support.accounts.user_operations import make_admin_of_domain, try_create_user
 from tests.support.stores.counter_check import (
     assert_store_consistent,
     load_journal_entries,
@@ -58,7 +59,7 @@ mutation ($input: UserRestoreInput!) { userRestore(input: $input) {
 """
 DELETED_USER_QUERY = """
 query ($by: UserRef!) { deletedUser(by: $by) {
-  user username storageUsed tags deletedAt purgeAt recoverableAddresses } }
+  userId username storageUsed tags deletedAt purgeAt recoverableAddresses } }
 """
 LATER = "2030-02-01T00:00:00Z"
 PASSWORD = "correct horse"  # noqa: S105 - a password of tests
@@ -168,7 +169,7 @@ async def test_deleted_user_is_hidden_at_once_and_purged_by_a_task(
     assert count_before == await select_rows(environment, "SELECT count(*) FROM messages")
 
     assert await tasks.run_next_task(environment)
-    task = await root("query ($id: ID!) { task(id: $id) { state done total } }",
+    task = await root("query ($id: ID!) { task(by: {id: $id}) { state done total } }",
                       id=payload["task"]["id"])  # fmt: skip
     assert task == {"task": {"state": "SUCCEEDED", "done": 3, "total": 3}}
     for table in ("mailboxes", "messages", "threads", "api_keys", "thread_refs"):
@@ -276,7 +277,7 @@ async def test_restore_with_taken_name_or_full_domain_is_refused(
     _, (error,) = await restore_user(root, id=global_ids.encode("User", ada.user.id))
     assert (error["code"], error["message"]) == ("CONFLICT", "the user name is taken")
     await delete_users(root, other_user.id, purgeAt=LATER)
-    assert (await load_deleted_user(root, username="ada"))["user"] == global_ids.encode(
+    assert (await load_deleted_user(root, username="ada"))["userId"] == global_ids.encode(
         "User", other_user.id
     )
     await make_user(environment, "bert")
@@ -344,14 +345,14 @@ async def test_domain_admin_deletes_and_restores_only_own_users(
     assert (error["code"], error["requires"]) == ("FORBIDDEN", "DOMAIN_ADMIN")
     payload, errors = await delete_users(own_admin, ada.user.id, purgeAt=LATER)
     assert (errors, len(payload["deletedIds"])) == ([], 1)
-    task_query = "query ($id: ID!) { task(id: $id) { kind user { id } } }"
+    task_query = "query ($id: ID!) { task(by: {id: $id}) { kind user { id } } }"
     assert (await own_admin(task_query, id=payload["task"]["id"]))["task"] == {
         "kind": "USER_DELETE",
         "user": None,
     }
     assert (await other_admin(task_query, id=payload["task"]["id"]))["task"] is None
     cancel = "mutation ($i: TaskCancelInput!) { taskCancel(input: $i) { errors { code } } }"
-    cancel_response = await own_admin(cancel, i={"ids": [payload["task"]["id"]]})
+    cancel_response = await own_admin(cancel, i={"tasks": [{"id": payload["task"]["id"]}]})
     assert cancel_response["taskCancel"]["errors"] == [{"code": "FORBIDDEN_OPERATION"}]
     for deleted_ref in ({"username": "ada"}, {"address": "ada@example.org"},
                {"id": payload["deletedIds"][0]}):  # fmt: skip
@@ -413,7 +414,7 @@ async def test_started_purge_continues_and_cannot_be_restored(
     assert (errors, repeated["task"]["id"]) == ([], payload["task"]["id"])
     await deregister_as_dead(environment)
     assert await tasks.run_next_task(environment)
-    task = await root("query ($id: ID!) { task(id: $id) { state done total } }",
+    task = await root("query ($id: ID!) { task(by: {id: $id}) { state done total } }",
                       id=payload["task"]["id"])  # fmt: skip
     assert task["task"] == {"state": "SUCCEEDED", "done": 5, "total": 5}
     assert await select_rows(environment, "SELECT count(*) FROM users") == [(0,)]
@@ -472,3 +473,51 @@ async def test_delete_of_many_users_runs_constant_statements(
         return len(statements)
 
     assert await count_statements(all_ids[:1]) == await count_statements(all_ids[1:])
+
+
+DELETED_USERS_QUERY = """
+query ($filter: DeletedUserFilter, $first: Int, $after: String) {
+  deletedUsers(filter: $filter, first: $first, after: $after) {
+    nodes { id userId username storageUsed tags purgeAt recoverableAddresses } totalCount
+    pageInfo { endCursor hasNextPage } } }
+"""
+
+
+async def test_deleted_users_are_listed_for_those_who_can_restore_them(
+    root: GraphQLClient, ada: GraphQLClient, bob: GraphQLClient, statements: list[str]
+) -> None:
+    async def list_deleted(client: GraphQLClient, **conditions: Any) -> list[str]:
+        page = await client(DELETED_USERS_QUERY, **conditions)
+        return [node["username"] for node in page["deletedUsers"]["nodes"]]
+
+    domain_admin = await make_admin_of_domain(root)
+    assert await list_deleted(root) == []
+    await delete_users(root, ada.user.id, purgeAt=LATER)
+    await root(DELETED_USERS_QUERY)
+    del statements[:]
+    await root(DELETED_USERS_QUERY)
+    count_for_one = len(statements)
+    await delete_users(root, bob.user.id, purgeAt=LATER)
+    await try_create_user(root, username="zoe", address="zoe@elsewhere.example")
+    await root.execute(
+        """mutation { userDelete(input: {users: {usernames: ["zoe"]},
+        purgeAt: "2031-01-01T00:00:00Z"}) { errors { code } } }"""
+    )
+    del statements[:]
+    page = (await root(DELETED_USERS_QUERY))["deletedUsers"]
+    assert len(statements) == count_for_one
+    assert {node["username"] for node in page["nodes"]} == {"ada", "bob", "zoe"}
+    assert page["totalCount"] == 3
+    assert ["ada@example.org"] in [node["recoverableAddresses"] for node in page["nodes"]]
+    by_domain = {"filter": {"domain": {"name": "elsewhere.example"}}}
+    assert await list_deleted(root, **by_domain) == ["zoe"]
+    assert await list_deleted(root, filter={"query": "AD"}) == ["ada"]
+    assert await list_deleted(root, filter={"deletedSince": "2031-01-01T00:00:00Z"}) == []
+    assert set(await list_deleted(domain_admin)) == {"ada", "bob"}
+    first_page = (await root(DELETED_USERS_QUERY, first=2))["deletedUsers"]
+    after = first_page["pageInfo"]["endCursor"]
+    rest = (await root(DELETED_USERS_QUERY, first=2, after=after))["deletedUsers"]
+    assert len({node["id"] for node in first_page["nodes"] + rest["nodes"]}) == 3
+    eve = await make_client(root.environment, root.http, "eve")
+    response = await eve.execute(DELETED_USERS_QUERY)
+    assert response["errors"][0]["extensions"]["code"] == "FORBIDDEN"

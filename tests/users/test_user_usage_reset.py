@@ -148,7 +148,8 @@ async def test_reset_is_journaled_for_user_and_domain_and_logged(
         ]
         expected = [(ChangeKind.USER_CHANGED, [busy.user.id], [["limits"]], "a campaign")]
         assert changes == (expected if stream else [])
-    document = """{ auditLog(mutation: "userUsageReset") { nodes { mutation reason before after
+    document = """{ auditLog(filter: {mutation: "userUsageReset"}) { nodes {
+      mutation reason before after
       target { ... on User { username } } } } }"""
     (entry,) = (await root(document))["auditLog"]["nodes"]
     assert entry == {

@@ -23,7 +23,7 @@ from tests.support.stores.other_processes import deregister_as_dead
 
 MD5_CRYPT_HASH = "$1$abcdefgh$cHJi5PXp/ki/ktXzqlk6I1"  # hash of "secret"
 TASK_FIELDS = "task { id kind state done total result error }"
-TASK_QUERY = "query ($id: ID!) { task(id: $id) { state done total result error } }"
+TASK_QUERY = "query ($id: ID!) { task(by: {id: $id}) { state done total result error } }"
 pytestmark = pytest.mark.usefixtures("verify_consistency")
 
 

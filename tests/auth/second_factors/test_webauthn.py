@@ -48,7 +48,7 @@ from tests.support.accounts.two_factor_operations import (
     mutation_error_codes,
     run_auth_mutation,
 )
-from tests.support.operations.error_positions import item_index
+from tests.support.operations.id_references import id_refs
 
 FAILED_CODES = ["AUTHENTICATION_FAILED"]
 KEYS_QUERY = "{ user { webauthnKeys { id name createdAt lastUsedAt } twoFactorMethods } }"
@@ -488,17 +488,20 @@ async def test_deleting_last_key_disables_webauthn(ada: GraphQLClient) -> None:
     proof = {"webauthn": await make_assertion_response(ada, first_key)}
     second_key = await register_security_key(ada, "EdDSA", proof=proof)
     assert (
-        await mutation_error_codes(ada, "webauthnDelete", ids=[second_key.node_id]) == FAILED_CODES
+        await mutation_error_codes(ada, "webauthnDelete", webauthnKeys=[{"id": second_key.node_id}])
+        == FAILED_CODES
     )
     proof = {"webauthn": await make_assertion_response(ada, first_key)}
     payload = await run_auth_mutation(
-        ada, "webauthnDelete", "deletedIds", ids=[second_key.node_id], proof=proof
+        ada, "webauthnDelete", "deletedIds", webauthnKeys=[{"id": second_key.node_id}], proof=proof
     )
     assert payload["deletedIds"] == [second_key.node_id]
     assert (await ada(KEYS_QUERY))["user"]["twoFactorMethods"] == ["WEBAUTHN"]
     proof = {"webauthn": await make_assertion_response(ada, first_key)}
     assert (
-        await mutation_error_codes(ada, "webauthnDelete", ids=[first_key.node_id], proof=proof)
+        await mutation_error_codes(
+            ada, "webauthnDelete", webauthnKeys=[{"id": first_key.node_id}], proof=proof
+        )
         == []
     )
     assert (await ada(KEYS_QUERY))["user"] == {"webauthnKeys": [], "twoFactorMethods": []}
@@ -511,17 +514,28 @@ async def test_webauthn_delete_is_all_or_nothing(
     hers, his = await register_security_key(ada), await register_security_key(bob)
     options = {"reason": "lost"}
     key_ids = [hers.node_id, his.node_id]
-    assert await mutation_error_codes(root, "webauthnDelete", ids=key_ids, options=options) == [
-        "VALIDATION"
-    ]
-    payload = await run_auth_mutation(ada, "webauthnDelete", ids=key_ids, proof={"totp": "x"})
-    assert [(e["code"], item_index(e)) for e in payload["errors"]] == [("NOT_FOUND", 1)]
-    assert len(await load_all_rows(ada.environment, WebauthnKey)) == 2
-    assert await mutation_error_codes(root, "webauthnDelete", ids=key_ids[:1]) == ["VALIDATION"]
-    assert (
-        await mutation_error_codes(root, "webauthnDelete", ids=key_ids[:1], options=options) == []
+    assert await mutation_error_codes(
+        root, "webauthnDelete", webauthnKeys=id_refs(key_ids), options=options
+    ) == ["VALIDATION"]
+    payload = await run_auth_mutation(
+        ada, "webauthnDelete", webauthnKeys=id_refs(key_ids), proof={"totp": "x"}
     )
-    assert await mutation_error_codes(root, "webauthnDelete", ids=[], options=options) == []
+    assert [(e["code"], e["path"]) for e in payload["errors"]] == [
+        ("NOT_FOUND", ["webauthnKeys", "1"])
+    ]
+    assert len(await load_all_rows(ada.environment, WebauthnKey)) == 2
+    assert await mutation_error_codes(
+        root, "webauthnDelete", webauthnKeys=id_refs(key_ids[:1])
+    ) == ["VALIDATION"]
+    assert (
+        await mutation_error_codes(
+            root, "webauthnDelete", webauthnKeys=id_refs(key_ids[:1]), options=options
+        )
+        == []
+    )
+    assert (
+        await mutation_error_codes(root, "webauthnDelete", webauthnKeys=[], options=options) == []
+    )
 
 
 async def test_security_key_is_hidden_from_other_users(
@@ -532,7 +546,9 @@ async def test_security_key_is_hidden_from_other_users(
     assert (await ada(node_query, id=key.node_id))["node"]["name"] == "Blue"
     assert (await root(node_query, id=key.node_id))["node"]["name"] == "Blue"
     assert (await bob(node_query, id=key.node_id))["node"] is None
-    assert await mutation_error_codes(bob, "webauthnDelete", ids=[key.node_id]) == ["NOT_FOUND"]
+    assert await mutation_error_codes(
+        bob, "webauthnDelete", webauthnKeys=[{"id": key.node_id}]
+    ) == ["NOT_FOUND"]
     other_admin, own_admin = (
         await load_domain_admin_context(bob, domain="elsewhere.example"),
         await load_domain_admin_context(bob),

@@ -19,7 +19,7 @@ STORES = ["sqlite"]
 MIB = 1 << 20
 VIEWER_QUERY = "{ viewer { user { username } } }"
 CHANGES_SUBSCRIPTION = "subscription { changes { events { kind } } }"
-REVOKE_MUTATION = "mutation { tokenRevoke(input: {}) { revoked errors { code } } }"
+REVOKE_MUTATION = "mutation { tokenRevoke(input: {}) { revokedCount errors { code } } }"
 SIGN_IN = f"""mutation {{ authenticate(
   input: {{username: "dora", password: "{PASSWORD}", token: true}}) {{ token }} }}"""
 RECHECK_LIMIT = 45.0  # seconds: credentials are checked every 30 s and cached for 5 s
@@ -100,12 +100,14 @@ async def end_credentials(server: MerganserProcess) -> dict[str, Any]:
             server.secrets["token"] = token
             async with server.open_client("token") as client:
                 assert (await client(REVOKE_MUTATION))["tokenRevoke"] == {
-                    "revoked": 1,
+                    "revokedCount": 1,
                     "errors": [],
                 }
 
         async def delete() -> None:
-            document = "mutation ($id: ID!) { apiKeyDelete(input: {ids: [$id]}) { deletedIds } }"
+            document = (
+                "mutation ($id: ID!) { apiKeyDelete(input: {apiKeys: [{id: $id}]}) { deletedIds } }"
+            )
             assert (await dora(document, id=deleted_key["apiKey"]["id"]))["apiKeyDelete"][
                 "deletedIds"
             ]

@@ -20,6 +20,7 @@ from tests.support.mail_servers.lmtp_client import SmtpTestClient
 from tests.support.mail_servers.queue_worker import load_inbox_rows
 from tests.support.operations.domain_operations import run_mutation
 from tests.support.operations.filter_operations import add_filter
+from tests.support.operations.id_references import id_refs
 from tests.support.operations.quarantine_operations import (
     QUARANTINE_REASON,
     QUARANTINE_RELEASE,
@@ -60,7 +61,7 @@ async def release_all(ada: GraphQLClient) -> None:
         for item in await load_quarantine_rows(ada.environment)
     ]
     assert items
-    assert (await run_mutation(ada, QUARANTINE_RELEASE, ids=items))[1] == []
+    assert (await run_mutation(ada, QUARANTINE_RELEASE, quarantineItems=id_refs(items)))[1] == []
 
 
 async def test_success_dsn_is_sent_after_release(

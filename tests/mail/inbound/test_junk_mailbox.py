@@ -19,7 +19,7 @@ from tests.conftest import GraphQLClient, raw_message
 from tests.support.mail.inbound_messages import OUTSIDE_SENDER, SPAM_FLAG_HEADER, deliver_to_users
 
 CREATE_RULE = """mutation ($input: SenderRuleCreateInput!) { senderRuleCreate(input: $input) {
-rules { id } errors { message } } }"""
+senderRules { id } errors { message } } }"""
 pytestmark = pytest.mark.usefixtures("verify_consistency")
 
 
@@ -67,7 +67,7 @@ async def test_sender_rule_of_a_narrower_scope_wins(
     await create_sender_rule(root, **platform_scope, action="BLOCK", patterns=["*@example.com"])
     await deliver_to_users(environment, ada, bob, raw=raw_message("One"))
     assert [await special_use_of(client, "One") for client in (ada, bob)] == [SpecialUse.JUNK] * 2
-    domain_scope = {"scope": {"domain": "example.org"}}
+    domain_scope = {"scope": {"domain": {"name": "example.org"}}}
     await create_sender_rule(root, **domain_scope, action="ALLOW", patterns=["example.com"])
     await deliver_to_users(environment, ada, bob, raw=raw_message("Two", **SPAM_FLAG_HEADER))
     assert [await special_use_of(client, "Two") for client in (ada, bob)] == [SpecialUse.INBOX] * 2

@@ -243,7 +243,8 @@ async def test_each_wait_column_is_shortened_exactly(
 # chose, the end of a certificate.
 ABSOLUTE_TIMES = {
     "access_tokens.expires_at", "acme_challenges.expires_at", "addresses.expires_at",
-    "api_keys.expires_at", "app_passwords.expires_at", "legal_holds.expires", "autoreplies.ends_at",
+    "api_keys.expires_at", "app_passwords.expires_at", "legal_holds.expires_at",
+    "autoreplies.ends_at",
     "autoreply_senders.until", "certificates.acme_renew_at", "certificates.not_after",
     "certificates.not_before", "compose_requests.expires_at", "deliveries.expires_at",
     "deleted_users.purge_at", "exports.expires_at", "file_shares.expires_at",

@@ -37,6 +37,7 @@ from tests.support.mail_servers.scanner_servers import (
     make_rspamd_processes,
 )
 from tests.support.operations.domain_operations import run_mutation
+from tests.support.operations.id_references import id_refs
 from tests.support.operations.quarantine_operations import QUARANTINE_RELEASE, load_quarantine_rows
 from tests.support.operations.spam_operations import (
     SPAM_VERDICT_QUERY,
@@ -137,7 +138,9 @@ async def test_release_from_quarantine_sends_requested_dsn(
     assert (await queued_dsn_requests(environment), await load_inbox_rows(ada)) == ([], [])
     for item in items:
         item_ids = [global_ids.encode("QuarantineItem", item.id)]
-        assert (await run_mutation(ada, QUARANTINE_RELEASE, ids=item_ids))[1] == []
+        assert (await run_mutation(ada, QUARANTINE_RELEASE, quarantineItems=id_refs(item_ids)))[
+            1
+        ] == []
     assert len(await load_inbox_rows(ada)) == 3
     assert await queued_dsn_requests(environment) == [("", DSN_SENDER, "NEVER")]
     message_fields, (row,), subject = await only_queued_dsn(environment)

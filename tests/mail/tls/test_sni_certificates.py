@@ -194,7 +194,7 @@ async def test_certificate_change_needs_no_restart(
         assert second_certificate["id"] == first_certificate["id"]
         await poll_until(lambda: is_served(second_certificate["fingerprintSha256"]))
         await client.close()
-        await root(CERTIFICATE_DELETE, input={"ids": [first_certificate["id"]]})
+        await root(CERTIFICATE_DELETE, input={"certificates": [{"id": first_certificate["id"]}]})
 
         async def has_no_certificate() -> bool:
             return not sni_listener.keyring.is_ready

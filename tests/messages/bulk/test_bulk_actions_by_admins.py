@@ -166,7 +166,7 @@ async def test_large_move_across_accounts_runs_as_platform_task(
     }
     task = (await run_message_mutation(client, "messageMove", **arguments))["task"]
     assert (task["state"], task["total"]) == ("QUEUED", 4)
-    document = "query ($id: ID!) { task(id: $id) { state done user { id } } }"
+    document = "query ($id: ID!) { task(by: {id: $id}) { state done user { id } } }"
     assert (await two_users[0](document, id=task["id"]))["task"] is None
     last = await load_stream_position(environment, PLATFORM)
     assert await tasks.run_next_task(environment)

@@ -29,6 +29,7 @@ from tests.support.operations.bulk_operations import (
     load_mailbox_path_by_subject,
     run_message_mutation,
 )
+from tests.support.operations.id_references import id_refs
 from tests.support.stores.counter_check import (
     load_journal_entries,
     load_stream_position,
@@ -84,7 +85,8 @@ async def test_large_or_async_update_runs_as_task(
     assert await tasks.run_next_task(environment) is True
     assert await tasks.run_next_task(environment) is False
     assert (await ada_with_mail.load_mailbox()).unseen == 0
-    document = f"query ($id: ID!) {{ task(id: $id) {{ {TASK_FIELDS[7:-2]} user {{ username }} }} }}"
+    document = f"""query ($id: ID!) {{
+      task(by: {{id: $id}}) {{ {TASK_FIELDS[7:-2]} user {{ username }} }} }}"""
     finished_task = (await ada_with_mail(document, id=task["id"]))["task"]
     assert (finished_task["state"], finished_task["done"], finished_task["result"]) == (
         "SUCCEEDED",
@@ -110,7 +112,7 @@ async def test_move_and_delete_tasks_skip_deleted_messages(
     assert await tasks.run_next_task(environment)
     assert await load_mailbox_path_by_subject(ada_with_mail) == {}
     for answer, kind in ((moved, "MESSAGE_MOVE"), (deleted, "MESSAGE_DELETE")):
-        document = "query ($id: ID!) { task(id: $id) { kind state done total } }"
+        document = "query ($id: ID!) { task(by: {id: $id}) { kind state done total } }"
         assert (await ada_with_mail(document, id=answer["task"]["id"]))["task"] == {
             "kind": kind, "state": "SUCCEEDED", "done": 2, "total": 3,
         }  # fmt: skip
@@ -134,20 +136,20 @@ async def test_task_is_cancelled_before_and_between_chunks(
     ada_with_mail: GraphQLClient, environment: Environment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     task = await create_flag_task(ada_with_mail, environment)
-    document = """mutation ($ids: [ID!]!) { taskCancel(input: {ids: $ids}) {
+    document = """mutation ($tasks: [TaskRef!]!) { taskCancel(input: {tasks: $tasks}) {
         tasks { state } errors { code path } } }"""
     task_id = global_ids.encode("Task", task.id)
-    answer = (await ada_with_mail(document, ids=[task_id]))["taskCancel"]
+    answer = (await ada_with_mail(document, tasks=id_refs([task_id])))["taskCancel"]
     assert answer == {"tasks": [{"state": "CANCELLED"}], "errors": []}
     assert await tasks.run_next_task(environment) is False
-    unknown = (await ada_with_mail(document, ids=[task_id, global_ids.encode("Task", 7)]))[
-        "taskCancel"
-    ]
-    assert unknown["errors"] == [{"code": "NOT_FOUND", "path": ["ids", "1"]}]
+    unknown = (
+        await ada_with_mail(document, tasks=id_refs([task_id, global_ids.encode("Task", 7)]))
+    )["taskCancel"]
+    assert unknown["errors"] == [{"code": "NOT_FOUND", "path": ["tasks", "1"]}]
 
     async with environment.write_session() as session:
         await session.exec(update(Task).values(state=TaskState.RUNNING, finished_at=None))
-    await ada_with_mail(document, ids=[task_id])
+    await ada_with_mail(document, tasks=id_refs([task_id]))
     monkeypatch.setattr(bulk_tasks, "MESSAGES_PER_STEP", 1)
     assert await tasks.run_next_task(environment)
     assert (await load_task_state(environment))[0] == "CANCELLED"
@@ -281,7 +283,7 @@ async def test_task_is_visible_to_owner_and_root_only(
     ada_with_mail: GraphQLClient, bob: GraphQLClient, root: GraphQLClient, environment: Environment
 ) -> None:
     task_id = global_ids.encode("Task", (await create_flag_task(ada_with_mail, environment)).id)
-    document = "query ($id: ID!) { task(id: $id) { kind } tasks { totalCount nodes { id } } }"
+    document = "query ($id: ID!) { task(by: {id: $id}) { kind } tasks { totalCount nodes { id } } }"
     expected = {
         "task": {"kind": "MESSAGE_UPDATE"},
         "tasks": {"totalCount": 1, "nodes": [{"id": task_id}]},

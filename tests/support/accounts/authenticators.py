@@ -22,7 +22,7 @@ USER_PRESENT, USER_VERIFIED, ATTESTED_CREDENTIAL_DATA = 0x01, 0x04, 0x40
 
 def mutation_document(name: str, fields: str = "") -> str:
     """A mutation that takes its input from the variable `$input`."""
-    input_type = "IdsInput" if name == "appPasswordDelete" else f"{name[0].upper()}{name[1:]}Input"
+    input_type = f"{name[0].upper()}{name[1:]}Input"
     return (
         f"mutation ($input: {input_type}!) {{ {name}(input: $input) "
         f"{{ {fields} errors {{ code message path }} }} }}"

@@ -12,20 +12,21 @@ ERROR_FIELDS = """errors { __typename code path ... on ValidationError { constra
   ... on StaleError { currentModseq } ... on LimitReachedError { limit used }
   ... on ForbiddenError { requires } }"""
 PAYLOAD_FIELDS = {
-    "keyValueSet": f"entry {{ {ENTRY_FIELDS} }}",
-    "keyValueIncrement": f"entry {{ {ENTRY_FIELDS} }}",
-    "keyValueDelete": "deleted",
+    "keyValueSet": f"keyValueEntry {{ {ENTRY_FIELDS} }}",
+    "keyValueIncrement": f"keyValueEntry {{ {ENTRY_FIELDS} }}",
+    "keyValueDelete": "deletedCount",
     "userPreferencesReset": "users { username }",
 }
 KEY_VALUE_QUERY = f"""query ($user: UserRef, $store: String! = "default", $key: String!,
     $shared: Boolean! = false) {{
-  keyValue(user: $user, store: $store, key: $key, shared: $shared) {{ {ENTRY_FIELDS} }} }}"""
+  keyValue(by: {{name: {{user: $user, store: $store, key: $key, shared: $shared}}}}) {{
+    {ENTRY_FIELDS} }} }}"""
 KEY_VALUES_QUERY = f"""query ($user: UserRef, $store: String! = "default", $prefix: String,
-    $exact: Boolean! = false, $recurse: Boolean! = false, $noValue: Boolean! = false,
+    $exactKey: String, $recursive: Boolean! = false, $keysOnly: Boolean! = false,
     $shared: Boolean! = false, $first: Int, $after: String, $last: Int, $before: String) {{
-  keyValues(user: $user, store: $store, prefix: $prefix, exact: $exact, recurse: $recurse,
-      noValue: $noValue, shared: $shared, first: $first, after: $after, last: $last,
-      before: $before) {{
+  keyValues(filter: {{user: $user, store: $store, prefix: $prefix, exactKey: $exactKey,
+      recursive: $recursive, keysOnly: $keysOnly, shared: $shared}},
+      first: $first, after: $after, last: $last, before: $before) {{
     totalCount nodes {{ {ENTRY_FIELDS} }} pageInfo {{ hasNextPage startCursor endCursor }} }} }}"""
 
 
@@ -45,7 +46,7 @@ async def set_value(
         client, "keyValueSet", key=key, value=new_value, **input_values
     )
     assert payload["errors"] == []
-    return payload["entry"]
+    return payload["keyValueEntry"]
 
 
 async def run_failing_mutation(client: GraphQLClient, name: str, **input_values: Any) -> Any:

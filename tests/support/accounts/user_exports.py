@@ -215,7 +215,7 @@ async def import_account(client: GraphQLClient, content: bytes, **options: Any) 
 
 
 async def load_task(client: GraphQLClient, task_id: str) -> Any:
-    document = "query ($id: ID!) { task(id: $id) { kind state done total result error } }"
+    document = "query ($id: ID!) { task(by: {id: $id}) { kind state done total result error } }"
     return (await client(document, id=task_id))["task"]
 
 

@@ -288,7 +288,7 @@ async def _add_submission_and_legal_hold_rows(
     for row_id in (
         await add_rows(environment, LegalHold, username="ada", copied=True, **owner_columns)
     )[:2]:
-        await add_rows(environment, LegalHoldAccess, legal_hold_id=row_id, action="list")
+        await add_rows(environment, LegalHoldAccess, legal_hold_id=row_id, action="LIST")
         await add_rows(
             environment,
             HeldCopy,

@@ -15,7 +15,7 @@ def entry_field(key: str, *, alias: str = "", options: str = "", value: str = "1
     options_argument = f", options: {{{options}}}" if options else ""
     entry_input = f'{{key: "{key}", value: "{value}"{options_argument}}}'
     name = f"{alias}: " if alias else ""
-    fields = f"entry {{ key value }} replayed journalCursor {PAYLOAD_ERRORS}"
+    fields = f"keyValueEntry {{ key value }} replayed journalCursor {PAYLOAD_ERRORS}"
     return f"{name}keyValueSet(input: {entry_input}) {{ {fields} }}"
 
 

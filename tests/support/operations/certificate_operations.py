@@ -25,13 +25,13 @@ CERTIFICATE_SET = f"""mutation ($input: CertificateSetInput!) {{ certificateSet(
   errors {{ __typename code message path ... on ValidationError {{ constraint }} }} }} }}"""
 CERTIFICATE_DELETE = """mutation ($input: CertificateDeleteInput!) {
   certificateDelete(input: $input) { deletedIds revokedIds
-  errors { __typename code message path ... on ValidationError { constraint }
-  ... on UnavailableError { component } } } }"""
-CERTIFICATE_RENEW = """mutation ($input: IdsInput!) { certificateRenew(input: $input) {
+  errors { __typename code message path
+  ... on ValidationError { constraint } ... on UnavailableError { component } } } }"""
+CERTIFICATE_RENEW = """mutation ($input: CertificateRenewInput!) { certificateRenew(input: $input) {
   certificates { serverName acmeState } errors { __typename code message path } } }"""
 CERTIFICATES_QUERY = """
-query ($query: String, $altNames: Boolean, $first: Int, $after: String, $last: Int) {
-  certificates(query: $query, altNames: $altNames, first: $first, after: $after, last: $last) {
+query ($filter: CertificateFilter, $first: Int, $after: String, $last: Int) {
+  certificates(filter: $filter, first: $first, after: $after, last: $last) {
     totalCount nodes { id serverName } pageInfo { hasNextPage endCursor } } }"""
 CERTIFICATE_QUERY = (
     f"query ($by: CertificateRef!) {{ certificate(by: $by) {{ {CERTIFICATE_FIELDS} }} }}"

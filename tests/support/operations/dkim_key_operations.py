@@ -29,8 +29,8 @@ DKIM_KEY_COPY = _mutation("dkimKeyCopy", "DkimKeyCopyInput", DKIM_KEYS_PAYLOAD)
 DKIM_KEY_DELETE = _mutation("dkimKeyDelete", "DkimKeyDeleteInput", "deletedIds")
 DKIM_KEY_QUERY = f"query ($by: DkimKeyRef!) {{ dkimKey(by: $by) {{ {DKIM_KEY_FIELDS} }} }}"
 DKIM_KEYS_QUERY = f"""
-query ($query: String, $first: Int, $after: String, $last: Int, $before: String) {{
-  dkimKeys(query: $query, first: $first, after: $after, last: $last, before: $before) {{
+query ($filter: DkimKeyFilter, $first: Int, $after: String, $last: Int, $before: String) {{
+  dkimKeys(filter: $filter, first: $first, after: $after, last: $last, before: $before) {{
     nodes {{ {DKIM_KEY_FIELDS} }} totalCount pageInfo {{ hasNextPage endCursor }} }} }}
 """
 

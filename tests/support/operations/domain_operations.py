@@ -47,8 +47,8 @@ query ($filter: DomainFilter, $first: Int, $after: String, $last: Int, $before: 
     pageInfo { hasNextPage hasPreviousPage startCursor endCursor } } }
 """
 DOMAIN_ALIASES_QUERY = """
-query ($query: String, $first: Int, $after: String, $last: Int, $before: String) {
-  domainAliases(query: $query, first: $first, after: $after, last: $last, before: $before) {
+query ($filter: DomainAliasFilter, $first: Int, $after: String, $last: Int, $before: String) {
+  domainAliases(filter: $filter, first: $first, after: $after, last: $last, before: $before) {
     nodes { alias domain { name } } totalCount pageInfo { endCursor startCursor hasNextPage } } }
 """
 DOMAIN_LIMITS = {"maxUsers": 10, "maxAddresses": 400, "defaultUserQuota": "3 GiB",

@@ -7,8 +7,8 @@ from tests.conftest import GraphQLClient
 from tests.support.accounts.user_operations import execute_mutation, user_global_id
 
 LEGAL_HOLD_EXPIRES = "2035-01-01T00:00:00Z"
-LEGAL_HOLD_FIELDS = """id username start end expires endedAt reason createdBy messageCount size
-  state brokenPosition"""
+LEGAL_HOLD_FIELDS = """id username startsAt endsAt expiresAt endedAt reason createdBy messageCount
+  size state brokenPosition"""
 LEGAL_HOLD_PAYLOAD = f"legalHold {{ {LEGAL_HOLD_FIELDS} }}"
 
 
@@ -25,7 +25,7 @@ async def start_legal_hold(
         "legalHoldCreate",
         LEGAL_HOLD_PAYLOAD,
         user={"id": user_global_id(user_client)},
-        **{"expires": LEGAL_HOLD_EXPIRES, **fields},
+        **{"expiresAt": LEGAL_HOLD_EXPIRES, **fields},
     )
     assert payload["errors"] == []
     if runs_task:

@@ -33,7 +33,7 @@ QUARANTINE_RELEASE = f"""mutation ($input: QuarantineReleaseInput!) {{
     {ERRORS} }} }}"""
 QUARANTINE_RELEASE_ERRORS = f"""mutation ($input: QuarantineReleaseInput!) {{
   quarantineRelease(input: $input) {{ {ERRORS} }} }}"""
-QUARANTINE_DELETE = f"""mutation ($input: IdsInput!) {{
+QUARANTINE_DELETE = f"""mutation ($input: QuarantineDeleteInput!) {{
   quarantineDelete(input: $input) {{ deletedIds {ERRORS} }} }}"""
 QUARANTINE_NOTIFICATION_SET = f"""mutation ($input: QuarantineNotificationSetInput!) {{
   quarantineNotificationSet(input: $input) {{

@@ -17,15 +17,12 @@ RECIPIENT_REWRITE_FIELDS = "id from to active createdAt updatedAt"
 
 
 def _mutation(name: str, payload: str) -> str:
-    kind = "IdsInput" if name.endswith("Delete") else f"{name[0].upper()}{name[1:]}Input"
-    return f"""mutation ($input: {kind}!) {{ {name}(input: $input) {{
+    return f"""mutation ($input: {name[0].upper()}{name[1:]}Input!) {{ {name}(input: $input) {{
       {payload} journalCursor {ERRORS} }} }}"""
 
 
-BCC_RULE_CREATE = _mutation("bccRuleCreate", f"bccRule {{ {BCC_RULE_FIELDS} }} bccRules {{ id }}")
-BCC_RULE_UPDATE = _mutation(
-    "bccRuleUpdate", f"bccRule {{ {BCC_RULE_FIELDS} }} bccRules {{ {BCC_RULE_FIELDS} }}"
-)
+BCC_RULE_CREATE = _mutation("bccRuleCreate", f"bccRule {{ {BCC_RULE_FIELDS} }}")
+BCC_RULE_UPDATE = _mutation("bccRuleUpdate", f"bccRules {{ {BCC_RULE_FIELDS} }}")
 BCC_RULE_DELETE = _mutation("bccRuleDelete", "deletedIds")
 BCC_RULES_QUERY = f"""query ($first: Int, $after: String, $last: Int, $before: String) {{
   bccRules(first: $first, after: $after, last: $last, before: $before) {{
@@ -33,11 +30,10 @@ BCC_RULES_QUERY = f"""query ($first: Int, $after: String, $last: Int, $before: S
     pageInfo {{ endCursor startCursor hasNextPage }} }} }}"""
 RECIPIENT_REWRITE_CREATE = _mutation(
     "recipientRewriteCreate",
-    f"recipientRewrite {{ {RECIPIENT_REWRITE_FIELDS} }} recipientRewrites {{ id }}",
+    f"recipientRewrite {{ {RECIPIENT_REWRITE_FIELDS} }}",
 )
 RECIPIENT_REWRITE_UPDATE = _mutation(
     "recipientRewriteUpdate",
-    f"recipientRewrite {{ {RECIPIENT_REWRITE_FIELDS} }} "
     f"recipientRewrites {{ {RECIPIENT_REWRITE_FIELDS} }}",
 )
 RECIPIENT_REWRITE_DELETE = _mutation("recipientRewriteDelete", "deletedIds")

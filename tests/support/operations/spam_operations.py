@@ -22,7 +22,7 @@ SENDER_RULE_FIELDS = (
 )
 SENDER_RULE_CREATE = f"""mutation ($input: SenderRuleCreateInput!) {{
   senderRuleCreate(input: $input) {{
-    rules {{ {SENDER_RULE_FIELDS} }} journalCursor {ERRORS} }} }}"""
+    senderRules {{ {SENDER_RULE_FIELDS} }} journalCursor {ERRORS} }} }}"""
 
 
 async def message_id_by_subject(client: GraphQLClient) -> dict[str, str]:
@@ -63,4 +63,4 @@ async def create_sender_rules(
     fields = {"scope": scope, "action": action, "patterns": patterns, **values}
     payload, errors = await run_mutation(client, SENDER_RULE_CREATE, **fields)
     assert errors == []
-    return payload["rules"]
+    return payload["senderRules"]

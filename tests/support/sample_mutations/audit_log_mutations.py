@@ -217,7 +217,7 @@ AUDIT_LOG_EXPECTATIONS: dict[str, AuditLogExpectation] = {
         "User", prepare=_call_on_account_of_ada("userImport", archive={"text": MBOX})
     ),
     "userImpersonate": AuditLogExpectation("User", after=("until",)),
-    "legalHoldCreate": AuditLogExpectation("LegalHold", after=("user", "expires")),
+    "legalHoldCreate": AuditLogExpectation("LegalHold", after=("user", "expiresAt")),
     "legalHoldEnd": AuditLogExpectation("LegalHold", before=("user",)),
     "autoreplyDelete": AuditLogExpectation(
         "User", before=("enabled",), prepare=_delete_autoreply_of_ada
@@ -364,7 +364,7 @@ AUDIT_LOG_EXPECTATIONS: dict[str, AuditLogExpectation] = {
     "keyValueIncrement": AuditLogExpectation(
         "KeyValueEntry",
         after=("store", "key"),
-        prepare=_call_on_shared_entry("keyValueIncrement", difference=1),
+        prepare=_call_on_shared_entry("keyValueIncrement", delta=1),
     ),
     "keyValueSet": AuditLogExpectation(
         "KeyValueEntry",

@@ -26,19 +26,26 @@ async def user_impersonate(ada: GraphQLClient, _root: GraphQLClient) -> Mutation
 
 @register_call
 async def api_key_delete(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
-    return MutationCall("apiKeyDelete", {"ids": [await _create_api_key(ada)]}, "deletedIds")
+    return MutationCall(
+        "apiKeyDelete", {"apiKeys": [{"id": await _create_api_key(ada)}]}, "deletedIds"
+    )
 
 
 @register_call
 async def api_key_update(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
-    input_fields = {"ids": [await _create_api_key(ada)], "name": "y", "active": False}
+    input_fields = {
+        "apiKeys": [{"id": await _create_api_key(ada)}],
+        "set": {"name": "y", "active": False},
+    }
     return MutationCall("apiKeyUpdate", input_fields, "apiKeys { name active }")
 
 
 @register_call
 async def auth_cache_flush(_ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
     input_fields = {"users": {"usernames": ["ada"]}}
-    return MutationCall("authCacheFlush", input_fields, "entries", journaled=False, by_root=True)
+    return MutationCall(
+        "authCacheFlush", input_fields, "flushedCount", journaled=False, by_root=True
+    )
 
 
 @register_call
@@ -51,13 +58,18 @@ async def app_password_create(_ada: GraphQLClient, _root: GraphQLClient) -> Muta
 @register_call
 async def app_password_delete(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
     return MutationCall(
-        "appPasswordDelete", {"ids": [await _create_app_password(ada)]}, "deletedIds"
+        "appPasswordDelete",
+        {"appPasswords": [{"id": await _create_app_password(ada)}]},
+        "deletedIds",
     )
 
 
 @register_call
 async def app_password_update(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
-    input_fields = {"ids": [await _create_app_password(ada)], "active": False}
+    input_fields = {
+        "appPasswords": [{"id": await _create_app_password(ada)}],
+        "set": {"active": False},
+    }
     return MutationCall("appPasswordUpdate", input_fields, "appPasswords { active }")
 
 
@@ -106,12 +118,12 @@ async def session_terminate(ada: GraphQLClient, _root: GraphQLClient) -> Mutatio
                 expires_at=now,
             )
         )
-    return MutationCall("sessionTerminate", {"revokeTokens": True}, "terminatedCount results")
+    return MutationCall("sessionTerminate", {"revokeTokens": True}, "terminatedCount usernames")
 
 
 @register_call
 async def token_revoke(_ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
-    return MutationCall("tokenRevoke", {"all": True}, "revoked", journaled=False)
+    return MutationCall("tokenRevoke", {"all": True}, "revokedCount", journaled=False)
 
 
 @register_call
@@ -169,7 +181,9 @@ async def webauthn_verify(ada: GraphQLClient, _root: GraphQLClient) -> MutationC
 async def webauthn_delete(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
     key = await authenticators.register_security_key(ada)
     proof = {"webauthn": await authenticators.make_assertion_response(ada, key)}
-    return MutationCall("webauthnDelete", {"ids": [key.node_id], "proof": proof}, "deletedIds")
+    return MutationCall(
+        "webauthnDelete", {"webauthnKeys": [{"id": key.node_id}], "proof": proof}, "deletedIds"
+    )
 
 
 @register_call

@@ -18,7 +18,7 @@ async def certificate_set(_ada: GraphQLClient, _root: GraphQLClient) -> Mutation
 
 @register_call
 async def certificate_delete(_ada: GraphQLClient, root: GraphQLClient) -> MutationCall:
-    input_fields = {"ids": [(await store_certificate(root))["id"]]}
+    input_fields = {"certificates": [{"id": (await store_certificate(root))["id"]}]}
     return MutationCall("certificateDelete", input_fields, "deletedIds", by_root=True)
 
 
@@ -27,5 +27,5 @@ async def certificate_renew(_ada: GraphQLClient, root: GraphQLClient) -> Mutatio
     certificate, key = CertificateSigner().issue_certificate()
     input_fields = {"serverName": "mx.example.org", "cert": certificate, "privateKey": key}
     payload = await set_certificate(root, **input_fields, acme=True)
-    ids = {"ids": [payload["certificate"]["id"]]}
+    ids = {"certificates": [{"id": payload["certificate"]["id"]}]}
     return MutationCall("certificateRenew", ids, "certificates { serverName }", by_root=True)

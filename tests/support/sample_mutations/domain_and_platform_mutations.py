@@ -18,15 +18,15 @@ async def bcc_rule_create(_ada: GraphQLClient, _root: GraphQLClient) -> Mutation
 
 @register_call
 async def bcc_rule_delete(_ada: GraphQLClient, root: GraphQLClient) -> MutationCall:
-    input_fields = {"ids": [await _create_object(root, "bccRule", BCC_RULE_INPUT)]}
+    input_fields = {"bccRules": [{"id": await _create_object(root, "bccRule", BCC_RULE_INPUT)}]}
     return MutationCall("bccRuleDelete", input_fields, "deletedIds", by_root=True)
 
 
 @register_call
 async def bcc_rule_update(_ada: GraphQLClient, root: GraphQLClient) -> MutationCall:
     input_fields = {
-        "ids": [await _create_object(root, "bccRule", BCC_RULE_INPUT)],
-        "bccTo": "other@example.com",
+        "bccRules": [{"id": await _create_object(root, "bccRule", BCC_RULE_INPUT)}],
+        "set": {"bccTo": "other@example.com"},
     }
     return MutationCall("bccRuleUpdate", input_fields, "bccRules { bccTo }", by_root=True)
 
@@ -40,14 +40,15 @@ async def recipient_rewrite_create(_ada: GraphQLClient, _root: GraphQLClient) ->
 
 @register_call
 async def recipient_rewrite_delete(_ada: GraphQLClient, root: GraphQLClient) -> MutationCall:
-    input_fields = {"ids": [await _create_object(root, "recipientRewrite", REWRITE_INPUT)]}
+    rewrite_id = await _create_object(root, "recipientRewrite", REWRITE_INPUT)
+    input_fields = {"recipientRewrites": [{"id": rewrite_id}]}
     return MutationCall("recipientRewriteDelete", input_fields, "deletedIds", by_root=True)
 
 
 @register_call
 async def recipient_rewrite_update(_ada: GraphQLClient, root: GraphQLClient) -> MutationCall:
     rewrite_id = await _create_object(root, "recipientRewrite", REWRITE_INPUT)
-    input_fields = {"ids": [rewrite_id], "to": "info@example.org"}
+    input_fields = {"recipientRewrites": [{"id": rewrite_id}], "set": {"to": "info@example.org"}}
     return MutationCall(
         "recipientRewriteUpdate", input_fields, "recipientRewrites { to }", by_root=True
     )
@@ -103,7 +104,9 @@ async def domain_update(_ada: GraphQLClient, _root: GraphQLClient) -> MutationCa
 async def search_index_build(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
     await deliver_to(ada, "Waits")
     input_fields = {"users": {"usernames": ["ada"]}, "mailboxPatterns": ["*"]}
-    return MutationCall("searchIndexBuild", input_fields, "indexed", journaled=False, by_root=True)
+    return MutationCall(
+        "searchIndexBuild", input_fields, "indexedCount", journaled=False, by_root=True
+    )
 
 
 @register_call
@@ -123,7 +126,7 @@ async def sender_rule_create(ada: GraphQLClient, root: GraphQLClient) -> Mutatio
     input_fields = {"scope": {"user": {"username": "ada"}}, "action": "BLOCK"}
     patterns = ["*@Shop.example", "eve@example.com"]
     return MutationCall(
-        "senderRuleCreate", {**input_fields, "patterns": patterns}, "rules { pattern action }"
+        "senderRuleCreate", {**input_fields, "patterns": patterns}, "senderRules { pattern action }"
     )
 
 
@@ -131,9 +134,11 @@ async def sender_rule_create(ada: GraphQLClient, root: GraphQLClient) -> Mutatio
 async def sender_rule_delete(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
     input_fields = {"scope": {"user": {"username": "ada"}}, "action": "ALLOW", "comment": "Mine"}
     payload = await MutationCall(
-        "senderRuleCreate", {**input_fields, "patterns": ["shop.example"]}, "rules { id }"
+        "senderRuleCreate", {**input_fields, "patterns": ["shop.example"]}, "senderRules { id }"
     )(ada)
-    return MutationCall("senderRuleDelete", {"ids": [payload["rules"][0]["id"]]}, "deletedIds")
+    return MutationCall(
+        "senderRuleDelete", {"senderRules": [{"id": payload["senderRules"][0]["id"]}]}, "deletedIds"
+    )
 
 
 @register_call
@@ -166,7 +171,7 @@ async def task_cancel(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
             )
         )
     return MutationCall(
-        "taskCancel", {"ids": [global_ids.encode("Task", task_id)]}, "tasks { state }"
+        "taskCancel", {"tasks": [{"id": global_ids.encode("Task", task_id)}]}, "tasks { state }"
     )
 
 

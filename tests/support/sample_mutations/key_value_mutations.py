@@ -7,19 +7,19 @@ from tests.support.sample_mutations.mutation_call import MutationCall, register_
 @register_call
 async def key_value_delete(ada: GraphQLClient, root: GraphQLClient) -> MutationCall:
     await (await key_value_set(ada, root))(ada)
-    return MutationCall("keyValueDelete", {"key": "ui", "recursive": True}, "deleted")
+    return MutationCall("keyValueDelete", {"key": "ui", "recursive": True}, "deletedCount")
 
 
 @register_call
 async def key_value_increment(_ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
-    input_fields = {"key": "ui/visits", "difference": 1, "createMissing": True}
-    return MutationCall("keyValueIncrement", input_fields, "entry { key value }")
+    input_fields = {"key": "ui/visits", "delta": 1, "createMissing": True}
+    return MutationCall("keyValueIncrement", input_fields, "keyValueEntry { key value }")
 
 
 @register_call
 async def key_value_set(_ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
     return MutationCall(
-        "keyValueSet", {"key": "ui/theme", "value": "dark"}, "entry { key value version }"
+        "keyValueSet", {"key": "ui/theme", "value": "dark"}, "keyValueEntry { key value version }"
     )
 
 

@@ -8,17 +8,9 @@ from tests.conftest import GraphQLClient
 
 INPUT_TYPES = {"autoreplyDelete": "UsersInput", "mailboxUnsubscribe": "MailboxSubscribeInput"}
 MUTATIONS_BY_IDS = {
-    "apiKeyDelete",
-    "appPasswordDelete",
-    "legalHoldEnd",
-    "bccRuleDelete",
-    "certificateRenew",
     "dkimKeyActivate",
     "pushChannelDelete",
     "pushChannelTest",
-    "quarantineDelete",
-    "senderRuleDelete",
-    "recipientRewriteDelete",
     "webhookDelete",
     "webhookTest",
 }

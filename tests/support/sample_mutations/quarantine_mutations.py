@@ -7,7 +7,11 @@ from tests.support.sample_mutations.mutation_call import MutationCall, register_
 
 @register_call
 async def quarantine_release(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
-    input_fields = {"ids": [await quarantine_operations.quarantine_message(ada, "Held news")]}
+    input_fields = {
+        "quarantineItems": [
+            {"id": await quarantine_operations.quarantine_message(ada, "Held news")}
+        ]
+    }
     return MutationCall("quarantineRelease", input_fields, "messages { subject mailbox { path } }")
 
 
@@ -15,7 +19,11 @@ async def quarantine_release(ada: GraphQLClient, _root: GraphQLClient) -> Mutati
 async def quarantine_delete(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
     return MutationCall(
         "quarantineDelete",
-        {"ids": [await quarantine_operations.quarantine_message(ada, "Held news")]},
+        {
+            "quarantineItems": [
+                {"id": await quarantine_operations.quarantine_message(ada, "Held news")}
+            ]
+        },
         "deletedIds",
     )
 

@@ -11,7 +11,7 @@ from tests.support.sample_mutations.mutation_call import MutationCall, register_
 async def legal_hold_create(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
     input_fields = {
         "user": _user_ref(ada),
-        "expires": "2031-01-01T00:00:00Z",
+        "expiresAt": "2031-01-01T00:00:00Z",
         "reason": "as ordered",
     }
     return MutationCall(
@@ -23,7 +23,7 @@ async def legal_hold_create(ada: GraphQLClient, _root: GraphQLClient) -> Mutatio
 async def legal_hold_end(ada: GraphQLClient, root: GraphQLClient) -> MutationCall:
     create = await legal_hold_create(ada, root)
     payload = await MutationCall(create.name, create.input, "legalHold { id }")(root)
-    input_fields = {"ids": [payload["legalHold"]["id"]]}
+    input_fields = {"legalHolds": [{"id": payload["legalHold"]["id"]}]}
     return MutationCall("legalHoldEnd", input_fields, "deletedIds", journaled=False, by_root=True)
 
 

@@ -94,6 +94,8 @@ async def _delete_accounts(
         user = await creation_create.create_user(root, new_user)
         await user_delete.delete_users(root, UserSelector(ids=(user.id,)), FUTURE)
         target.text_by_name["deleted"] = str(global_ids.encode("User", user.id))
+        target.text_by_name["gone"] = user.username
+        target.ids_by_kind["DeletedUser"] = user.id
 
 
 async def _upload_mailboxes(http: httpx.AsyncClient, secrets: dict[str, str]) -> dict[str, str]:

@@ -219,7 +219,7 @@ async def _insert_legal_hold_and_task_rows(target: TargetObjects, message: Colum
         "LegalHold", LegalHold, username=target.marker, copied=True, expires=FUTURE, end=PAST
     )
     legal_hold = {"legal_hold_id": target.ids_by_kind["LegalHold"]}
-    await target.insert_row("LegalHoldAccess", LegalHoldAccess, **legal_hold, action="list")
+    await target.insert_row("LegalHoldAccess", LegalHoldAccess, **legal_hold, action="LIST")
     await target.insert_row(
         "HeldCopy", HeldCopy, **legal_hold, blob_id=message.blob_id, origin_id=message.id
     )
