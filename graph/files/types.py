@@ -7,15 +7,17 @@ from typing import ClassVar
 import strawberry
 from strawberry import UNSET
 
+from graph.files.references import FileRef, FileShareRef
 from graph.http import download_urls
 from graph.submission.compose_inputs import ContentEncoding, decode_content
 from graph.types import global_ids
 from graph.types.connections import Connection, PageArguments, connection_of_page, page_request
-from graph.types.errors import DeletePayload, IdsInput, MutationPayload, Options, attribute_field
+from graph.types.errors import DeletePayload, MutationPayload, Options, attribute_field
 from graph.types.fields import Auth, Info, field
 from graph.types.mutations import mutation
+from graph.types.object_references import id_from_ref, ids_from_refs
 from graph.types.object_views import DerivedField
-from graph.types.references import UserRef, ids_from_global_ids, load_named_user_id, value_or_none
+from graph.types.references import UserRef, load_named_user_id, value_or_none
 from graph.types.row_mapping import (
     NodeView,
     global_id_field,
@@ -61,13 +63,13 @@ class File(NodeView):
     filename: str = attribute_field("Name.")
     content_type: str = attribute_field("MIME type.")
     size: ByteSize = attribute_field("Bytes.")
-    hash: str = attribute_field("SHA-256 of the content.")
+    sha256: str = attribute_field("SHA-256 of the content, in hexadecimal.")
     created_at: datetime = attribute_field("Uploaded.")
 
     load_batch = staticmethod(stored_files.load_visible_files_by_id)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
         "id": global_id_field("File"),
-        "hash": DerivedField(("digest",), lambda digest: digest),
+        "sha256": DerivedField(("digest",), lambda digest: digest),
     }
 
     @field("Download.", "user_id")
@@ -162,25 +164,37 @@ class FutureTimeInput:
             return self.at.value
         after = self.from_now.value if self.from_now else timedelta(0)  # one of the two is given
         if after > MAX_LIFETIME:
-            raise InvalidInput("at most a hundred years", constraint="range", path=["expiration"])
+            raise InvalidInput("at most a hundred years", constraint="range", path=["expiresAt"])
         return info.context.environment.now() + after
 
 
 @strawberry.input(description="Input of fileShareCreate.")
 class FileShareCreateInput(Options):
-    file: strawberry.ID = attribute_field("Which.")
-    mode: FileAttachmentMode = attribute_field("What it leads to.", default=FileAttachmentMode.LINK)
-    expiration: FutureTimeInput | None = attribute_field(
-        "When it ends. Default: after 100 days without access.", default=UNSET
+    file: FileRef = attribute_field("The file to share.")
+    mode: FileAttachmentMode = attribute_field(
+        "What the link gives access to.", default=FileAttachmentMode.LINK
+    )
+    expires_at: FutureTimeInput | None = attribute_field(
+        "End of the link. Default: 100 days after the last access.", default=UNSET
     )
     password: str | None = attribute_field(
-        "Asked of whoever follows it. Default: none.", default=UNSET
+        "Password that the link asks for. Default: none.", default=UNSET
     )
 
 
-@strawberry.type(description="A link that was made.")
+@strawberry.input(description="Input of fileDelete.")
+class FileDeleteInput(Options):
+    files: list[FileRef] = attribute_field("The files to delete.")
+
+
+@strawberry.input(description="Input of fileShareDelete.")
+class FileShareDeleteInput(Options):
+    file_shares: list[FileShareRef] = attribute_field("The links to delete.")
+
+
+@strawberry.type(description="Result of fileShareCreate.")
 class FileSharePayload(MutationPayload):
-    share: FileShare | None = attribute_field("Its record.", default=None)
+    file_share: FileShare | None = attribute_field("The new link.", default=None)
 
 
 @strawberry.type
@@ -201,24 +215,26 @@ class FileMutation:
             file=File.from_row_or_none(await ctx.load(stored_files.load_own_files_by_id, key))
         )
 
-    @mutation("All or none; links to them end too.", scope=Scope.MAIL)
-    async def file_delete(self, info: Info, input: IdsInput) -> DeletePayload:
-        await stored_files.delete_files(info.context, ids_from_global_ids(info, "File", input.ids))
-        return DeletePayload(deleted_ids=input.ids)
+    @mutation("Deletes files and the links to them: all or none.", scope=Scope.MAIL)
+    async def file_delete(self, info: Info, input: FileDeleteInput) -> DeletePayload:
+        keys = ids_from_refs(info, input.files, "files")
+        await stored_files.delete_files(info.context, keys)
+        return DeletePayload(deleted_ids=[global_ids.encode("File", key) for key in keys])
 
-    @mutation("A link to a file, for whoever is given it.", scope=Scope.MAIL)
+    @mutation("Creates a link to a file. The link works without a credential.", scope=Scope.MAIL)
     async def file_share_create(self, info: Info, input: FileShareCreateInput) -> FileSharePayload:
         new = NewShare(
-            global_ids.decode("File", input.file, path="file"),
+            id_from_ref(input.file, "file"),
             FileAttachmentMode(input.mode),
-            input.expiration.resolve_time(info) if input.expiration else None,
+            input.expires_at.resolve_time(info) if input.expires_at else None,
             value_or_none(input.password),
         )
         key = await shares.create_share(info.context, new)
         row = await info.context.load(shares.load_own_shares_by_id, key)
-        return FileSharePayload(share=FileShare.from_row_or_none(row))
+        return FileSharePayload(file_share=FileShare.from_row_or_none(row))
 
-    @mutation("All or none; whoever has such a link finds nothing.", scope=Scope.MAIL)
-    async def file_share_delete(self, info: Info, input: IdsInput) -> DeletePayload:
-        await shares.delete_shares(info.context, ids_from_global_ids(info, "FileShare", input.ids))
-        return DeletePayload(deleted_ids=input.ids)
+    @mutation("Deletes links to files: all or none.", scope=Scope.MAIL)
+    async def file_share_delete(self, info: Info, input: FileShareDeleteInput) -> DeletePayload:
+        keys = ids_from_refs(info, input.file_shares, "fileShares")
+        await shares.delete_shares(info.context, keys)
+        return DeletePayload(deleted_ids=[global_ids.encode("FileShare", key) for key in keys])

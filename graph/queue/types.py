@@ -8,6 +8,7 @@ import strawberry
 from strawberry import UNSET
 
 from graph.admin.tasks import Task
+from graph.queue.references import QueueEntryRef, load_queue_entry_ids
 from graph.submission.types import RecipientDelivery, Submission
 from graph.types.connections import Connection, connection_of_page, page_request
 from graph.types.errors import MutationPayload, Options, attribute_field
@@ -99,7 +100,12 @@ class QueueFilter(ConditionsInput):
     recipient: str | None = attribute_field(
         "Part of a recipient who is still to be served, in any case.", default=UNSET
     )
-    since: datetime | None = attribute_field("Arrived from this time on.", default=UNSET)
+    since: datetime | None = attribute_field(
+        "Entries that arrived at this time or later.", default=UNSET
+    )
+    before: datetime | None = attribute_field(
+        "Entries that arrived before this time.", default=UNSET
+    )
 
     def to_conditions(self) -> QueueEntryConditions:
         """Convert the filter to conditions of the resolvers."""
@@ -109,28 +115,45 @@ class QueueFilter(ConditionsInput):
             value_or_none(self.sender),
             value_or_none(self.recipient),
             value_or_none(self.since),
+            value_or_none(self.before),
         )
 
 
-@strawberry.input(description="Input of queueDelete: queueIds, filter or all.")
+@strawberry.input(
+    description="Input of queueDelete. Exactly one of queueEntries, filter and all is required."
+)
 class QueueDeleteInput(Options):
-    queue_ids: list[str] | None = attribute_field("These.", default=UNSET)
-    filter: QueueFilter | None = attribute_field("All in view that it finds.", default=UNSET)
-    all: bool = attribute_field("Everything there is, for ADMIN.", default=False)
-    notify_sender: bool = attribute_field("With a report to each sender.", default=False)
+    queue_entries: list[QueueEntryRef] | None = attribute_field(
+        "Deletes these entries.", default=UNSET
+    )
+    filter: QueueFilter | None = attribute_field(
+        "Deletes the visible entries that match.", default=UNSET
+    )
+    all: bool = attribute_field("Deletes every entry. Requires the role ADMIN.", default=False)
+    notify_sender: bool = attribute_field(
+        "Sends a delivery report (DSN) to each sender.", default=False
+    )
 
 
-@strawberry.input(description="Input of queueFlush: queueIds, filter or all.")
+@strawberry.input(
+    description="Input of queueFlush. Exactly one of queueEntries, filter and all is required."
+)
 class QueueFlushInput(Options):
-    queue_ids: list[str] | None = attribute_field("These.", default=UNSET)
-    filter: QueueFilter | None = attribute_field("All that it finds.", default=UNSET)
-    all: bool = attribute_field("Everything there is.", default=False)
+    queue_entries: list[QueueEntryRef] | None = attribute_field(
+        "Retries these entries.", default=UNSET
+    )
+    filter: QueueFilter | None = attribute_field("Retries the entries that match.", default=UNSET)
+    all: bool = attribute_field("Retries every entry.", default=False)
 
 
 @strawberry.input(description="Input of queueHold.")
 class QueueHoldInput(Options):
-    queue_ids: list[str] = attribute_field("Which.")
-    hold: bool = attribute_field("Stop, or go on.")
+    queue_entries: list[QueueEntryRef] = attribute_field("The entries to hold.")
+
+
+@strawberry.input(description="Input of queueRelease.")
+class QueueReleaseInput(Options):
+    queue_entries: list[QueueEntryRef] = attribute_field("The entries to release.")
 
 
 @strawberry.type(description="Answer of queueDelete.")
@@ -149,15 +172,37 @@ class QueueFlushPayload(MutationPayload):
     task: Task | None = attribute_field("Does it, where there is much.", default=None)
 
 
-@strawberry.type(description="Answer of queueHold.")
-class QueueHoldPayload(MutationPayload):
-    entries: list[QueueEntry] = attribute_field("As they are now.", default_factory=list)
+@strawberry.type(description="Result of queueHold and queueRelease.")
+class QueueEntriesPayload(MutationPayload):
+    queue_entries: list[QueueEntry] = attribute_field(
+        "The entries, in the order of the references.", default_factory=list
+    )
 
 
-def _selection_from_input(queue_input: QueueDeleteInput | QueueFlushInput) -> QueueSelection:
-    """Return the queue entries that an input selects: by queue id, by filter, or all."""
+async def _load_selection(
+    info: Info, queue_input: QueueDeleteInput | QueueFlushInput
+) -> QueueSelection:
+    """Return the queue entries that an input selects: by reference, by filter, or all.
+
+    Raises InvalidInput unless exactly one of them is given, NotFound for an unknown queue ID.
+    """
+    refs = value_or_none(queue_input.queue_entries)
     conditions = queue_input.filter.to_conditions() if queue_input.filter else None
-    return QueueSelection(value_or_none(queue_input.queue_ids), conditions, queue_input.all)
+    selection = QueueSelection(None if refs is None else (), conditions, queue_input.all)
+    selection.require_one_selector()
+    if not refs:
+        return selection
+    return QueueSelection(await load_queue_entry_ids(info, refs))
+
+
+async def _hold_or_release(
+    info: Info, refs: list[QueueEntryRef], *, is_held: bool
+) -> QueueEntriesPayload:
+    """Hold or release queue entries, and return the payload with them. Raises NotFound."""
+    ids = await load_queue_entry_ids(info, refs)
+    await queue_mutations.hold_or_release_entries(info.context, ids, is_held=is_held)
+    rows = await info.context.load_many(queue_loaders.load_visible_entries_by_id, ids)
+    return QueueEntriesPayload(queue_entries=[QueueEntry.from_row(row) for row in rows if row])
 
 
 @strawberry.type
@@ -205,7 +250,7 @@ class QueueMutation:
     )
     async def queue_delete(self, info: Info, input: QueueDeleteInput) -> QueueDeletePayload:
         result = await queue_mutations.delete_entries(
-            info.context, _selection_from_input(input), notifies_sender=input.notify_sender
+            info.context, await _load_selection(info, input), notifies_sender=input.notify_sender
         )
         return QueueDeletePayload(
             deleted_count=result.recipient_count, task=Task.from_row_or_none(result.task)
@@ -213,22 +258,24 @@ class QueueMutation:
 
     @mutation("Tries at once what was to be tried again later, and is not held.", **WRITE_GUARD)
     async def queue_flush(self, info: Info, input: QueueFlushInput) -> QueueFlushPayload:
-        result = await queue_mutations.flush_entries(info.context, _selection_from_input(input))
+        result = await queue_mutations.flush_entries(
+            info.context, await _load_selection(info, input)
+        )
         return QueueFlushPayload(
             scheduled_count=result.recipient_count, task=Task.from_row_or_none(result.task)
         )
 
+    @mutation("Holds queue entries: no delivery attempt begins until queueRelease.", **WRITE_GUARD)
+    async def queue_hold(self, info: Info, input: QueueHoldInput) -> QueueEntriesPayload:
+        return await _hold_or_release(info, input.queue_entries, is_held=True)
+
     @mutation(
-        "Begins no attempt from now on, or goes on. The time they were held makes none older.",
+        "Releases held queue entries. The time in which an entry was held does not count "
+        "towards its lifetime in the queue.",
         **WRITE_GUARD,
     )
-    async def queue_hold(self, info: Info, input: QueueHoldInput) -> QueueHoldPayload:
-        ctx = info.context
-        keys = await queue_mutations.hold_or_release_entries(
-            ctx, input.queue_ids, is_held=input.hold
-        )
-        rows = await ctx.load_many(queue_loaders.load_visible_entries_by_id, keys)
-        return QueueHoldPayload(entries=[QueueEntry.from_row(row) for row in rows if row])
+    async def queue_release(self, info: Info, input: QueueReleaseInput) -> QueueEntriesPayload:
+        return await _hold_or_release(info, input.queue_entries, is_held=False)
 
 
 @strawberry.type

@@ -10,9 +10,11 @@ import strawberry
 from strawberry import UNSET
 
 from graph.http.download_urls import parse_attachment_id
+from graph.submission.references import IdentityRef
 from graph.types import global_ids
 from graph.types.errors import Options, attribute_field
 from graph.types.fields import Info
+from graph.types.object_references import id_from_ref
 from graph.types.references import (
     MessageRef,
     ReferenceAction,
@@ -102,8 +104,8 @@ class MessageContentInput(Options):
         name="from",
         default=UNSET,
     )
-    identity: strawberry.ID | None = attribute_field(
-        "Who sends, in place of from; default the default identity.", default=UNSET
+    identity: IdentityRef | None = attribute_field(
+        "The sender's identity, instead of `from`. Default: the default identity.", default=UNSET
     )
     to: list[MailAddressInput] | None = attribute_field(
         "Default: those an answer goes to.", default=UNSET
@@ -156,7 +158,7 @@ async def resolve_common_fields(info: Info, content_input: Any) -> dict[str, Any
     Raises NotFound if the reference names no message, Invalid if an ID is not valid.
     """
     return {
-        "identity": global_ids.decode("Identity", content_input.identity, path="identity")
+        "identity": id_from_ref(content_input.identity, "identity")
         if content_input.identity
         else None,
         "to": named_addresses(content_input.to) if content_input.to is not UNSET else None,

@@ -18,6 +18,7 @@ from graph.submission.inputs import (
     absolute_url_builder,
     file_attachments_from_inputs,
 )
+from graph.submission.references import IdentityRef
 from graph.types import global_ids
 from graph.types.errors import MutationPayload, Options, attribute_field
 from graph.types.fields import Info, field, subscription
@@ -120,7 +121,9 @@ class ComposeRequestInput(Options):
     user: UserRef | None = attribute_field(
         "Whose clients; default the viewer's own, others' for who may act as them.", default=UNSET
     )
-    identity: strawberry.ID | None = attribute_field("Who is to send.", default=UNSET)
+    identity: IdentityRef | None = attribute_field(
+        "The sender's identity. Default: the default identity.", default=UNSET
+    )
     to: list[MailAddressInput] | None = attribute_field(
         "Default: those an answer goes to.", default=UNSET
     )
@@ -143,15 +146,19 @@ class ComposeRequestInput(Options):
 
 @strawberry.type(description="Answer of composeRequest.")
 class ComposeRequestPayload(MutationPayload):
-    delivered: int = attribute_field("How many clients hear of it.", default=0)
-    request: ComposeRequest | None = attribute_field("As they see it.", default=None)
+    delivered_count: int = attribute_field(
+        "Number of clients that received the request.", default=0
+    )
+    compose_request: ComposeRequest | None = attribute_field(
+        "The request, as the clients receive it.", default=None
+    )
 
 
 @strawberry.type
 class ComposeMutation:
     @mutation(
-        "Opens a window to write in in each client of the user that listens to composeRequested. "
-        "USER_OFFLINE where there is none: then nothing is kept.",
+        "Asks each client of the user that subscribes to composeRequested to open a compose "
+        "window. Fails with USER_OFFLINE, and stores nothing, if no client subscribes.",
         scope=Scope.SUBMIT,
     )
     async def compose_request(
@@ -169,15 +176,16 @@ class ComposeMutation:
         )
         result = await compose_requests.create_compose_request(info.context, request)
         return ComposeRequestPayload(
-            delivered=result.listener_count, request=ComposeRequest.from_row(result.request)
+            delivered_count=result.listener_count,
+            compose_request=ComposeRequest.from_row(result.request),
         )
 
 
 @strawberry.type
 class ComposeSubscription:
     @subscription(
-        "Windows to write in that the viewer's clients are asked to open, as they are asked. "
-        "Who comes back says after which: those that are not over come first.",
+        "Returns the compose windows that the viewer's clients are asked to open. With `after`, "
+        "returns the later requests that have not expired first.",
         scope=Scope.MAIL_READ,
     )
     async def compose_requested(

@@ -7,15 +7,17 @@ import strawberry
 from strawberry import UNSET
 
 from graph.mailboxes.types import Mailbox
-from graph.types.connections import Connection, connection_of_page, page_request
-from graph.types.errors import DeletePayload, IdsInput, MutationPayload, Options, attribute_field
+from graph.submission.references import IdentityRef
+from graph.types import global_ids
+from graph.types.connections import Connection, PageArguments, connection_of_page, page_request
+from graph.types.errors import DeletePayload, MutationPayload, Options, attribute_field
 from graph.types.fields import Auth, Info
 from graph.types.mutations import mutation
+from graph.types.object_references import ids_from_refs
 from graph.types.object_views import DerivedField
 from graph.types.references import (
     MailboxRef,
     UserRef,
-    ids_from_global_ids,
     load_named_user_id,
     mailbox_selector_from_ref,
 )
@@ -61,13 +63,10 @@ class Identity(NodeView):
 
 
 async def load_identity_page(
-    info: Info, user_id: int, first: int | None, after: str | None
+    info: Info, user_id: int, page_arguments: PageArguments
 ) -> Connection[Identity]:
     """Load a page of the identities of an account, by address."""
-    ctx, requested_page = (
-        info.context,
-        page_request(identities.LIST_ORDERING, first, after, None, None),
-    )
+    ctx, requested_page = info.context, page_request(identities.LIST_ORDERING, *page_arguments)
     page_key = IdentityPageKey(user_id, requested_page, selected_columns(info, Identity))
     return await connection_of_page(
         info,
@@ -126,13 +125,25 @@ class IdentityCreateInput(IdentityPatch, Options):
 
 @strawberry.input(description="Input of identityUpdate.")
 class IdentityUpdateInput(Options):
-    ids: list[strawberry.ID] = attribute_field("Global ids.")
-    set: IdentityPatch = attribute_field("What to change.")
+    identities: list[IdentityRef] = attribute_field("The identities to update.")
+    set: IdentityPatch = attribute_field("The fields to change.")
 
 
-@strawberry.type(description="Identities, as they are now.")
+@strawberry.input(description="Input of identityDelete.")
+class IdentityDeleteInput(Options):
+    identities: list[IdentityRef] = attribute_field("The identities to delete.")
+
+
+@strawberry.type(description="Result of identityCreate.")
+class IdentityPayload(MutationPayload):
+    identity: Identity | None = attribute_field("The new identity.", default=None)
+
+
+@strawberry.type(description="Result of identityUpdate.")
 class IdentitiesPayload(MutationPayload):
-    identities: list[Identity] = attribute_field("In the order of the ids.", default_factory=list)
+    identities: list[Identity] = attribute_field(
+        "The identities, in the order of the references.", default_factory=list
+    )
 
 
 @strawberry.type
@@ -142,34 +153,34 @@ class IdentityMutation:
         "DOMAIN_ADMIN needs BCC_RULES for bcc and replyTo.",
         scope=Scope.SETTINGS,
     )
-    async def identity_create(self, info: Info, input: IdentityCreateInput) -> IdentitiesPayload:
+    async def identity_create(self, info: Info, input: IdentityCreateInput) -> IdentityPayload:
         owner = await load_named_user_id(info, input.user or None)
         key = await identity_mutations.create_identity(
             info.context, owner, input.address, input.to_identity_changes()
         )
-        return await _load_payload(info, [key])
+        (identity,) = await _load_identities(info, [key])
+        return IdentityPayload(identity=identity)
 
     @mutation("Name, signature, Reply-To and the rest, as identityCreate.", scope=Scope.SETTINGS)
     async def identity_update(self, info: Info, input: IdentityUpdateInput) -> IdentitiesPayload:
-        keys = ids_from_global_ids(info, "Identity", input.ids)
+        keys = ids_from_refs(info, input.identities, "identities")
         await identity_mutations.update_identities(
             info.context, keys, input.set.to_identity_changes("set")
         )
-        return await _load_payload(info, keys)
+        return IdentitiesPayload(identities=await _load_identities(info, keys))
 
     @mutation(
         "Takes back what was said of identities, all or none. It does not touch the address: "
         "where the user may still send as it by itself, it stays with its defaults.",
         scope=Scope.SETTINGS,
     )
-    async def identity_delete(self, info: Info, input: IdsInput) -> DeletePayload:
-        await identity_mutations.delete_identities(
-            info.context, ids_from_global_ids(info, "Identity", input.ids)
-        )
-        return DeletePayload(deleted_ids=input.ids)
+    async def identity_delete(self, info: Info, input: IdentityDeleteInput) -> DeletePayload:
+        keys = ids_from_refs(info, input.identities, "identities")
+        await identity_mutations.delete_identities(info.context, keys)
+        return DeletePayload(deleted_ids=[global_ids.encode("Identity", key) for key in keys])
 
 
-async def _load_payload(info: Info, identity_ids: list[int]) -> IdentitiesPayload:
-    """Load identities and return the payload with them. Raises NotFound if one is gone."""
+async def _load_identities(info: Info, identity_ids: list[int]) -> list[Identity]:
+    """Load identities by id, in that order. Raises NotFound if one is gone."""
     rows = await info.context.load_many(identities.load_visible_identities_by_id, identity_ids)
-    return IdentitiesPayload(identities=[Identity.from_row(require_found(row)) for row in rows])
+    return [Identity.from_row(require_found(row)) for row in rows]

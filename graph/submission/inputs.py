@@ -8,12 +8,14 @@ import strawberry
 from strawberry import UNSET
 from strawberry.scalars import JSON
 
+from graph.files.references import FileRef
 from graph.files.types import FutureTimeInput
 from graph.http import download_urls
 from graph.submission.compose_inputs import MailAddressInput, named_addresses
 from graph.types import global_ids
 from graph.types.errors import attribute_field
 from graph.types.fields import Info
+from graph.types.object_references import id_from_ref
 from graph.types.references import value_or_none
 from graph.types.scalars import validate_custom_data
 from models.errors import InvalidInput
@@ -24,15 +26,16 @@ from resolvers.submission.outgoing_messages import MergeEntry
 
 @strawberry.input(description="A stored file that goes with a message.")
 class FileAttachmentInput:
-    file: strawberry.ID = attribute_field("Global id.")
+    file: FileRef = attribute_field("The stored file.")
     mode: FileAttachmentMode = attribute_field(
         "Attached, or a link below the text.", default=FileAttachmentMode.ATTACH
     )
-    share_expiration: FutureTimeInput | None = attribute_field(
-        "When the link ends. Default: after 100 days without access.", default=UNSET
+    expires_at: FutureTimeInput | None = attribute_field(
+        "End of the link. Default: 100 days after the last access.", default=UNSET
     )
-    share_password: str | None = attribute_field(
-        "Asked of whoever follows the link; say it in another way. Default: none.", default=UNSET
+    password: str | None = attribute_field(
+        "Password that the link asks for. The message does not contain it. Default: none.",
+        default=UNSET,
     )
 
 
@@ -51,25 +54,19 @@ def file_attachments_from_inputs(
 ) -> list[StoredFileAttachment]:
     """Convert inputs of stored files that the message attaches or links to.
 
-    Raises Invalid, with the index of the file, if an ID or a time is not valid.
+    Raises InvalidInput if an ID or a time is not valid.
     """
     attachments = []
     for index, file_input in enumerate(file_inputs or ()):
-        key = _decode_file_id(file_input.file, [FIELD_NAME, str(index), "file"], index)
+        key = id_from_ref(file_input.file, FIELD_NAME, str(index), "file")
         try:
-            expires_at = (
-                file_input.share_expiration.resolve_time(info)
-                if file_input.share_expiration
-                else None
-            )
+            expires_at = file_input.expires_at.resolve_time(info) if file_input.expires_at else None
         except InvalidInput as error:
-            path = [FIELD_NAME, str(index), "shareExpiration"]
-            raise InvalidInput(
-                error.message, constraint=error.constraint, path=path, index=index
-            ) from None
+            path = [FIELD_NAME, str(index), "expiresAt"]
+            raise InvalidInput(error.message, constraint=error.constraint, path=path) from None
         mode = FileAttachmentMode(file_input.mode)
         attachments.append(
-            StoredFileAttachment(key, mode, expires_at, value_or_none(file_input.share_password))
+            StoredFileAttachment(key, mode, expires_at, value_or_none(file_input.password))
         )
     return attachments
 

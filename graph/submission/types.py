@@ -25,18 +25,23 @@ from graph.submission.inputs import (
     mail_merge_entries,
     template_values,
 )
+from graph.submission.references import (
+    SubmissionRef,
+    load_submission_id,
+    load_submission_ids,
+)
 from graph.types import global_ids
 from graph.types.connections import Connection, PageArguments, connection_of_page, page_request
 from graph.types.errors import MutationPayload, Options, Warning, attribute_field  # noqa: A004 - the outline's word
 from graph.types.fields import Info, query, subscription
 from graph.types.mutations import mutation
+from graph.types.object_references import id_from_ref
 from graph.types.object_views import DerivedField
 from graph.types.references import (
     MailboxRef,
     MessageRef,
     UserRef,
     find_unchecked_message_id,
-    ids_from_global_ids,
     is_given,
     load_named_user_id,
     mailbox_selector_from_ref,
@@ -165,12 +170,6 @@ async def load_submission_page(
         lambda row: Cursor(requested_page.ordering, row.created_at, row.id),
         lambda: info.context.load(submission_loaders.count_submissions, page_key),
     )
-
-
-@strawberry.input(one_of=True, description="Names one submission.")
-class SubmissionRef:
-    id: strawberry.Maybe[strawberry.ID] = attribute_field("Global id.")
-    queue_id: strawberry.Maybe[str] = attribute_field("Id in the queue.")
 
 
 @strawberry.input(description="SMTP envelope, where it is not that of the header.")
@@ -368,18 +367,22 @@ class DraftSendInput(Options):
 
 @strawberry.input(description="Input of submissionCancel.")
 class SubmissionCancelInput(Options):
-    ids: list[strawberry.ID] = attribute_field("Global ids.")
+    submissions: list[SubmissionRef] = attribute_field("The submissions to cancel.")
 
 
 @strawberry.input(description="Input of submissionReschedule.")
 class SubmissionRescheduleInput(Options):
-    ids: list[strawberry.ID] = attribute_field("Global ids.")
-    send_at: datetime = attribute_field("Not before.")
+    submissions: list[SubmissionRef] = attribute_field("The submissions to reschedule.")
+    send_at: datetime = attribute_field(
+        "Time of the first delivery attempt. A time in the past means immediately."
+    )
 
 
-@strawberry.type(description="Answer of submission mutations.")
+@strawberry.type(description="Result of submissionCancel and submissionReschedule.")
 class SubmissionsPayload(MutationPayload):
-    submissions: list[Submission] = attribute_field("As they are now.", default_factory=list)
+    submissions: list[Submission] = attribute_field(
+        "The submissions, in the order of the references.", default_factory=list
+    )
 
 
 @strawberry.type
@@ -387,7 +390,7 @@ class SubmissionQuery:
     @query("One submission, or null.", scope=Scope.MAIL_READ)
     async def submission(self, info: Info, by: SubmissionRef) -> Submission | None:
         if by.id:
-            key = global_ids.decode("Submission", by.id.value, path="by")
+            key = id_from_ref(by, "by")
             row = await info.context.load(submission_loaders.load_own_submissions_by_id, key)
         else:
             name = by.queue_id.value if by.queue_id else ""
@@ -430,23 +433,27 @@ class SubmissionMutation:
                 ctx, info, MessageSendPayload.from_sent_messages([message], undo)
             )
 
-    @mutation("Scheduled, held or still queued.", scope=Scope.SUBMIT)
+    @mutation(
+        "Cancels submissions that are scheduled, held for undo, or queued: all or none. The stored "
+        "copy becomes a draft.",
+        scope=Scope.SUBMIT,
+    )
     async def submission_cancel(
         self, info: Info, input: SubmissionCancelInput
     ) -> SubmissionsPayload:
-        keys = ids_from_global_ids(info, "Submission", input.ids)
+        keys = await load_submission_ids(info, input.submissions)
         rows = await submission_mutations.cancel_submissions(info.context, keys)
         return SubmissionsPayload(submissions=[Submission.from_row(row) for row in rows])
 
     @mutation(
-        "New send time, all or none: of what is scheduled, held or still queued. A time that is "
-        "past means now.",
+        "Changes the send time of submissions that are scheduled, held for undo, or queued: all or "
+        "none.",
         scope=Scope.SUBMIT,
     )
     async def submission_reschedule(
         self, info: Info, input: SubmissionRescheduleInput
     ) -> SubmissionsPayload:
-        keys = ids_from_global_ids(info, "Submission", input.ids)
+        keys = await load_submission_ids(info, input.submissions)
         rows = await submission_mutations.reschedule_submissions(info.context, keys, input.send_at)
         return SubmissionsPayload(submissions=[Submission.from_row(row) for row in rows])
 
@@ -454,15 +461,15 @@ class SubmissionMutation:
 @strawberry.type
 class SubmissionSubscription:
     @subscription(
-        "A message on its way: one now and whenever it moves on, until its end; without an id "
-        "any of the viewer's that moves on.",
+        "Returns a submission at once and after each change of its state, until it is finished. "
+        "Without a reference, returns every submission of the viewer after each change.",
         scope=Scope.MAIL_READ,
     )
     async def submission_progress(
-        self, info: Info, id: strawberry.ID | None = UNSET
+        self, info: Info, submission: SubmissionRef | None = UNSET
     ) -> AsyncIterator[Submission]:
         ctx = info.context
-        key = global_ids.decode("Submission", id) if id else None
+        key = await load_submission_id(info, submission, "submission") if submission else None
         rows = (
             progress.follow_submissions(ctx)
             if key is None

@@ -38,6 +38,7 @@ ARGUMENT_DESCRIPTIONS = {
     "filter": "Only those for which all of this holds.",
     "first": "How many from the beginning, at most 250; 20 where neither first nor last is given.",
     "id": "Global id.",
+    "submission": "The submission. Default: all submissions of the viewer.",
     "ids": "Global ids, at most 250.",
     "input": "All that the mutation takes.",
     "key": "Key of the setting.",

@@ -284,11 +284,20 @@ class User(NodeView):
     ) -> list[ContactSuggestion]:
         return await contacts.search_contacts(info, self.row.id, query, first)
 
-    @field("What the user may send as, by address.", scope=Scope.MAIL_READ)
+    @field(
+        "Addresses that the user can send as, in the order of the addresses.", scope=Scope.MAIL_READ
+    )
     async def identities(
-        self, info: Info, first: int | None = UNSET, after: str | None = UNSET
+        self,
+        info: Info,
+        first: int | None = UNSET,
+        after: str | None = UNSET,
+        last: int | None = UNSET,
+        before: str | None = UNSET,
     ) -> Connection[Identity]:
-        return await load_identity_page(info, self.row.id, first, after)
+        return await load_identity_page(
+            info, self.row.id, PageArguments(first, after, last, before)
+        )
 
     @field(
         "In the order they are run; of others only with FILTERS.",

@@ -134,7 +134,7 @@ async def follow_submission(ctx: Context, submission_id: int) -> AsyncGenerator[
     position = await stream_reader.load_last_stream_positions(ctx)
     (row,) = await submission_loaders.load_own_submissions_by_id(ctx, [submission_id])
     if row is None:
-        raise NotFound(str(submission_id), path=["id"])
+        raise NotFound(str(submission_id), path=["submission"])
     batches = stream_reader.follow_changes(
         ctx, FollowRequest(position, SUBMISSION_CHANGES, object_ids={submission_id})
     )

@@ -167,7 +167,7 @@ async def validate_and_build_share(ctx: Context, new: NewShare) -> FileShare:
         text = "a link is LINK, READ_ONLY_LINK or WRITABLE_LINK"
         raise InvalidInput(text, constraint="unsupported", path=["mode"])
     if new.expires_at is not None and not now < new.expires_at <= now + MAX_LIFETIME:
-        raise InvalidInput("a link ends in the future", constraint="range", path=["expiration"])
+        raise InvalidInput("a link ends in the future", constraint="range", path=["expiresAt"])
     require_found(
         await ctx.load(stored_files.load_own_files_by_id, new.file_id),
         str(new.file_id),
@@ -235,7 +235,7 @@ async def delete_shares(ctx: Context, ids: Sequence[int]) -> None:
         columns = col(FileShare.id), col(FileShare.file_id)
         deleted = (await (await session.connection()).execute(statement.returning(*columns))).all()
         deleted_ids = {row.id for row in deleted}
-        require_all_found(ids, deleted_ids)
+        require_all_found(ids, deleted_ids, path=["fileShares"])
         if deleted:
             await _touch_and_record_files(
                 ctx, session, owner_id, sorted({row.file_id for row in deleted})

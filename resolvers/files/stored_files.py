@@ -337,7 +337,7 @@ async def delete_files(ctx: Context, ids: Sequence[int]) -> None:
     """Delete files with their links, all or none. Raises NotFound or Forbidden."""
     owner_id = require_writing_owner_id(ctx)
     async with ctx.write_session(owner_id) as session:
-        require_all_found(ids, await delete_files_in_transaction(ctx, session, ids))
+        require_all_found(ids, await delete_files_in_transaction(ctx, session, ids), path=["files"])
 
 
 async def delete_files_in_transaction(

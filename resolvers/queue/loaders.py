@@ -48,6 +48,7 @@ class QueueEntryConditions:
     sender: str | None = None  # a part of the address; "" is the null sender of reports
     recipient: str | None = None
     since: datetime | None = None
+    before: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +102,14 @@ async def load_visible_entries_by_id(ctx: Context, ids: list[int]) -> list[Colum
     """
     statement = select(*select_columns(Submission)).where(is_visible_entry(ctx))
     return await read_by_keys(ctx, statement, col(Submission.id), ids)
+
+
+async def load_visible_ids_by_queue_id(ctx: Context, queue_ids: Sequence[str]) -> dict[str, int]:
+    """Load the ids of waiting queue entries that the viewer sees, by queue id."""
+    statement = select(col(Submission.queue_id), col(Submission.id)).where(
+        is_waiting_entry(), is_visible_entry(ctx), col(Submission.queue_id).in_(set(queue_ids))
+    )
+    return {row.queue_id: row.id for row in await ctx.read(statement)}
 
 
 async def load_deliveries_by_entry(ctx: Context, entry_ids: list[int]) -> list[list[ColumnRow]]:
@@ -185,6 +194,8 @@ async def visible_entry_clauses(
         clauses.append(col(Submission.id).in_(matching_entries))
     if conditions.since is not None:
         clauses.append(col(Submission.created_at) >= conditions.since)
+    if conditions.before is not None:
+        clauses.append(col(Submission.created_at) < conditions.before)
     if conditions.queue_name is not None:
         clauses += _queue_clauses(conditions.queue_name)
     if (

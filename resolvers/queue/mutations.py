@@ -10,7 +10,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail.queue import bulk_updates, held_messages, removal
 from models.admin.tasks import Task
-from models.errors import InvalidInput, LimitReached, NotFound, check_limit
+from models.errors import InvalidInput, LimitReached, NotFound
 from models.events.journal import PLATFORM, ChangeKind
 from models.runtime.environment import DatabaseTransaction
 from models.store.columns import ColumnRow
@@ -40,11 +40,17 @@ MAX_ENTRIES = 1_000_000  # entries per call
 
 @dataclass(frozen=True, slots=True)
 class QueueSelection:
-    """A selection of queue entries: by queue id, by conditions, or all."""
+    """A selection of queue entries: by id, by conditions, or all."""
 
-    queue_ids: Sequence[str] | None = None
+    entry_ids: Sequence[int] | None = None
     conditions: QueueEntryConditions | None = None
     selects_all: bool = False
+
+    def require_one_selector(self) -> None:
+        """Raise InvalidInput unless exactly one selector is given."""
+        if sum((self.entry_ids is not None, self.conditions is not None, self.selects_all)) != 1:
+            text = "give exactly one of queueEntries, filter and all"
+            raise InvalidInput(text, constraint="exclusive", path=["queueEntries"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +80,10 @@ async def flush_entries(ctx: Context, selection: QueueSelection) -> QueueChangeR
     return await _change_or_queue_task(ctx, selection, FLUSH_TASK_KIND)
 
 
-async def hold_or_release_entries(
-    ctx: Context, queue_ids: Sequence[str], *, is_held: bool
-) -> list[int]:
-    """Hold queue entries or release them, and return the entry ids. Raises NotFound."""
+async def hold_or_release_entries(ctx: Context, entry_ids: Sequence[int], *, is_held: bool) -> None:
+    """Hold queue entries or release them. Raises NotFound."""
     rows = await _load_selected_entries(
-        ctx, QueueSelection(queue_ids), ctx.environment.options.bulk_max_items
+        ctx, QueueSelection(entry_ids), ctx.environment.options.bulk_max_items
     )
     ids = [row.id for row in rows]
     async with ctx.write_session(*_owner_stream_ids(rows)) as session:
@@ -87,8 +91,8 @@ async def hold_or_release_entries(
         await ctx.environment.run_in_session(
             session, lambda transaction: update_hold(transaction, ids)
         )
-        await _log_changes(ctx, session, "queueHold", rows, {"hold": is_held})
-    return ids
+        mutation = "queueHold" if is_held else "queueRelease"
+        await _log_changes(ctx, session, mutation, rows, {"held": is_held})
 
 
 async def _change_or_queue_task(
@@ -126,26 +130,16 @@ async def _load_selected_entries(
 ) -> list[ColumnRow]:
     """Load the selected visible entries, the oldest first.
 
-    Raises InvalidInput unless exactly one selector is given, NotFound for an unknown queue id,
+    Raises InvalidInput unless exactly one selector is given, NotFound for an unknown id,
     Forbidden for all entries unless the viewer is an ADMIN, and LimitReached if there are too
     many.
     """
-    given_selectors = [
-        selection.queue_ids is not None,
-        selection.conditions is not None,
-        selection.selects_all,
-    ]
-    if sum(given_selectors) != 1:
-        message = "say which: queueIds, filter or all"
-        raise InvalidInput(message, constraint="exclusive", path=["queueIds"])
-    queue_ids = list(dict.fromkeys(selection.queue_ids or ()))
-    bulk_limit = ctx.environment.options.bulk_max_items
-    check_limit(len(queue_ids), bulk_limit, f"at most {bulk_limit} at once", path=["queueIds"])
+    selection.require_one_selector()
     if selection.selects_all:
         ctx.viewer.require(GuardRule(role=Role.ADMIN))
     conditions = [is_visible_entry(ctx)]
-    if selection.queue_ids is not None:
-        conditions.append(col(Submission.queue_id).in_(queue_ids))
+    if selection.entry_ids is not None:
+        conditions.append(col(Submission.id).in_(set(selection.entry_ids)))
     elif selection.conditions is not None:
         conditions = await visible_entry_clauses(ctx, selection.conditions)
     columns = (Submission.id, Submission.user_id, Submission.queue_id, Submission.envelope_from)
@@ -154,10 +148,10 @@ async def _load_selected_entries(
     rows = list(await ctx.read(statement.order_by(*order).limit(limit + 1)))
     if len(rows) > limit:
         raise LimitReached(f"at most {limit} at once", limit=limit, used=len(rows), path=["filter"])
-    found_queue_ids = {row.queue_id for row in rows}
-    for index, queue_id in enumerate(selection.queue_ids or ()):
-        if queue_id not in found_queue_ids:
-            raise NotFound(queue_id, path=["queueIds"], index=index)
+    found_ids = {row.id for row in rows}
+    for nth, entry_id in enumerate(selection.entry_ids or ()):
+        if entry_id not in found_ids:
+            raise NotFound(str(entry_id), path=["queueEntries", str(nth), "id"])
     return rows
 
 

@@ -27,7 +27,7 @@ from resolvers.submission.attachments import AttachmentBudget
 FIELD_NAME = "fileAttachments"
 SIZE_UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB")
 SIZE_UNIT_FACTOR = 1024
-_SHARE_FIELD_NAMES = {"expiration": "shareExpiration", "password": "sharePassword"}
+_SHARE_FIELD_NAMES = frozenset({"expiresAt", "password"})
 
 UrlFromPath = Callable[[str], str]  # returns the URL of a path on this server
 
@@ -62,9 +62,7 @@ def check_file_attachment_settings(
         has_link_settings = each.expires_at is not None or each.password is not None
         if each.mode is FileAttachmentMode.ATTACH and has_link_settings:
             text = "what is attached has no end and no password"
-            raise InvalidInput(
-                text, constraint="exclusive", path=[field_name, str(index)], index=index
-            )
+            raise InvalidInput(text, constraint="exclusive", path=[field_name, str(index)])
 
 
 async def read_attached_files(
@@ -102,7 +100,7 @@ async def read_attached_files(
 async def _read_file(ctx: Context, file_id: int, index: int, field_name: str) -> ColumnRow:
     row = await ctx.load(stored_files.load_own_files_by_id, file_id)
     if row is None:
-        raise NotFound(str(file_id), path=[field_name, str(index), "file"], index=index)
+        raise NotFound(str(file_id), path=[field_name, str(index), "file"])
     return row
 
 
@@ -125,10 +123,10 @@ async def prepare_links(
             input_path = [
                 FIELD_NAME,
                 str(index),
-                *(_SHARE_FIELD_NAMES[name] for name in error.path if name in _SHARE_FIELD_NAMES),
+                *(name for name in error.path if name in _SHARE_FIELD_NAMES),
             ]
             raise InvalidInput(
-                error.message, constraint=error.constraint, path=input_path, index=index
+                error.message, constraint=error.constraint, path=input_path
             ) from error
         url = url_from_path(f"/share/{shares.create_share_token(ctx.environment, share.id)}")
         links.append(FileLink(share, row.filename, row.size, url))

@@ -149,7 +149,9 @@ async def update_identities(ctx: Context, ids: Sequence[int], changes: IdentityC
     _require_permission_to_divert(ctx, user_ids, changes)
     changes = await _validate_changes(changes)
     async with ctx.write_session(*user_ids) as session:
-        users = {user.id: user for user in await load_managed_users(ctx, user_ids, path="ids")}
+        users = {
+            user.id: user for user in await load_managed_users(ctx, user_ids, path="identities")
+        }
         identities_to_change = await _read_identities(ctx, unique_ids)
         if changes.values.get("preferred") and len(identities_to_change) > len(users):
             text = "one identity of a user is the default"
@@ -165,7 +167,7 @@ async def update_identities(ctx: Context, ids: Sequence[int], changes: IdentityC
 
 async def _read_identities(ctx: Context, ids: Sequence[int]) -> list[SenderIdentity]:
     found = [one for one in await identities.load_visible_identities_by_id(ctx, list(ids)) if one]
-    require_all_found(ids, {one.id for one in found})
+    require_all_found(ids, {one.id for one in found}, path=["identities"])
     return found
 
 
@@ -176,12 +178,14 @@ async def delete_identities(ctx: Context, ids: Sequence[int]) -> None:
     """
     user_ids = {one.user_id for one in await _read_identities(ctx, ids)}
     async with ctx.write_session(*user_ids) as session:
-        users = {user.id: user for user in await load_managed_users(ctx, user_ids, path="ids")}
+        users = {
+            user.id: user for user in await load_managed_users(ctx, user_ids, path="identities")
+        }
         identities_to_delete = await _read_identities(ctx, ids)
         for index, one in enumerate(identities_to_delete):
             if not one.has_row:
                 text = "nothing was said of it: it is there as long as one may send as it"
-                raise Conflict(text, path=["ids"], index=index)
+                raise Conflict(text, path=["identities", str(index)])
         statement = delete(Identity).where(col(Identity.id).in_(ids))
         await (await session.connection()).execute(statement)
         changed_ids: dict[int, set[int]] = {user: set() for user in users}

@@ -1,7 +1,7 @@
 """Load submissions and their queue entries in batches and pages."""
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import ColumnElement, func, select
@@ -50,6 +50,14 @@ async def load_own_submissions_by_queue_id(
     """Load the viewer's submissions by queue id, in that order; None for an unknown id."""
     own_submissions = select(*select_columns(Submission)).where(is_visible(ctx, Submission))
     return await pagination.read_by_keys(ctx, own_submissions, col(Submission.queue_id), queue_ids)
+
+
+async def load_own_ids_by_queue_id(ctx: Context, queue_ids: Sequence[str]) -> dict[str, int]:
+    """Load the ids of the viewer's submissions, by queue id."""
+    statement = select(col(Submission.queue_id), col(Submission.id)).where(
+        is_visible(ctx, Submission), col(Submission.queue_id).in_(set(queue_ids))
+    )
+    return {row.queue_id: row.id for row in await ctx.read(statement)}
 
 
 async def load_queue_entries_by_submission(

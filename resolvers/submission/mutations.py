@@ -177,14 +177,14 @@ async def _read_submissions(
     ctx: Context, unique_ids: Sequence[int], ids: Sequence[int]
 ) -> list[ColumnRow]:
     rows = {row.id: row for row in await load_own_submissions_by_id(ctx, list(unique_ids)) if row}
-    require_all_found(ids, rows)
+    require_all_found(ids, rows, path=["submissions"])
     return list(rows.values())
 
 
 def _require_all_changed(ids: Sequence[int], changed_ids: set[int], text: str) -> None:
     for nth, key in enumerate(ids):
         if key not in changed_ids:
-            raise Conflict(text, path=["ids"], index=nth)
+            raise Conflict(text, path=["submissions", str(nth)])
 
 
 async def _reload_submissions(ctx: Context, ids: Sequence[int]) -> list[ColumnRow]:

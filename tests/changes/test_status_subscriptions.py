@@ -25,7 +25,10 @@ COUNTERS_SUBSCRIPTION = (
     "unseenCount } }"
 )
 TASK_SUBSCRIPTION = "subscription ($id: ID!) { taskProgress(task: {id: $id}) { state done total } }"
-SUBMISSION_SUBSCRIPTION = "subscription ($id: ID) { submissionProgress(id: $id) { id state } }"
+SUBMISSION_SUBSCRIPTION = (
+    "subscription ($submission: SubmissionRef) {"
+    " submissionProgress(submission: $submission) { id state } }"
+)
 EACH_TRANSPORT = pytest.mark.parametrize("transport", ["follow", "stream"])
 
 
@@ -204,11 +207,13 @@ async def test_submission_subscription_ends_with_the_submission(
     assert sent.submission
     submission_id = global_ids.encode("Submission", sent.submission.id)
     assert (
-        await live_server.follow_until_refused(bob, SUBMISSION_SUBSCRIPTION, id=submission_id)
+        await live_server.follow_until_refused(
+            bob, SUBMISSION_SUBSCRIPTION, submission={"id": submission_id}
+        )
         == "NOT_FOUND"
     )
     follower: SubscriptionFollower = await getattr(live_server, transport)(
-        ada, SUBMISSION_SUBSCRIPTION, id=submission_id
+        ada, SUBMISSION_SUBSCRIPTION, submission={"id": submission_id}
     )
     await wait_until(lambda: follower.payloads)
     await submission_mutations.cancel_submissions(client_context(ada), [sent.submission.id])

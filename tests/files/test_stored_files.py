@@ -21,7 +21,6 @@ from resolvers.files import shares
 from tests.conftest import GraphQLClient, ManualClock, make_api_key, make_client
 from tests.support.accounts.domain_admins import make_domain_admin
 from tests.support.accounts.user_operations import (
-    ERROR_FIELDS,
     PASSWORD,
     execute_mutation,
     user_global_id,
@@ -47,9 +46,9 @@ pytestmark = pytest.mark.usefixtures("verify_consistency")
 
 
 async def delete_by_ids(client: GraphQLClient, mutation: str, *ids: str) -> Any:
-    document = f"""mutation ($ids: [ID!]!) {{
-      {mutation}(input: {{ids: $ids}}) {{ deletedIds {ERROR_FIELDS} }} }}"""
-    return (await client(document, ids=ids))[mutation]
+    list_field = {"fileDelete": "files", "fileShareDelete": "fileShares"}[mutation]
+    input_fields = {list_field: [{"id": global_id} for global_id in ids]}
+    return await execute_mutation(client, mutation, "deletedIds", **input_fields)
 
 
 async def list_files(client: GraphQLClient, **variables: Any) -> Any:
@@ -92,12 +91,12 @@ async def test_text_is_stored_as_file(
     file = payload["file"]
     assert (file["contentType"], file["size"]) == (content_type, len(content))
     assert name == file["filename"] or file["filename"].startswith("upload-2030-01-01")
-    assert file["hash"] == hashlib.sha256(content).hexdigest()
+    assert file["sha256"] == hashlib.sha256(content).hexdigest()
     download = await ada.http.get(file["url"])
     assert (download.status_code, download.content) == (200, content)
     assert download.headers["content-disposition"].startswith("attachment;")
     assert download.headers["x-content-type-options"] == "nosniff"
-    assert download.headers["etag"] == f'"{file["hash"]}"'
+    assert download.headers["etag"] == f'"{file["sha256"]}"'
     file_id = global_ids.decode("File", file["id"])
     assert await load_journal_entries(ada.environment, ada.user.id, last_position) == [
         (ChangeKind.FILE_CHANGED, [file_id])
@@ -215,7 +214,7 @@ async def test_files_are_listed_searched_and_deleted(
     await share_file(ada, {"id": file_ids[0]})
     missing_id = global_ids.encode("File", 7)
     assert codes_and_paths(await delete_by_ids(ada, "fileDelete", file_ids[0], missing_id)) == [
-        ("NOT_FOUND", ["ids"])
+        ("NOT_FOUND", ["files", "1"])
     ]
     assert (await list_files(ada))["totalCount"] == 3
     assert (await delete_by_ids(ada, "fileDelete", *file_ids[:2]))["deletedIds"] == file_ids[:2]
@@ -263,11 +262,11 @@ async def test_share_serves_file_and_counts_accesses(
     ("fields", "path"),
     [
         ({"mode": "ATTACH"}, ["mode"]),
-        ({"expiration": {"at": "2029-01-01T00:00:00Z"}}, ["expiration"]),
-        ({"expiration": {"fromNow": "PT0S"}}, ["expiration"]),
-        ({"expiration": {"fromNow": "P50000D"}}, ["expiration"]),
+        ({"expiresAt": {"at": "2029-01-01T00:00:00Z"}}, ["expiresAt"]),
+        ({"expiresAt": {"fromNow": "PT0S"}}, ["expiresAt"]),
+        ({"expiresAt": {"fromNow": "P50000D"}}, ["expiresAt"]),
         ({"password": "short"}, ["password"]),
-        ({"file": global_ids.encode("File", 7)}, ["file"]),
+        ({"file": {"id": global_ids.encode("File", 7)}}, ["file"]),
     ],
 )
 async def test_invalid_share_input_is_refused(
@@ -275,7 +274,7 @@ async def test_invalid_share_input_is_refused(
 ) -> None:
     file = await store_file(ada)
     payload = await execute_mutation(
-        ada, "fileShareCreate", SHARE_FIELDS, **{"file": file["id"], **fields}
+        ada, "fileShareCreate", SHARE_FIELDS, **{"file": {"id": file["id"]}, **fields}
     )
     assert [error["path"] for error in payload["errors"]] == [path]
     assert await select_rows(ada.environment, "SELECT id FROM file_shares") == []
@@ -422,14 +421,14 @@ async def test_admin_lists_files_of_user_without_contents(
         visible = (await client(USER_FILES_QUERY.replace("MORE", ""), u=user_ref))["user"]["files"]
         expected = {name: file[name] for name in ("id", "contentType", "size", "createdAt")}
         assert visible == {"totalCount": 1, "nodes": [expected]}
-    for name in ("filename", "hash", "url", "shares { id url }"):
+    for name in ("filename", "sha256", "url", "shares { id url }"):
         for client in (admin_client, domain_admin):
             response = await client.execute(USER_FILES_QUERY.replace("MORE", name), u=user_ref)
             assert {e["extensions"]["code"] for e in response["errors"]} == {"FORBIDDEN"}
             assert "pond" not in str(response)
-    root_query = USER_FILES_QUERY.replace("MORE", "filename hash url shares { id }")
+    root_query = USER_FILES_QUERY.replace("MORE", "filename sha256 url shares { id }")
     (node,) = (await root(root_query, u=user_ref))["user"]["files"]["nodes"]
-    assert (node["filename"], node["hash"]) == ("pond.txt", file["hash"])
+    assert (node["filename"], node["sha256"]) == ("pond.txt", file["sha256"])
     assert node["shares"] == [{"id": share["id"]}]
     for path, headers in ((node["url"], {}), (f"/rest/files/{file['id']}", root.headers)):
         assert (await http.get(path, headers=headers)).content == b"Ducks."
@@ -478,7 +477,9 @@ async def test_other_users_cannot_read_or_change_file(
         for payload in (
             await delete_by_ids(client, "fileDelete", file["id"]),
             await delete_by_ids(client, "fileShareDelete", share["id"]),
-            await execute_mutation(client, "fileShareCreate", SHARE_FIELDS, file=file["id"]),
+            await execute_mutation(
+                client, "fileShareCreate", SHARE_FIELDS, file={"id": file["id"]}
+            ),
         ):
             assert [error["code"] for error in payload["errors"]] == expected_codes
         payload = await upload_file(client, user={"id": user_global_id(ada)})
@@ -490,7 +491,7 @@ async def test_other_users_cannot_read_or_change_file(
 
 async def test_unused_files_are_deleted(ada: GraphQLClient, clock: ManualClock) -> None:
     unused, used, shared = [await store_file(ada, text) for text in ("a", "b", "c")]
-    await share_file(ada, shared, expiration={"fromNow": "P2000D"})
+    await share_file(ada, shared, expiresAt={"fromNow": "P2000D"})
     clock.tick(days=300)
     await ada.http.get(f"/rest/files/{used['id']}", headers=ada.headers)
     clock.tick(days=65)

@@ -101,9 +101,10 @@ async def test_cancelled_queued_message_becomes_draft(ada: GraphQLClient) -> Non
 
 
 async def cancel_submission(client: GraphQLClient, sent: Any) -> None:
-    document = """mutation ($ids: [ID!]!) { submissionCancel(input: {ids: $ids}) {
+    document = """mutation ($ids: [SubmissionRef!]!) {
+      submissionCancel(input: {submissions: $ids}) {
       errors { code } } }"""
-    answer = await client(document, ids=[sent["submission"]["id"]])
+    answer = await client(document, ids=[{"id": sent["submission"]["id"]}])
     assert answer["submissionCancel"]["errors"] == []
 
 
@@ -140,9 +141,9 @@ async def test_reschedule_moves_copy_to_scheduled_and_back(
 
 
 async def reschedule_submission(client: GraphQLClient, sent: Any, send_at: str) -> None:
-    document = """mutation ($ids: [ID!]!, $at: DateTime!) {
-      submissionReschedule(input: {ids: $ids, sendAt: $at}) { errors { code message } } }"""
-    answer = await client(document, ids=[sent["submission"]["id"]], at=send_at)
+    document = """mutation ($ids: [SubmissionRef!]!, $at: DateTime!) {
+      submissionReschedule(input: {submissions: $ids, sendAt: $at}) { errors { code message } } }"""
+    answer = await client(document, ids=[{"id": sent["submission"]["id"]}], at=send_at)
     assert answer["submissionReschedule"]["errors"] == []
 
 

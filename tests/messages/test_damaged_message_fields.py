@@ -225,7 +225,9 @@ async def prepare_stored_file(ada: GraphQLClient, _root: GraphQLClient) -> Mutat
     (file,) = (await ada("{ viewer { user { files { nodes { id } } } } }"))["viewer"]["user"][
         "files"
     ]["nodes"]
-    return MutationCall("messageSend", {**SEND_INPUT, "fileAttachments": [{"file": file["id"]}]})
+    return MutationCall(
+        "messageSend", {**SEND_INPUT, "fileAttachments": [{"file": {"id": file["id"]}}]}
+    )
 
 
 async def prepare_upload(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:

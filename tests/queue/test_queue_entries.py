@@ -37,7 +37,6 @@ from tests.support.mail_servers.queue_worker import (
     wake_queue_worker,
 )
 from tests.support.mail_servers.smtp_and_dns_servers import FakeSmtpServer, run_smtp_server
-from tests.support.operations.error_positions import field_path, item_index
 from tests.support.operations.quarantine_operations import set_options
 from tests.support.servers.live_server import LiveServer, wait_until
 from tests.support.stores.counter_check import assert_store_consistent
@@ -167,18 +166,24 @@ async def test_queue_name_and_next_attempt_follow_the_state(
     assert entry["nextAttemptAt"] in [to["nextAttemptAt"] for to in entry["recipients"]]
     entry_id = entry["queueId"]
     held = await run_mailbox_mutation(
-        admin_client, "queueHold", "entries { queueName }", queueIds=[entry_id], hold=True
+        admin_client,
+        "queueHold",
+        "queueEntries { queueName }",
+        queueEntries=[{"queueId": entry_id}],
     )
-    assert held["entries"] == [{"queueName": "HOLD"}]
+    assert held["queueEntries"] == [{"queueName": "HOLD"}]
     (entry,) = await list_entries(ada)
     assert (entry["queueName"], entry["nextAttemptAt"]) == ("HOLD", None)
     assert {to["nextAttemptAt"] for to in entry["recipients"]} == {None}
     clock.tick(days=6)
     assert (await recipient_leases.claim_due_jobs(environment, WORKER_LIMITS)).recipient_count == 0
     released = await run_mailbox_mutation(
-        admin_client, "queueHold", "entries { queueName }", queueIds=[entry_id], hold=False
+        admin_client,
+        "queueRelease",
+        "queueEntries { queueName }",
+        queueEntries=[{"queueId": entry_id}],
     )
-    assert released["entries"] == [{"queueName": "DEFERRED"}]
+    assert released["queueEntries"] == [{"queueName": "DEFERRED"}]
     assert (
         await recipient_leases.claim_due_jobs(environment, WORKER_LIMITS)
     ).recipient_count == 2  # its lifetime starts again, although it was held for days
@@ -199,14 +204,20 @@ async def test_entry_held_during_an_attempt_is_not_retried(
     (job,) = (await recipient_leases.claim_due_jobs(environment, WORKER_LIMITS)).jobs
     entry_id = await load_queue_id(environment, submission_id)
     await run_mailbox_mutation(
-        admin_client, "queueHold", "entries { queueName }", queueIds=[entry_id], hold=True
+        admin_client,
+        "queueHold",
+        "queueEntries { queueName }",
+        queueEntries=[{"queueId": entry_id}],
     )
     await recipient_leases.release_unattempted(environment, [job])
     assert (await recipient_leases.claim_due_jobs(environment, WORKER_LIMITS)).recipient_count == 0
     clock.tick(days=1)
     assert (await recipient_leases.claim_due_jobs(environment, WORKER_LIMITS)).recipient_count == 0
     await run_mailbox_mutation(
-        admin_client, "queueHold", "entries { queueName }", queueIds=[entry_id], hold=False
+        admin_client,
+        "queueRelease",
+        "queueEntries { queueName }",
+        queueEntries=[{"queueId": entry_id}],
     )
     assert (await recipient_leases.claim_due_jobs(environment, WORKER_LIMITS)).recipient_count == 2
 
@@ -234,6 +245,11 @@ async def test_list_is_filtered_and_paged(
         await find_queue_ids(ada, since=(clock() - timedelta(seconds=2)).isoformat())
         == queue_ids[3:]
     )
+    times = {
+        "since": (clock() - timedelta(seconds=4)).isoformat(),
+        "before": (clock() - timedelta(seconds=2)).isoformat(),
+    }
+    assert await find_queue_ids(ada, **times) == queue_ids[1:3]
     first = (await admin_client(QUEUE, first=4))["queue"]
     assert (first["totalCount"], first["pageInfo"]["hasNextPage"]) == (6, True)
     rest = (await admin_client(QUEUE, first=4, after=first["pageInfo"]["endCursor"]))["queue"]
@@ -350,10 +366,13 @@ async def test_user_deletes_own_entries_only(
     ]
     for other_id in (bobs_id, platform_queue_id, "nothing"):
         refused = await run_mailbox_mutation(
-            ada, "queueDelete", "deletedCount", queueIds=[own_id, other_id]
+            ada,
+            "queueDelete",
+            "deletedCount",
+            queueEntries=[{"queueId": own_id}, {"queueId": other_id}],
         )
-        assert [(e["code"], field_path(e), item_index(e)) for e in refused["errors"]] == [
-            ("NOT_FOUND", ["queueIds"], 1)
+        assert [(e["code"], e["path"]) for e in refused["errors"]] == [
+            ("NOT_FOUND", ["queueEntries", "1", "queueId"])
         ]
     for selection in ({"all": True}, {"filter": {"users": {"all": True}}}):
         refused = await run_mailbox_mutation(ada, "queueDelete", "deletedCount", **selection)
@@ -376,7 +395,9 @@ async def test_user_deletes_own_entries_only(
         )
     )
     assert blob_row.many == 0
-    refused = await run_mailbox_mutation(ada, "queueDelete", "deletedCount", queueIds=[own_id])
+    refused = await run_mailbox_mutation(
+        ada, "queueDelete", "deletedCount", queueEntries=[{"queueId": own_id}]
+    )
     assert [e["code"] for e in refused["errors"]] == ["NOT_FOUND"]
     assert await load_logged_deletions(environment) == []
     await assert_store_consistent(environment)
@@ -393,7 +414,7 @@ async def test_empty_filter_deletes_nothing(
         )
         assert [e["code"] for e in refused["errors"]] == ["VALIDATION"]
     empty_selections: list[dict[str, Any]] = [
-        {"queueIds": []},
+        {"queueEntries": []},
         {"filter": {"users": {"usernames": []}}},
     ]
     for selection in empty_selections:
@@ -405,14 +426,19 @@ async def test_empty_filter_deletes_nothing(
 
 
 @pytest.mark.parametrize(
-    "arguments", [{}, {"all": True, "queueIds": ["x"]}, {"filter": MATCH_ALL_FILTER, "all": True}]
+    "arguments",
+    [
+        {},
+        {"all": True, "queueEntries": [{"queueId": "x"}]},
+        {"filter": MATCH_ALL_FILTER, "all": True},
+    ],
 )
 async def test_exactly_one_selection_is_required(
     admin_client: GraphQLClient, arguments: Any
 ) -> None:
     for name, count in (("queueDelete", "deletedCount"), ("queueFlush", "scheduledCount")):
         refused = await run_mailbox_mutation(admin_client, name, count, **arguments)
-        assert [e["path"] for e in refused["errors"]] == [["queueIds"]]
+        assert [e["path"] for e in refused["errors"]] == [["queueEntries"]]
 
 
 async def test_active_entry_is_not_deleted(
@@ -422,7 +448,7 @@ async def test_active_entry_is_not_deleted(
     assert (await recipient_leases.claim_due_jobs(environment, WORKER_LIMITS)).recipient_count == 2
     entry_id = await load_queue_id(environment, submission_id)
     payload = await run_mailbox_mutation(
-        admin_client, "queueDelete", "deletedCount", queueIds=[entry_id]
+        admin_client, "queueDelete", "deletedCount", queueEntries=[{"queueId": entry_id}]
     )
     assert (payload["deletedCount"], payload["errors"]) == (0, [])
     assert {
@@ -439,7 +465,7 @@ async def test_deletion_can_notify_the_sender(
         admin_client,
         "queueDelete",
         "deletedCount task { kind }",
-        queueIds=[entry_id],
+        queueEntries=[{"queueId": entry_id}],
         notifySender=True,
     )
     assert (payload["deletedCount"], payload["task"]) == (0, {"kind": "QUEUE_DELETE"})
@@ -467,11 +493,11 @@ async def test_administrator_deletes_any_entry_and_it_is_logged(
     domain_admin = await make_domain_admin(environment, http, "chief")
     entry_id = await load_queue_id(environment, submission_ids[0])
     payload = await run_mailbox_mutation(
-        domain_admin, "queueDelete", "deletedCount", queueIds=[entry_id]
+        domain_admin, "queueDelete", "deletedCount", queueEntries=[{"queueId": entry_id}]
     )
     assert (payload["deletedCount"], payload["errors"]) == (2, [])
     for arguments in (
-        {"queueIds": [await load_queue_id(environment, submission_ids[2])]},
+        {"queueEntries": [{"queueId": await load_queue_id(environment, submission_ids[2])}]},
         {"all": True},
     ):
         refused = await run_mailbox_mutation(
@@ -529,7 +555,7 @@ async def test_flush_and_hold_need_an_administrator(
     domain_admin = await make_domain_admin(environment, http, "chief")
     cases = (
         ("queueFlush", "scheduledCount", {"all": True}),
-        ("queueHold", "entries { id }", {"queueIds": [entry_id], "hold": True}),
+        ("queueHold", "queueEntries { id }", {"queueEntries": [{"queueId": entry_id}]}),
     )
     for client in (ada, domain_admin):
         for mutation, selection, arguments in cases:
@@ -562,13 +588,13 @@ async def test_subscription_reports_arrivals_and_attempts_in_order(
             )
         )
         assert [recipient["attempts"] for recipient in last_change()["recipients"]] == [1, 1]
-        queue_ids = [last_change()["queueId"]]
+        refs = [{"queueId": last_change()["queueId"]}]
         await run_mailbox_mutation(
-            admin_client, "queueHold", "entries { id }", queueIds=queue_ids, hold=True
+            admin_client, "queueHold", "queueEntries { id }", queueEntries=refs
         )
         await wait_until(lambda: last_change()["queueName"] == "HOLD")
         await run_mailbox_mutation(
-            admin_client, "queueHold", "entries { id }", queueIds=queue_ids, hold=False
+            admin_client, "queueRelease", "queueEntries { id }", queueEntries=refs
         )
         del smtp_server.rcpt_replies["dave"]
         clock.tick(hours=1)

@@ -24,7 +24,7 @@ from tests.support.stores.other_processes import deregister_as_dead
 REQUEST_FIELDS = """id subject text priority requestedBy requestedAt expiresAt
   to { name address } files { filename } identity { address } mailbox { path }
   reference { action message { subject } }"""
-PAYLOAD_FIELDS = f"delivered request {{ {REQUEST_FIELDS} }}"
+PAYLOAD_FIELDS = f"deliveredCount composeRequest {{ {REQUEST_FIELDS} }}"
 SUBSCRIPTION = (
     f"subscription ($after: ID) {{ composeRequested(after: $after) {{ {REQUEST_FIELDS} }} }}"
 )
@@ -72,14 +72,14 @@ async def test_compose_request_reaches_every_client_of_the_user(
         text="Dear Carol,",
         priority="HIGH",
         mailbox={"path": "Sent"},
-        fileAttachments=[{"file": file["id"]}],
+        fileAttachments=[{"file": {"id": file["id"]}}],
     )
-    assert (answer["errors"], answer["delivered"]) == ([], 2)
+    assert (answer["errors"], answer["deliveredCount"]) == ([], 2)
     await wait_until(lambda: first.payloads and second.payloads)
-    assert first.results == second.results == [answer["request"]]
-    assert answer["request"]["to"] == [{"name": "Carol", "address": "carol@example.net"}]
-    assert answer["request"]["files"] == [{"filename": "pond.txt"}]
-    assert answer["request"]["expiresAt"] == "2030-01-01T00:10:00Z"
+    assert first.results == second.results == [answer["composeRequest"]]
+    assert answer["composeRequest"]["to"] == [{"name": "Carol", "address": "carol@example.net"}]
+    assert answer["composeRequest"]["files"] == [{"filename": "pond.txt"}]
+    assert answer["composeRequest"]["expiresAt"] == "2030-01-01T00:10:00Z"
     assert foreign.payloads == []
     for subscription in (first, second, foreign):
         await subscription.unsubscribe()
@@ -91,7 +91,7 @@ async def test_compose_request_without_listener_stores_nothing(
     ada: GraphQLClient, environment: Environment
 ) -> None:
     file = await store_file(ada)
-    links = [{"file": file["id"], "mode": "LINK"}]
+    links = [{"file": {"id": file["id"]}, "mode": "LINK"}]
     assert error_codes_and_paths(
         await request_compose(ada, subject="x", fileAttachments=links)
     ) == [("USER_OFFLINE", [])]
@@ -108,7 +108,7 @@ async def test_reconnected_client_gets_missed_requests(
         await live_server.follow(ada, SUBSCRIPTION),
     )
     await wait_for_listeners(environment, 2)
-    first_request = (await request_compose(ada, subject="one"))["request"]
+    first_request = (await request_compose(ada, subject="one"))["composeRequest"]
     await wait_until(lambda: first.payloads and closed.payloads)
     await closed.unsubscribe()
     for subject in ("two", "three"):
@@ -132,9 +132,9 @@ async def test_listener_of_dead_process_is_not_counted(
     holder = await leases.ensure_registered(environment)
     async with environment.write_session() as session:
         session.add(ComposeListener(id=environment.new_id(), user_id=ada.user.id, holder=holder))
-    assert (await request_compose(ada, subject="x"))["delivered"] == 1
+    assert (await request_compose(ada, subject="x"))["deliveredCount"] == 1
     clock.tick(hours=2)
-    assert (await request_compose(ada, subject="x"))["delivered"] == 1
+    assert (await request_compose(ada, subject="x"))["deliveredCount"] == 1
     await deregister_as_dead(environment)
     assert error_codes_and_paths(await request_compose(ada, subject="x")) == [("USER_OFFLINE", [])]
     await housekeeping.run_round(environment)
@@ -152,7 +152,7 @@ async def test_compose_request_for_reply_has_quote(
     reference = {"message": {"id": message_id}, "action": "REPLY", "quote": "BELOW"}
     answer = await request_compose(ada, reference=reference, text="Yes.")
     assert answer["errors"] == []
-    request = answer["request"]
+    request = answer["composeRequest"]
     assert request["subject"] == "Re: Ponds"
     assert request["to"] == [{"name": "Carol", "address": "carol@example.com"}]
     assert request["reference"] == {"action": "REPLY", "message": {"subject": "Ponds"}}
@@ -201,8 +201,8 @@ async def test_compose_request_for_other_user_needs_login_as(
         ("NOT_FOUND", ["user"])
     ]
     answer = await request_compose(admin_client, user=user, subject="x")
-    assert (answer["errors"], answer["delivered"]) == ([], 1)
-    assert answer["request"]["requestedBy"] == "over"
+    assert (answer["errors"], answer["deliveredCount"]) == ([], 1)
+    assert answer["composeRequest"]["requestedBy"] == "over"
     log = await admin_client("{ auditLog(first: 1) { nodes { mutation } } }")
     assert log["auditLog"]["nodes"] == [{"mutation": "composeRequest"}]
     without_permission = await make_domain_admin(environment, ada.http, "dora")
@@ -213,7 +213,7 @@ async def test_compose_request_for_other_user_needs_login_as(
     with_permission = await make_domain_admin(
         environment, ada.http, "dirk", [AdminPermission.IMPERSONATE]
     )
-    assert (await request_compose(with_permission, user=user, subject="x"))["delivered"] == 1
+    assert (await request_compose(with_permission, user=user, subject="x"))["deliveredCount"] == 1
 
 
 async def test_compose_request_with_foreign_file_or_identity_is_not_found(
@@ -224,11 +224,13 @@ async def test_compose_request_with_foreign_file_or_identity_is_not_found(
         session.add(ComposeListener(id=environment.new_id(), user_id=bob.user.id, holder=holder))
     file = await store_file(ada)
     for mode in ("ATTACH", "LINK", "WRITABLE_LINK"):
-        answer = await request_compose(bob, fileAttachments=[{"file": file["id"], "mode": mode}])
+        answer = await request_compose(
+            bob, fileAttachments=[{"file": {"id": file["id"]}, "mode": mode}]
+        )
         assert error_codes_and_paths(answer) == [("NOT_FOUND", ["fileAttachments", "0", "file"])]
     identities = await ada("{ viewer { user { identities { nodes { id } } } } }")
     (identity,) = identities["viewer"]["user"]["identities"]["nodes"]
-    assert error_codes_and_paths(await request_compose(bob, identity=identity["id"])) == [
+    assert error_codes_and_paths(await request_compose(bob, identity={"id": identity["id"]})) == [
         ("NOT_FOUND", ["identity"])
     ]
 

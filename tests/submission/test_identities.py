@@ -96,7 +96,7 @@ async def test_implied_identity_keeps_id_when_changed(
         assert (await delete_identities(ada, identity["id"]))["deletedIds"] == [identity["id"]]
         assert (await load_identities_by_address(ada))[sender] == identity
         (error,) = (await delete_identities(ada, identity["id"]))["errors"]
-        assert (error["code"], field_path(error), item_index(error)) == ("CONFLICT", ["ids"], 0)
+        assert (error["code"], error["path"]) == ("CONFLICT", ["identities", "0"])
     kinds = [kind for kind, _ in await load_journal_entries(environment, ada.user.id, last)]
     assert kinds == [ChangeKind.IDENTITY_CHANGED] * 6
 
@@ -345,7 +345,7 @@ async def test_identity_of_another_user_cannot_be_read_or_changed(
         (error,) = answer[1]
         assert error["code"] in {"NOT_FOUND", "FORBIDDEN_OPERATION"}
     (error,) = (await delete_identities(bob, identity["id"]))["errors"]
-    assert (error["code"], error["path"]) == ("NOT_FOUND", ["ids", "0"])
+    assert (error["code"], error["path"]) == ("NOT_FOUND", ["identities", "0"])
     own_id = (await load_identities_by_address(bob))[bob.address]["id"]
     _, (error,) = await try_update_identities(bob, own_id, identity["id"], name="Eve")
     assert (error["code"], item_index(error)) == ("NOT_FOUND", 1)

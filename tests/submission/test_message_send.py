@@ -22,7 +22,6 @@ from tests.support.mail_servers.queue_worker import (
     wait_until_tried,
 )
 from tests.support.mail_servers.smtp_and_dns_servers import FakeSmtpServer, run_smtp_server
-from tests.support.operations.error_positions import item_index
 
 assert graph.schema.schema
 
@@ -37,7 +36,7 @@ mutation ($input: MessageSendInput!) { messageSend(input: $input) {
 } }
 """
 SUBMISSION_CANCEL = """
-mutation ($ids: [ID!]!) { submissionCancel(input: {ids: $ids}) {
+mutation ($ids: [SubmissionRef!]!) { submissionCancel(input: {submissions: $ids}) {
   submissions { state recipients { state } } errors { __typename code path } } }
 """
 SUBMISSION_QUERY = """
@@ -120,11 +119,11 @@ async def test_held_submission_can_be_cancelled(
     assert sent["submission"]["state"] == "UNDOABLE"
     assert sent["submission"]["undoableUntil"] == "2030-01-01T00:00:20Z"
     submission_id = sent["submission"]["id"]
-    undone = await execute(schema, ada, SUBMISSION_CANCEL, ids=[submission_id])
+    undone = await execute(schema, ada, SUBMISSION_CANCEL, ids=[{"id": submission_id}])
     assert undone["submissions"] == [{"state": "CANCELLED", "recipients": [{"state": "CANCELLED"}]}]
-    second_cancel = await execute(schema, ada, SUBMISSION_CANCEL, ids=[submission_id])
-    assert [(e["__typename"], item_index(e)) for e in second_cancel["errors"]] == [
-        ("ConflictError", 0)
+    second_cancel = await execute(schema, ada, SUBMISSION_CANCEL, ids=[{"id": submission_id}])
+    assert [(e["__typename"], e["path"]) for e in second_cancel["errors"]] == [
+        ("ConflictError", ["submissions", "0"])
     ]
 
 

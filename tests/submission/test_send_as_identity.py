@@ -48,7 +48,7 @@ async def full_identity(ada: GraphQLClient) -> Any:
 async def test_missing_fields_come_from_identity(ada: GraphQLClient, full_identity: Any) -> None:
     selections: list[dict[str, Any]] = [
         {"from": {"address": "alovelace+x@Example.ORG"}},
-        {"identity": full_identity["id"]},
+        {"identity": {"id": full_identity["id"]}},
     ]
     for selection in selections:
         answer = await send_message(ada, **selection)
@@ -82,7 +82,7 @@ async def test_given_fields_override_identity(ada: GraphQLClient, full_identity:
     empty_fields = {"from": {"address": full_identity["address"], "name": ""}, "replyTo": []}
     message = (await send_message(ada, **empty_fields))["message"]
     assert (message["from"]["name"], message["replyTo"]) == (None, [])
-    (error,) = (await send_message(ada, **fields, identity=full_identity["id"]))["errors"]
+    (error,) = (await send_message(ada, **fields, identity={"id": full_identity["id"]}))["errors"]
     assert (error["code"], error["path"]) == ("VALIDATION", ["identity"])
 
 
@@ -94,7 +94,7 @@ async def test_default_identity_is_used_without_selection(
     message = (await send_message(ada))["message"]
     assert message["from"] == {"name": "Countess", "address": full_identity["address"]}
     main_id = (await load_identities_by_address(ada))[ada.address]["id"]
-    message = (await send_message(ada, identity=main_id))["message"]
+    message = (await send_message(ada, identity={"id": main_id}))["message"]
     assert (message["from"]["address"], message["mailbox"]) == (ada.address, {"path": "Sent"})
     assert (await try_update_identities(ada, main_id, name="Ada", default=True))[1] == []
     assert (await send_message(ada))["message"]["from"] == {"name": "Ada", "address": ada.address}
@@ -124,10 +124,10 @@ async def test_forbidden_identity_is_not_used(
     await change_address(environment, address_id, send_as=False)
     message = (await send_message(ada))["message"]
     assert (message["from"]["address"], message["bcc"]) == (ada.address, [])
-    (error,) = (await send_message(ada, identity=full_identity["id"]))["errors"]
+    (error,) = (await send_message(ada, identity={"id": full_identity["id"]}))["errors"]
     assert (error["code"], error["path"]) == ("NOT_FOUND", ["identity"])
     await change_address(environment, address_id, send_as=True)
-    (error,) = (await send_message(bob, identity=full_identity["id"]))["errors"]
+    (error,) = (await send_message(bob, identity={"id": full_identity["id"]}))["errors"]
     assert (error["code"], error["path"]) == ("NOT_FOUND", ["identity"])
 
 
@@ -137,19 +137,23 @@ async def test_copy_goes_to_sent_if_identity_mailbox_was_deleted(
     document = """mutation { mailboxDelete(input: {mailboxes: [{path: "Letters"}]}) {
       errors { code } } }"""
     assert (await ada(document))["mailboxDelete"]["errors"] == []
-    assert (await send_message(ada, identity=full_identity["id"]))["message"]["mailbox"] == {
-        "path": "Sent"
-    }
+    assert (await send_message(ada, identity={"id": full_identity["id"]}))["message"][
+        "mailbox"
+    ] == {"path": "Sent"}
     assert (await load_identities_by_address(ada))[full_identity["address"]]["sentMailbox"] is None
 
 
 async def test_identity_bcc_alone_is_no_recipient(ada: GraphQLClient, full_identity: Any) -> None:
-    (error,) = (await send_message(ada, identity=full_identity["id"], to=[]))["errors"]
+    (error,) = (await send_message(ada, identity={"id": full_identity["id"]}, to=[]))["errors"]
     assert (error["code"], error["path"]) == ("VALIDATION", ["to"])
 
 
 async def test_draft_uses_identity_fields(ada: GraphQLClient, full_identity: Any) -> None:
-    arguments: dict[str, Any] = {"identity": full_identity["id"], "draft": True, "text": "x"}
+    arguments: dict[str, Any] = {
+        "identity": {"id": full_identity["id"]},
+        "draft": True,
+        "text": "x",
+    }
     empty = await parse_uploaded_message(ada, await upload_message(ada, **arguments))
     assert names_and_addresses(empty, "From") == [("Countess", full_identity["address"])]
     assert names_and_addresses(empty, "Reply-To") == [("", "desk@example.net")]
@@ -166,9 +170,9 @@ async def test_draft_uses_identity_fields(ada: GraphQLClient, full_identity: Any
     assert names_and_addresses(await parse_uploaded_message(ada, repeated), "Bcc") == [
         ("", "log@example.net")
     ]
-    draft = (await send_message(ada, identity=full_identity["id"], isDraft=True))["message"]
+    draft = (await send_message(ada, identity={"id": full_identity["id"]}, isDraft=True))["message"]
     assert draft["mailbox"] == {"path": "Drafts"}
-    raw_upload = {"raw": "Subject: x\n\nx\n", "identity": full_identity["id"]}
+    raw_upload = {"raw": "Subject: x\n\nx\n", "identity": {"id": full_identity["id"]}}
     (error,) = (await upload_message(ada, **raw_upload))["errors"]
     assert (error["code"], error["path"]) == ("VALIDATION", ["raw"])
 
@@ -194,7 +198,7 @@ async def test_submit_only_key_can_send_as_identity(ada: GraphQLClient, full_ide
     submit_client = GraphQLClient(ada.http, ada.environment, ada.user, secret)
     document = """mutation ($input: MessageSendInput!) { messageSend(input: $input) {
       submission { envelopeFrom } errors { code } } }"""
-    arguments = {"to": [{"address": CAROL}], "text": "x", "identity": full_identity["id"]}
+    arguments = {"to": [{"address": CAROL}], "text": "x", "identity": {"id": full_identity["id"]}}
     assert (await submit_client(document, input=arguments))["messageSend"] == {
         "submission": {"envelopeFrom": full_identity["address"]},
         "errors": [],

@@ -34,7 +34,7 @@ async def test_attached_file_shares_its_blob(ada: GraphQLClient, environment: En
     file = await store_file(ada, text)
     before = await select_rows(environment, "SELECT count(*), sum(stored_size) FROM blobs")
     for _ in range(3):
-        answer = await send_with_files(ada, {"file": file["id"]})
+        answer = await send_with_files(ada, {"file": {"id": file["id"]}})
         assert answer["errors"] == []
         assert answer["message"]["attachments"] == [{"filename": "pond.txt"}]
     after = await select_rows(environment, "SELECT count(*), sum(stored_size) FROM blobs")
@@ -51,8 +51,8 @@ async def test_file_links_are_added_below_text(
 ) -> None:
     assert bob.user
     file = await store_file(ada, filename="a & b <c>.txt")
-    attachment = {"file": file["id"], "mode": mode, "sharePassword": "open sesame"}
-    sent = await send_with_files(ada, {**attachment, "shareExpiration": {"fromNow": "P2D"}})
+    attachment = {"file": {"id": file["id"]}, "mode": mode, "password": "open sesame"}
+    sent = await send_with_files(ada, {**attachment, "expiresAt": {"fromNow": "P2D"}})
     assert sent["errors"] == []
     text = sent["message"]["text"].replace("\r\n", "\n")
     assert text.startswith("Look.\n\na & b <c>.txt (6 bytes, until 2030-01-03, with a password)\n")
@@ -71,7 +71,9 @@ async def test_file_links_are_added_below_text(
 
 async def test_file_link_expires_after_hundred_days(ada: GraphQLClient) -> None:
     file = await store_file(ada)
-    assert (await send_with_files(ada, {"file": file["id"], "mode": "LINK"}))["errors"] == []
+    assert (await send_with_files(ada, {"file": {"id": file["id"]}, "mode": "LINK"}))[
+        "errors"
+    ] == []
     answer = await ada("{ viewer { user { files { nodes { shares { expiresAt } } } } } }")
     assert answer["viewer"]["user"]["files"]["nodes"] == [
         {"shares": [{"expiresAt": "2030-04-11T00:00:00Z"}]}
@@ -80,7 +82,7 @@ async def test_file_link_expires_after_hundred_days(ada: GraphQLClient) -> None:
 
 async def test_refused_send_creates_no_share(ada: GraphQLClient, environment: Environment) -> None:
     file = await store_file(ada)
-    link = {"file": file["id"], "mode": "LINK"}
+    link = {"file": {"id": file["id"]}, "mode": "LINK"}
     assert error_codes_and_paths(await send_with_files(ada, link, to=[{"address": "half@"}])) == [
         ("VALIDATION", ["to", "0"])
     ]
@@ -92,27 +94,27 @@ async def test_refused_send_creates_no_share(ada: GraphQLClient, environment: En
 async def test_invalid_file_attachment_is_refused(ada: GraphQLClient, bob: GraphQLClient) -> None:
     file = await store_file(ada)
     path = ["fileAttachments", "0"]
-    foreign = await send_with_files(bob, {"file": file["id"]})
+    foreign = await send_with_files(bob, {"file": {"id": file["id"]}})
     assert error_codes_and_paths(foreign) == [("NOT_FOUND", [*path, "file"])]
     for mode in ("LINK", "READ_ONLY_LINK", "WRITABLE_LINK"):
-        foreign = await send_with_files(bob, {"file": file["id"], "mode": mode})
+        foreign = await send_with_files(bob, {"file": {"id": file["id"]}, "mode": mode})
         assert error_codes_and_paths(foreign) == [("NOT_FOUND", [*path, "file"])]
     password_without_link = await send_with_files(
-        ada, {"file": file["id"], "sharePassword": "long enough"}
+        ada, {"file": {"id": file["id"]}, "password": "long enough"}
     )
     assert error_codes_and_paths(password_without_link) == [("VALIDATION", path)]
     expired = {
-        "file": file["id"],
+        "file": {"id": file["id"]},
         "mode": "LINK",
-        "shareExpiration": {"at": "2029-01-01T00:00:00Z"},
+        "expiresAt": {"at": "2029-01-01T00:00:00Z"},
     }
     assert error_codes_and_paths(await send_with_files(ada, expired)) == [
-        ("VALIDATION", [*path, "shareExpiration"])
+        ("VALIDATION", [*path, "expiresAt"])
     ]
-    short_password = {"file": file["id"], "mode": "LINK", "sharePassword": ""}
+    short_password = {"file": {"id": file["id"]}, "mode": "LINK", "password": ""}
     assert error_codes_and_paths(await send_with_files(ada, short_password)) == [
-        ("VALIDATION", [*path, "sharePassword"])
+        ("VALIDATION", [*path, "password"])
     ]
-    assert error_codes_and_paths(await send_with_files(ada, {"file": "fil_x"})) == [
-        ("VALIDATION", [*path, "file"])
+    assert error_codes_and_paths(await send_with_files(ada, {"file": {"id": "fil_x"}})) == [
+        ("VALIDATION", [*path, "file", "id"])
     ]

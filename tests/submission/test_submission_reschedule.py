@@ -33,7 +33,7 @@ async def reschedule(client: GraphQLClient, submission_ids: list[int], send_at: 
         client,
         "submissionReschedule",
         PAYLOAD_FIELDS,
-        ids=global_id_list,
+        submissions=[{"id": global_id} for global_id in global_id_list],
         sendAt=send_at.isoformat(),
     )
 
@@ -126,9 +126,11 @@ async def test_reschedule_is_all_or_none_and_hides_foreign_submissions(
     assert (await recipient_leases.claim_due_jobs(environment, WORKER_LIMITS)).recipient_count == 2
     send_at = clock() + timedelta(days=1)
     assert error_details(await reschedule(ada, [first, leased], send_at)) == [
-        ("CONFLICT", ["ids"], 1)
+        ("CONFLICT", ["submissions"], 1)
     ]
-    assert error_details(await reschedule(bob, [first], send_at)) == [("NOT_FOUND", ["ids"], 0)]
+    assert error_details(await reschedule(bob, [first], send_at)) == [
+        ("NOT_FOUND", ["submissions"], 0)
+    ]
     too_late = clock() + timedelta(days=4000)
     assert error_details(await reschedule(ada, [first], too_late)) == [
         ("VALIDATION", ["sendAt"], None)
@@ -145,6 +147,7 @@ async def test_reschedule_to_calendar_limits_does_not_fail(
     ada: GraphQLClient, clock: ManualClock, text: str
 ) -> None:
     submission_id = await queue_message(ada, send_at=clock() + timedelta(hours=1))
-    arguments = {"ids": [global_ids.encode("Submission", submission_id)], "sendAt": text}
+    submission_ref = {"id": global_ids.encode("Submission", submission_id)}
+    arguments = {"submissions": [submission_ref], "sendAt": text}
     payload = await run_mailbox_mutation(ada, "submissionReschedule", PAYLOAD_FIELDS, **arguments)
     assert [e["code"] for e in payload["errors"]] in ([], ["VALIDATION"])

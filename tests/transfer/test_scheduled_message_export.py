@@ -163,7 +163,9 @@ async def test_sent_or_unselected_message_is_not_exported_as_a_draft(ada: GraphQ
     assert archive_subjects((await export_account(ada, format="JSON"))["content"]) == ["a", "Later"]
     mbox = (await export_account(ada, format="MBOX"))["content"]
     assert (mbox.count(b"Subject: Later"), mbox.count(b"Subject: a\r\n")) == (1, 1)
-    await execute_mutation(ada, "submissionCancel", "submissions { state }", ids=[submission["id"]])
+    await execute_mutation(
+        ada, "submissionCancel", "submissions { state }", submissions=[{"id": submission["id"]}]
+    )
     await set_quota(ada, 10)
     await execute_mutation(
         ada, "messageSend", "submission { id }", **SCHEDULED_MESSAGE

@@ -29,12 +29,12 @@ SEND_MUTATION = """mutation ($input: MessageSendInput!) { messageSend(input: $in
 
 
 def _mutation(name: str, fields: str) -> str:
-    input_type = "IdsInput" if name == "identityDelete" else f"{name[0].upper()}{name[1:]}Input"
+    input_type = f"{name[0].upper()}{name[1:]}Input"
     selection = f"{fields} {ERROR_FIELDS}"
     return f"mutation ($input: {input_type}!) {{ {name}(input: $input) {{ {selection} }} }}"
 
 
-CREATE_MUTATION = _mutation("identityCreate", f"identities {{ {IDENTITY_FIELDS} }}")
+CREATE_MUTATION = _mutation("identityCreate", f"identity {{ {IDENTITY_FIELDS} }}")
 UPDATE_MUTATION = _mutation("identityUpdate", f"identities {{ {IDENTITY_FIELDS} }}")
 DELETE_MUTATION = _mutation("identityDelete", "deletedIds")
 
@@ -55,16 +55,20 @@ async def try_create_identity(client: GraphQLClient, email_address: str, **value
     payload = (await client(CREATE_MUTATION, input={"address": email_address, **values}))[
         "identityCreate"
     ]
-    return payload["identities"][0] if payload["identities"] else None, payload["errors"]
+    return payload["identity"], payload["errors"]
 
 
 async def try_update_identities(client: GraphQLClient, *ids: str, **values: Any) -> tuple[Any, Any]:
-    payload = (await client(UPDATE_MUTATION, input={"ids": ids, "set": values}))["identityUpdate"]
+    refs = [{"id": identity_id} for identity_id in ids]
+    payload = (await client(UPDATE_MUTATION, input={"identities": refs, "set": values}))[
+        "identityUpdate"
+    ]
     return payload["identities"], payload["errors"]
 
 
 async def delete_identities(client: GraphQLClient, *ids: str) -> Any:
-    return (await client(DELETE_MUTATION, input={"ids": ids}))["identityDelete"]
+    refs = [{"id": identity_id} for identity_id in ids]
+    return (await client(DELETE_MUTATION, input={"identities": refs}))["identityDelete"]
 
 
 async def create_identity(client: GraphQLClient, email_address: str, **values: Any) -> Any:

@@ -5,8 +5,8 @@ from typing import Any
 from tests.conftest import GraphQLClient
 from tests.support.accounts.user_operations import execute_mutation
 
-FILE_FIELDS = "file { id filename contentType size hash createdAt url }"
-SHARE_FIELDS = "share { id url mode hasPassword expiresAt lastAccessAt accessCount }"
+FILE_FIELDS = "file { id filename contentType size sha256 createdAt url }"
+SHARE_FIELDS = "fileShare { id url mode hasPassword expiresAt lastAccessAt accessCount }"
 LARGE_CONTENT = bytes(range(256)) * 12_000  # larger than a file that is kept in memory
 
 
@@ -27,7 +27,7 @@ async def store_file(client: GraphQLClient, text: str = "Ducks.", **fields: Any)
 async def share_file(client: GraphQLClient, file: Any, **fields: Any) -> Any:
     """Create a share of a file and return it."""
     payload = await execute_mutation(
-        client, "fileShareCreate", SHARE_FIELDS, file=file["id"], **fields
+        client, "fileShareCreate", SHARE_FIELDS, file={"id": file["id"]}, **fields
     )
     assert payload["errors"] == []
-    return payload["share"]
+    return payload["fileShare"]

@@ -423,7 +423,10 @@ AUDIT_LOG_EXPECTATIONS: dict[str, AuditLogExpectation] = {
         "QueueEntry", before=("queueId", "sender"), prepare=_call_on_object_of_ada("queueDelete")
     ),
     "queueFlush": AuditLogExpectation("QueueEntry", before=("queueId", "sender")),
-    "queueHold": AuditLogExpectation("QueueEntry", before=("queueId", "sender"), after=("hold",)),
+    "queueHold": AuditLogExpectation("QueueEntry", before=("queueId", "sender"), after=("held",)),
+    "queueRelease": AuditLogExpectation(
+        "QueueEntry", before=("queueId", "sender"), after=("held",)
+    ),
     "rateLimitReset": AuditLogExpectation("User", before=("rate_limit",), after=("rate_limit",)),
     "rateLimitSet": AuditLogExpectation("User", before=("rate_limit",), after=("rate_limit",)),
     "recipientRewriteCreate": AuditLogExpectation(

@@ -7,7 +7,7 @@ from tests.support.sample_mutations.mutation_call import MutationCall, register_
 @register_call
 async def file_delete(ada: GraphQLClient, root: GraphQLClient) -> MutationCall:
     payload = await (await file_upload(ada, root))(ada)
-    return MutationCall("fileDelete", {"ids": [payload["file"]["id"]]}, "deletedIds")
+    return MutationCall("fileDelete", {"files": [{"id": payload["file"]["id"]}]}, "deletedIds")
 
 
 @register_call
@@ -15,19 +15,20 @@ async def file_share_create(ada: GraphQLClient, root: GraphQLClient) -> Mutation
     payload = await (await file_upload(ada, root))(ada)
     _tick_one_second(ada)
     input_fields = {
-        "file": payload["file"]["id"],
+        "file": {"id": payload["file"]["id"]},
         "mode": "WRITABLE_LINK",
         "password": "correct horse",
     }
-    return MutationCall("fileShareCreate", input_fields, "share { mode hasPassword }")
+    return MutationCall("fileShareCreate", input_fields, "fileShare { mode hasPassword }")
 
 
 @register_call
 async def file_share_delete(ada: GraphQLClient, root: GraphQLClient) -> MutationCall:
     create = await file_share_create(ada, root)
-    payload = await MutationCall(create.name, create.input, "share { id }")(ada)
+    payload = await MutationCall(create.name, create.input, "fileShare { id }")(ada)
     _tick_one_second(ada)
-    return MutationCall("fileShareDelete", {"ids": [payload["share"]["id"]]}, "deletedIds")
+    input_fields = {"fileShares": [{"id": payload["fileShare"]["id"]}]}
+    return MutationCall("fileShareDelete", input_fields, "deletedIds")
 
 
 @register_call

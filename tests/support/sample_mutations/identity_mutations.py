@@ -3,7 +3,7 @@
 from tests.conftest import GraphQLClient
 from tests.support.sample_mutations.mutation_call import MutationCall, register_call
 
-IDENTITIES_SELECTION = "identities { name address default bcc signatureHtml }"
+IDENTITY_SELECTION = "{ name address default bcc signatureHtml }"
 
 
 @register_call
@@ -14,23 +14,23 @@ async def identity_create(ada: GraphQLClient, _root: GraphQLClient) -> MutationC
         "default": True,
         "bcc": ["log@example.net"],
     }
-    return MutationCall("identityCreate", input_fields, IDENTITIES_SELECTION)
+    return MutationCall("identityCreate", input_fields, f"identity {IDENTITY_SELECTION}")
 
 
 @register_call
 async def identity_delete(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
-    return MutationCall("identityDelete", {"ids": [await _create_identity(ada)]}, "deletedIds")
+    input_fields = {"identities": [{"id": await _create_identity(ada)}]}
+    return MutationCall("identityDelete", input_fields, "deletedIds")
 
 
 @register_call
 async def identity_update(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
     patch = {"name": "Ada L.", "signatureHtml": "<b>Ada</b>", "sentMailbox": {"path": "Sent"}}
-    return MutationCall(
-        "identityUpdate", {"ids": [await _create_identity(ada)], "set": patch}, IDENTITIES_SELECTION
-    )
+    input_fields = {"identities": [{"id": await _create_identity(ada)}], "set": patch}
+    return MutationCall("identityUpdate", input_fields, f"identities {IDENTITY_SELECTION}")
 
 
 async def _create_identity(ada: GraphQLClient) -> str:
     input_fields = {"address": ada.address, "name": "Ada"}
-    create = MutationCall("identityCreate", input_fields, "identities { id }")
-    return str((await create(ada))["identities"][0]["id"])
+    create = MutationCall("identityCreate", input_fields, "identity { id }")
+    return str((await create(ada))["identity"]["id"])

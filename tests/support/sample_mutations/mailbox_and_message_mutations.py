@@ -288,7 +288,9 @@ async def compose_request(ada: GraphQLClient, _root: GraphQLClient) -> MutationC
     holder = await leases.ensure_registered(environment)
     async with environment.write_session() as session:
         session.add(ComposeListener(id=environment.new_id(), user_id=ada.user.id, holder=holder))
-    return MutationCall("composeRequest", {"subject": "Hello"}, "delivered request { subject }")
+    return MutationCall(
+        "composeRequest", {"subject": "Hello"}, "deliveredCount composeRequest { subject }"
+    )
 
 
 @register_call
@@ -298,7 +300,9 @@ async def submission_cancel(ada: GraphQLClient, root: GraphQLClient) -> Mutation
         "messageSend", {**send.input, "sendAt": "2031-01-01T00:00:00Z"}, "submission { id }"
     )
     submission_id = (await send_later(ada))["submission"]["id"]
-    return MutationCall("submissionCancel", {"ids": [submission_id]}, "submissions { state }")
+    return MutationCall(
+        "submissionCancel", {"submissions": [{"id": submission_id}]}, "submissions { state }"
+    )
 
 
 @register_call

@@ -9,9 +9,6 @@ from tests.conftest import GraphQLClient
 INPUT_TYPES: dict[str, str] = {}
 MUTATIONS_BY_IDS = {
     "dkimKeyActivate",
-    "fileDelete",
-    "fileShareDelete",
-    "identityDelete",
 }
 PAYLOAD_FIELDS = "errors { __typename code message path } replayed journalCursor"
 

@@ -25,13 +25,13 @@ async def send_later(ada: GraphQLClient, root: GraphQLClient) -> dict[str, Any]:
 
 @register_call
 async def queue_delete(ada: GraphQLClient, root: GraphQLClient) -> MutationCall:
-    input_fields = {"queueIds": [(await send_later(ada, root))["queueId"]]}
+    input_fields = {"queueEntries": [{"queueId": (await send_later(ada, root))["queueId"]}]}
     return MutationCall("queueDelete", input_fields, "deletedCount task { kind }")
 
 
 @register_call
 async def queue_flush(ada: GraphQLClient, root: GraphQLClient) -> MutationCall:
-    input_fields = {"queueIds": [(await send_later(ada, root))["queueId"]]}
+    input_fields = {"queueEntries": [{"queueId": (await send_later(ada, root))["queueId"]}]}
     async with ada.environment.write_session(ada.user.id) as session:
         statement = update(QueueEntry).where(col(QueueEntry.user_id) == ada.user.id)
         values = {"state": DeliveryState.DEFERRED, "attempts": 1}
@@ -41,14 +41,21 @@ async def queue_flush(ada: GraphQLClient, root: GraphQLClient) -> MutationCall:
 
 @register_call
 async def queue_hold(ada: GraphQLClient, root: GraphQLClient) -> MutationCall:
-    input_fields = {"queueIds": [(await send_later(ada, root))["queueId"]], "hold": True}
-    return MutationCall("queueHold", input_fields, "entries { queueName }", by_root=True)
+    input_fields = {"queueEntries": [{"queueId": (await send_later(ada, root))["queueId"]}]}
+    return MutationCall("queueHold", input_fields, "queueEntries { queueName }", by_root=True)
+
+
+@register_call
+async def queue_release(ada: GraphQLClient, root: GraphQLClient) -> MutationCall:
+    hold = await queue_hold(ada, root)
+    await hold(root)
+    return MutationCall("queueRelease", hold.input, "queueEntries { queueName }", by_root=True)
 
 
 @register_call
 async def submission_reschedule(ada: GraphQLClient, root: GraphQLClient) -> MutationCall:
     input_fields = {
-        "ids": [(await send_later(ada, root))["id"]],
+        "submissions": [{"id": (await send_later(ada, root))["id"]}],
         "sendAt": "2032-01-01T00:00:00Z",
     }
     return MutationCall("submissionReschedule", input_fields, "submissions { state sendAt }")

@@ -91,7 +91,7 @@ SUBSCRIPTIONS = {
     "... on MailboxChange { path } ... on MessageChange { messageId } } }",
     "queueEntryChanged": "queueEntryChanged(filter: {users: @users}) { queueId }",
     "savedSearch": "savedSearch(id: @SavedSearch) { name }",
-    "submissionProgress": "submissionProgress(id: @Submission) { queueId }",
+    "submissionProgress": "submissionProgress(submission: {id: @Submission}) { queueId }",
     "taskProgress": "taskProgress(task: {id: @Task}) { id }",
     "notifications": "notifications(after: @cursor) { message { id } }",
     "userChanges": "userChanges(filter: {domain: {name: @domain}}, after: @domainCursor) "

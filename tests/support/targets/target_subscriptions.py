@@ -13,9 +13,9 @@ STREAM_TIMEOUT = 30.0  # seconds until a stream begins or is refused, on a busy 
 CHANGE_INTERVAL = (
     0.5  # seconds; changes are repeated, since no event tells that the stream has begun
 )
-QUEUE_HOLD = (
-    "mutation ($input: QueueHoldInput!) { queueHold(input: $input) { errors { message } } }"
-)
+HOLD_AND_RELEASE = """mutation ($refs: [QueueEntryRef!]!) {
+  queueHold(input: {queueEntries: $refs}) { errors { message } }
+  queueRelease(input: {queueEntries: $refs}) { errors { message } } }"""
 
 
 async def follow_target(server: TargetServer, name: str, caller: str, target: TargetObjects) -> str:
@@ -57,7 +57,7 @@ def _verdict_so_far(name: str, follower: SubscriptionFollower, target: TargetObj
 
 async def _hold_and_release(server: TargetServer, target: TargetObjects) -> None:
     """Hold and release the target's queue entry; both are changes that followers see."""
-    for hold in (True, False):
-        input_fields = {"queueIds": [target.value("queueId")], "hold": hold}
-        response = (await server.post("root-key", QUEUE_HOLD, {"input": input_fields})).json()
-        assert response["data"]["queueHold"]["errors"] == []
+    variables = {"refs": [{"queueId": target.value("queueId")}]}
+    response = (await server.post("root-key", HOLD_AND_RELEASE, variables)).json()
+    assert response["data"]["queueHold"]["errors"] == []
+    assert response["data"]["queueRelease"]["errors"] == []

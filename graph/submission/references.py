@@ -1,0 +1,45 @@
+"""References to identities and submissions in inputs."""
+
+from collections.abc import Sequence
+
+import strawberry
+
+from graph.types.errors import attribute_field
+from graph.types.fields import Info
+from graph.types.object_references import ObjectRef, load_id_from_ref, load_ids_from_refs
+from resolvers.submission import loaders as submission_loaders
+
+
+@strawberry.input(one_of=True, description="Names one identity.")
+class IdentityRef(ObjectRef):
+    pass
+
+
+@strawberry.input(one_of=True, description="Names one submission.")
+class SubmissionRef(ObjectRef):
+    queue_id: strawberry.Maybe[str] = attribute_field("Queue ID, as the logs name it.")
+
+
+async def load_submission_ids(info: Info, refs: Sequence[SubmissionRef]) -> list[int]:
+    """Return the row IDs of references to submissions of the viewer, in their order.
+
+    Raises InvalidInput if an ID is malformed, NotFound if no submission has the queue ID.
+    """
+    return await load_ids_from_refs(
+        info,
+        refs,
+        "submissions",
+        name_field="queue_id",
+        load_ids=submission_loaders.load_own_ids_by_queue_id,
+    )
+
+
+async def load_submission_id(info: Info, ref: SubmissionRef, path: str) -> int:
+    """Return the row ID of one reference, as `load_submission_ids` does for several."""
+    return await load_id_from_ref(
+        info,
+        ref,
+        path,
+        name_field="queue_id",
+        load_ids=submission_loaders.load_own_ids_by_queue_id,
+    )
