@@ -210,7 +210,6 @@ EXCEPTIONS: dict[str, dict[str, str]] = {  # by rule: the exceptions with their 
         "QueueFilter.since": ESTABLISHED_NAME,
     },
     "find_wrong_connections": {
-        "Query.mailboxes": FORWARD_LIST,
         "LegalHold.accessLog": FORWARD_LIST,
         "LegalHold.messages": ESTABLISHED_NAME,
         "Query.legalHolds": FORWARD_LIST,
