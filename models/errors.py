@@ -9,14 +9,15 @@
   - AuthenticationFailed   wrong credentials
   - Unauthenticated        no credential, or an expired one
   - LimitReached           a count or size limit of domain or platform
-  - OverQuota              it would exceed `allowed` bytes
+  - OverQuota              it would exceed `limit` bytes
   - RateLimited            too often; wait `retry_after`
   - ScriptError            a Sieve script has an error at `line` and `column`
   - DamagedContent         stored bytes are lost or damaged
   - ServiceUnavailable     a component does not answer, or the transaction was rolled back
 """
 
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Generator, Iterable, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from enum import StrEnum
 from typing import Self, TypeVar
@@ -56,7 +57,13 @@ class RequestError(Exception):
         super().__init__(message)
         self.message = message
         self.path = list(path)  # of the input field: ["set", "expires"]
-        self.index = index  # of the item, if the input is a list
+        self.index = index  # of the item, if a field on the path is a list; not part of `path`
+
+    def copy_with_path(self, path: Sequence[str]) -> Self:
+        """Return a copy with another path. A cached error is raised for several inputs."""
+        other = type(self).__new__(type(self), *self.args)
+        vars(other).update(vars(self), path=list(path))
+        return other
 
     @property
     def all_errors(self) -> list["RequestError"]:
@@ -295,6 +302,20 @@ class ServiceUnavailable(RequestError):
         super().__init__(message)
         self.code = ErrorCode.ABORTED if aborted else code
         self.component = component
+
+
+@contextmanager
+def prefix_error_messages(name: str) -> Generator[None]:
+    """Put the name of an object before the messages of errors that are raised inside.
+
+    For a change of several objects, where the path leads to the new value that all of them get.
+    """
+    try:
+        yield
+    except RequestError as refusal:
+        for error in refusal.all_errors:
+            error.message = f"{name}: {error.message}"
+        raise
 
 
 def require_all_found(

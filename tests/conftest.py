@@ -38,6 +38,7 @@ from resolvers.users.creation import create as creation_create
 from resolvers.users.creation.create import NewUser
 from tests.support import item_selection
 from tests.support.mail_servers.lmtp_client import SmtpTestClient, connect_lmtp
+from tests.support.schema.error_paths import assert_error_paths_exist
 from tests.support.stores import counter_check, store_fixtures
 
 if TYPE_CHECKING:
@@ -107,7 +108,7 @@ class GraphQLClient:
             json={"query": document, "variables": variables},
             headers=self.headers,
         )
-        return response.json()
+        return assert_error_paths_exist(document, response.json())
 
     async def load_mailbox(self, path: str = "INBOX") -> ColumnRow:
         """Load the row of a mailbox of this user."""

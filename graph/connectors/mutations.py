@@ -326,7 +326,7 @@ class ConnectorEditMutation:
             info.context, values, input.password, validate_only=is_dry_run
         )
         return ConnectorTestPayload(
-            errors=[MutationError.from_error(_connector_failure(result.failure))]
+            errors=[MutationError.from_error(_connector_failure(result.failure), [])]
             if result.failure
             else [],
             ok=result.failure is None,

@@ -203,14 +203,16 @@ class FilterActionInput:
             if (value := getattr(self, name)) is not UNSET
         }
         if self.mailbox is not UNSET:
-            actions["mailbox"] = self.mailbox and mailbox_selector_from_ref(self.mailbox)
+            actions["mailbox"] = self.mailbox and mailbox_selector_from_ref(
+                self.mailbox, path=[*error_path, "mailbox"]
+            )
         if self.copy_to is not UNSET:
             mailboxes = self.copy_to or ()
             if len(mailboxes) > MAX_COPIES:
                 message = f"at most {MAX_COPIES} mailboxes"
                 raise InvalidInput(message, constraint="max", path=[*error_path, "copyTo"])
             actions["copyTo"] = [
-                mailbox_selector_from_ref(one, path="copyTo", index=index)
+                mailbox_selector_from_ref(one, path=[*error_path, "copyTo"], index=index)
                 for index, one in enumerate(mailboxes)
             ]
         if self.reply is not UNSET:

@@ -253,11 +253,14 @@ class MessageFilter(ConditionsInput):
         if "mailboxes" in conditions:
             refs = conditions["mailboxes"]
             conditions["mailboxes"] = tuple(
-                mailbox_selector_from_ref(ref, path="mailboxes") for ref in refs
+                mailbox_selector_from_ref(ref, path=["filter", "mailboxes"], index=index)
+                for index, ref in enumerate(refs)
             )
         _check_pattern_lengths(conditions.get("mailbox_patterns", ()))
         if self.mailbox:
-            conditions["mailbox"] = mailbox_selector_from_ref(self.mailbox)
+            conditions["mailbox"] = mailbox_selector_from_ref(
+                self.mailbox, path=["filter", "mailbox"]
+            )
         if self.submission_states is not None and self.submission_states is not UNSET:
             conditions["submission_states"] = tuple(self.submission_states)
         if self.header:
@@ -401,7 +404,7 @@ class MessageSelection(ConditionsInput):
                     constraint="max",
                     path=["select", "ids"],
                 )
-            keys = global_ids.decode_all("Message", self.ids, path="select")
+            keys = global_ids.decode_all("Message", self.ids, path=["select", "ids"])
         return MessageSelector(
             keys,
             mailbox_selector_from_ref(self.mailbox) if self.mailbox else None,

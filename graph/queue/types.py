@@ -105,7 +105,7 @@ class QueueFilter(ConditionsInput):
         """Convert the filter to conditions of the resolvers."""
         return QueueEntryConditions(
             value_or_none(self.queue_name),
-            user_selector_from_selection(self.users or None, path="filter"),
+            user_selector_from_selection(self.users or None),
             value_or_none(self.sender),
             value_or_none(self.recipient),
             value_or_none(self.since),

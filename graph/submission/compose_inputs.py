@@ -280,9 +280,10 @@ async def _resolve_reference(info: Info, reference_input: ReferenceInput) -> Ref
 
     Raises NotFound if the reference names no message, Invalid if an ID is not valid.
     """
-    key = await find_unchecked_message_id(info, reference_input.message, path="reference")
+    message_path = ["reference", "message"]
+    key = await find_unchecked_message_id(info, reference_input.message, path=message_path)
     if key is None:
-        raise NotFound("", path=["reference", "message"])
+        raise NotFound("", path=message_path)
     files = attachment_selection(reference_input.attachments or None, ["reference", "attachments"])
     return Reference(
         key,

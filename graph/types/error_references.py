@@ -1,7 +1,8 @@
-"""Texts of NotFound errors: which object the client named, in place of a row key."""
+"""Errors as clients see them: the path to the wrong value, and the object that was not found."""
 
 import re
 from collections.abc import Sequence
+from itertools import islice
 from typing import Any
 
 from strawberry import Some
@@ -12,6 +13,11 @@ from graph.types import global_ids
 from models.errors import NotFound, RequestError
 
 WORD_START = re.compile(r"(?<=[a-z])[A-Z]")
+PARENT_FIELDS = (
+    "set",
+    "select",
+    "filter",
+)  # fields of inputs whose values are checked in shared code
 # Fields of inputs that name an object by another text than its global ID.
 TYPE_NAME_BY_FIELD = {
     "hosts": "ForwardingHost",
@@ -36,8 +42,7 @@ def error_with_public_reference(error: RequestError, input_value: Any) -> Reques
     ref, prefix = error.ref, ""
     if ref.endswith(": "):  # the user of an object that was named by ID
         ref, prefix = "", ref
-    full_path = [*error.path, *([] if error.index is None else [str(error.index)])]
-    value = _value_at_path(input_value, full_path)
+    value = _value_at_path(input_value, path_in_input(error, input_value))
     if ref.isdecimal() or not ref:
         ref = f"{prefix}{_single_reference(value)}"
     public_error = NotFound(ref, path=error.path, index=error.index)
@@ -45,6 +50,34 @@ def error_with_public_reference(error: RequestError, input_value: Any) -> Reques
     if error.message == NotFound(error.ref).message:  # no text that says more
         public_error.message = f"{_noun_of_reference(value, error.path)} not found"
     return public_error
+
+
+def path_in_input(error: RequestError, input_value: Any) -> list[str]:
+    """Return the path from the input to the wrong value, such as `["select", "ids", "0"]`.
+
+    A check that a creation and an update share gives a path that begins inside the patch: the
+    field that holds the patch, or the selection, is put before it. The index of the error is
+    inserted behind the list that it belongs to: the first list on the path whose item the path
+    does not name. If there is none, the wrong value is not in a list.
+    """
+    value, path, missing_index = input_value, list[str](), error.index
+    for part in (*_missing_parents(error.path, input_value), *error.path):
+        if missing_index is not None and isinstance(value, list) and not part.isdecimal():
+            path.append(str(missing_index))
+            value, missing_index = _member_by_schema_name(value, path[-1]), None
+        path.append(part)
+        value = _member_by_schema_name(value, part)
+    if missing_index is not None and isinstance(value, list):
+        path.append(str(missing_index))
+    return path
+
+
+def _missing_parents(path: Sequence[str], input_value: Any) -> tuple[str, ...]:
+    fields = _input_fields(input_value)
+    if not path or path[0] in fields:
+        return ()
+    parents = (name for name in PARENT_FIELDS if path[0] in _input_fields(fields.get(name)))
+    return tuple(islice(parents, 1))
 
 
 def _noun_of_reference(value: Any, path: Sequence[str]) -> str:

@@ -1,5 +1,6 @@
 """Typed errors and payloads: one GraphQL type for each error class in models/errors.py."""
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import strawberry
@@ -20,8 +21,10 @@ def attribute_field(description: str, **field_options: Any) -> Any:
 class MutationError:
     code: errors.ErrorCode = attribute_field("Stable code.")
     message: str = attribute_field("For people, in English.")
-    path: list[str] = attribute_field("Path inside input, such as set, expires.")
-    index: int | None = attribute_field("Position in the list, where the input was a list.")
+    path: list[str] = attribute_field(
+        "Path from `input` to the wrong value: names of fields, and positions in lists, from 0. "
+        'Example: `["select", "ids", "0"]`. Empty if the error is about the whole input.'
+    )
 
     types_by_error: ClassVar[dict[type[errors.RequestError], type["MutationError"]]] = {}
 
@@ -29,8 +32,9 @@ class MutationError:
         MutationError.types_by_error[of] = cls
 
     @staticmethod
-    def from_error(error: errors.RequestError) -> "MutationError":
-        facts: dict[str, Any] = {"code": error.code, **vars(error)}
+    def from_error(error: errors.RequestError, path: Sequence[str]) -> "MutationError":
+        facts: dict[str, Any] = {"code": error.code, **vars(error), "path": list(path)}
+        del facts["index"]  # it is part of the path
         return MutationError.types_by_error[type(error)](**facts)
 
 

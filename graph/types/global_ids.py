@@ -117,7 +117,9 @@ def decode(
     raise InvalidInput(f"not the id of a {type_name}", constraint="id", path=full_path, index=index)
 
 
-def decode_all(type_name: str, global_id_texts: Sequence[str], *, path: str) -> list[int]:
+def decode_all(
+    type_name: str, global_id_texts: Sequence[str], *, path: str | Sequence[str]
+) -> list[int]:
     """Return the row keys of many global IDs in order.
 
     Raises InvalidInput with the index of the first malformed ID.

@@ -14,7 +14,7 @@ from strawberry.types.base import StrawberryOptional
 from strawberry.types.field import StrawberryField
 
 from graph.execution.damaged_data import log_damage
-from graph.types.error_references import error_with_public_reference
+from graph.types.error_references import error_with_public_reference, path_in_input
 from graph.types.errors import MutationError, MutationOptions, MutationPayload, Options, Warning  # noqa: A004
 from graph.types.fields import FieldDecorator, FieldGuard, Info
 from graph.types.idempotent_payloads import payload_as_json, restore_payload
@@ -238,7 +238,9 @@ class MutationExecution(FieldGuard):
 
     def _error_payload(self, refusal: RequestError, input_value: Any = None) -> MutationPayload:
         errors = [
-            MutationError.from_error(error_with_public_reference(one, input_value))
+            MutationError.from_error(
+                error_with_public_reference(one, input_value), path_in_input(one, input_value)
+            )
             for one in refusal.all_errors
         ]
         return self.payload(errors=errors)

@@ -90,7 +90,7 @@ def user_selector_from_selection(
         was_sent=True,
         all=bool(selection.all),
         ids=tuple(
-            global_ids.decode("User", text, path=path, index=nth)
+            global_ids.decode("User", text, path=[path, "ids"], index=nth)
             for nth, text in enumerate(selection.ids or ())
         ),
         usernames=tuple(selection.usernames or ()),
@@ -106,8 +106,10 @@ def user_selector_from_selection(
 def user_selector_from_ref(ref: UserRef, *, path: str) -> UserSelector:
     """Return the resolvers' selector of one named user. Raises InvalidInput for a bad ID."""
     if ref.id:
-        return UserSelector(ids=(global_ids.decode("User", ref.id.value, path=path),))
-    return UserSelector(usernames=(maybe_value(ref.username) or maybe_value(ref.address) or "",))
+        user_id = global_ids.decode("User", ref.id.value, path=path)
+        return UserSelector(is_reference=True, ids=(user_id,))
+    name = maybe_value(ref.username) or maybe_value(ref.address) or ""
+    return UserSelector(is_reference=True, usernames=(name,))
 
 
 @strawberry.input(one_of=True, description="Names one folder of the user in question.")
@@ -232,7 +234,7 @@ def domain_selector_from_ref(ref: DomainRef, *, path: str, index: int | None = N
 
 
 def mailbox_selector_from_ref(
-    ref: MailboxRef, *, path: str = "mailbox", index: int | None = None
+    ref: MailboxRef, *, path: str | Sequence[str] = "mailbox", index: int | None = None
 ) -> MailboxSelector:
     """Return the resolvers' selector of a mailbox. Raises InvalidInput for a bad ID."""
     if ref.id:
@@ -247,25 +249,29 @@ def mailbox_selector_from_ref(
 
 
 async def find_unchecked_message_id(
-    info: Info, ref: MessageRef, *, path: str = "by", user_id: int | None = None
+    info: Info, ref: MessageRef, *, path: str | Sequence[str] = "by", user_id: int | None = None
 ) -> int | None:
     """Return the ID of the named message, which need not exist or be visible.
 
     A mailbox that is not named by ID belongs to the user `user_id`, by default the viewer. Returns
     None if the mailbox or UID doesn't exist. Raises InvalidInput for a malformed ID or EMAILID.
     """
+    full_path = [path] if isinstance(path, str) else path
     if ref.id:
-        return global_ids.decode("Message", ref.id.value, path=path)
+        return global_ids.decode("Message", ref.id.value, path=full_path)
     if ref.email_id:
         text = ref.email_id.value
         if len(text) != 32 or not all(digit in "0123456789abcdef" for digit in text.lower()):  # noqa: PLR2004
             raise InvalidInput(
-                "an email ID has 32 hexadecimal digits", constraint="id", path=[path, "emailId"]
+                "an email ID has 32 hexadecimal digits",
+                constraint="id",
+                path=[*full_path, "emailId"],
             )
         key = int(text, 16)
         return key if key < 1 << 63 else None
     uid = maybe_value(ref.uid)
-    mailbox = await find_visible(info.context, mailbox_selector_from_ref(uid.mailbox), user_id)
+    selector = mailbox_selector_from_ref(uid.mailbox, path=[*full_path, "uid", "mailbox"])
+    mailbox = await find_visible(info.context, selector, user_id)
     return (
         await message_loaders.find_message_id_by_uid(info.context, mailbox.id, uid.uid)
         if mailbox

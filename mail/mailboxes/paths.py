@@ -99,7 +99,7 @@ def compile_pattern(pattern: str) -> re.Pattern[str]:
     return re.compile(_pattern_regex(fold_text(pattern)), re.DOTALL)
 
 
-def patterns_regex(patterns: Sequence[str]) -> str:
+def patterns_regex(patterns: Sequence[str], *, input_path: Sequence[str] = ("patterns",)) -> str:
     """Return a regular expression for whole paths that match a pattern.
 
     * matches anything, % within one level. If a part matches at its first position, a later
@@ -108,11 +108,11 @@ def patterns_regex(patterns: Sequence[str]) -> str:
     or one is too long.
     """
     if len(patterns) > MAX_PATTERNS:
-        raise InvalidInput(f"at most {MAX_PATTERNS} patterns", constraint="max", path=["patterns"])
+        raise InvalidInput(f"at most {MAX_PATTERNS} patterns", constraint="max", path=input_path)
     for index, pattern in enumerate(patterns):
         if len(pattern) > MAX_PATTERN_LENGTH:
             text = f"a pattern has at most {MAX_PATTERN_LENGTH} characters"
-            raise InvalidInput(text, constraint="max", path=["patterns"], index=index)
+            raise InvalidInput(text, constraint="max", path=input_path, index=index)
     return rf"\A(?:{'|'.join(_pattern_regex(canonical_path(pattern)) for pattern in patterns)})\Z"
 
 

@@ -16,7 +16,13 @@ from mail.delivery.recipient_rewrites import (
 )
 from models.addresses.rewrites import RecipientRewrite
 from models.domains.tables import AliasDomain, Domain
-from models.errors import Conflict, InvalidInput, LimitReached, require_all_found
+from models.errors import (
+    Conflict,
+    InvalidInput,
+    LimitReached,
+    prefix_error_messages,
+    require_all_found,
+)
 from models.events.journal import PLATFORM, ChangeKind
 from models.store.columns import ColumnRow, select_columns
 from models.store.keyset_pages import Page, PageRequest
@@ -236,18 +242,11 @@ def _matches_and_targets_after_change(
     Raises InvalidInput if a target is not allowed.
     """
     pairs_by_id = {}
-    for index, row in enumerate(rewrites):
+    for row in rewrites:
         match_of_row = new_match or _matched_address(row)
-        try:
-            pairs_by_id[row.id] = (
-                match_of_row,
-                checked_rewrite_target(
-                    row.target if new_target is None else new_target, match_of_row
-                ),
-            )
-        except InvalidInput as problem:
-            problem.index = index
-            raise
+        target = row.target if new_target is None else new_target
+        with prefix_error_messages("@".join(match_of_row)):
+            pairs_by_id[row.id] = (match_of_row, checked_rewrite_target(target, match_of_row))
     return pairs_by_id
 
 

@@ -12,7 +12,13 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from mail.addresses.address_syntax import normalized_address
 from mail.recipients import forward_targets
 from models.addresses.tables import Address, AddressKind
-from models.errors import Conflict, ErrorCollector, InvalidInput, RequestError
+from models.errors import (
+    Conflict,
+    ErrorCollector,
+    InvalidInput,
+    RequestError,
+    prefix_error_messages,
+)
 from models.events.journal import PLATFORM
 from models.runtime.secret_box import DecryptionError
 from models.store.columns import ColumnRow, core_table, select_columns
@@ -216,14 +222,14 @@ async def _check_and_compute_new_values(
 ) -> None:
     """Compute the new values of each address.
 
-    Raises an error with the index of the first address that can't be changed so.
+    Raises an error whose message names the first address that can't be changed so.
     """
     alias_names = await load_alias_names_by_domain(
         ctx, {row.domain_id for row in address_update.rows}
     )
     spam_filter_learns = bool(ctx.environment.options.rspamd_learn_url)
-    for index, row in enumerate(address_update.rows):
-        try:
+    for row in address_update.rows:
+        with prefix_error_messages(row.shown):
             problems = ErrorCollector()
             with problems.collecting():
                 _check_kind_and_clear_targets(row, address_update, patch)
@@ -245,10 +251,6 @@ async def _check_and_compute_new_values(
             refuse_self_forward(
                 address_update.updated_address(row), alias_names, [*PATCH_PATH, "forwardTo"]
             )
-        except RequestError as refusal:
-            for single_error in refusal.all_errors:
-                single_error.index = index if single_error.index is None else single_error.index
-            raise
 
 
 def _check_kind_and_clear_targets(

@@ -19,7 +19,7 @@ from models.errors import (
     Forbidden,
     InvalidInput,
     LimitReached,
-    RequestError,
+    prefix_error_messages,
 )
 from models.events.journal import PLATFORM, ChangeKind
 from models.store.columns import ColumnRow, select_columns
@@ -205,13 +205,9 @@ async def update_domains(
             if set(QUOTA_COLUMNS) & set(columns)
             else {}
         )
-        for index, row in enumerate(rows_before):
-            try:
+        for row in rows_before:
+            with prefix_error_messages(row.name):
                 _validate_new_limits(ctx, row, values, columns, quota_use.get(row.id))
-            except RequestError as refusal:
-                for single_error in refusal.all_errors:
-                    single_error.index = index
-                raise
         rates_before_and_after = {}
         if RATE_COLUMN in columns:
             rate_limit = columns.pop(RATE_COLUMN)

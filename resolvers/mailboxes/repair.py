@@ -64,7 +64,7 @@ async def repair_mailboxes(
     Problems of an account itself are reported with the first of its mailboxes. Raises Forbidden.
     """
     ctx.viewer.require(OPERATOR_RULE)
-    paths.patterns_regex(request.path_patterns)
+    paths.patterns_regex(request.path_patterns, input_path=["mailboxPatterns"])
     if users.all:
         return MailboxRepairOutcome(task=await _queue_task(ctx, request, None))
     ids = [row.id for row in await load_managed_mail_owners(ctx, users, "users")]

@@ -43,7 +43,7 @@ async def set_subscribed(
             selector
             if selector.path is None
             else MailboxSelector(
-                path=validate_path(selector.path, input_path=["mailboxes"], index=nth)
+                path=validate_path(selector.path, input_path=["mailboxes", str(nth), "path"])
             )
             for nth, selector in enumerate(selectors)
         ]

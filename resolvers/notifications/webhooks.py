@@ -225,7 +225,7 @@ def _check_types_and_url(ctx: Context, types: Sequence[str] | None, url: str | N
         for index, one in enumerate(types):
             if not is_known_pattern(one):
                 text = "there is no such type: webhookTypes has them"
-                raise InvalidInput(text, constraint="unknown", path=["types"], index=index)
+                raise InvalidInput(text, constraint="unknown", path=["types", str(index)])
     if url is not None:
         parse_target(url, allow_private=ctx.environment.options.webhooks_allow_private_networks)
 
@@ -285,7 +285,7 @@ def _logged_values(row: Any, column_names: Sequence[str]) -> dict[str, Any]:
 
 
 async def _lock_webhooks(
-    ctx: Context, session: AsyncSession, webhook_ids: Sequence[int]
+    ctx: Context, session: AsyncSession, webhook_ids: Sequence[int], *, path: str = "ids"
 ) -> list[ColumnRow]:
     """Lock these webhooks and return them in order. Raises NotFound or Forbidden."""
     statement = select(*select_columns(Webhook)).where(
@@ -295,12 +295,12 @@ async def _lock_webhooks(
     rows = {
         row.id: row for row in (await (await session.connection()).execute(statement_locked)).all()
     }
-    require_all_found(webhook_ids, rows)
-    await _require_not_above_viewer(ctx, list(rows.values()))
+    require_all_found(webhook_ids, rows, path=[path])
+    await _require_not_above_viewer(ctx, list(rows.values()), path)
     return [rows[key] for key in dict.fromkeys(webhook_ids)]
 
 
-async def _require_not_above_viewer(ctx: Context, webhooks: Sequence[ColumnRow]) -> None:
+async def _require_not_above_viewer(ctx: Context, webhooks: Sequence[ColumnRow], path: str) -> None:
     """Raise Forbidden if one of these webhooks belongs to a ROOT, and the viewer is an ADMIN.
 
     An ADMIN sees all webhooks; those that a DOMAIN_ADMIN sees are of accounts that they manage.
@@ -311,7 +311,7 @@ async def _require_not_above_viewer(ctx: Context, webhooks: Sequence[ColumnRow])
     root_users = select(col(User.id)).where(col(User.id).in_(user_ids), col(User.role) == Role.ROOT)
     if await ctx.read(root_users):
         error_text = "the webhook is of an account above yours"
-        raise Forbidden(error_text, requires=Role.ROOT, path=["ids"])
+        raise Forbidden(error_text, requires=Role.ROOT, path=[path])
 
 
 async def _domain_id_by_webhook(
@@ -382,7 +382,7 @@ async def rotate_secret(ctx: Context, webhook_id: int, overlap: timedelta) -> st
         raise InvalidInput(text, constraint="max", path=["overlap"])
     environment, secret = ctx.environment, generate_secret(ctx.environment)
     async with ctx.write_session(PLATFORM) as session:
-        (row,) = await _lock_webhooks(ctx, session, [webhook_id])
+        (row,) = await _lock_webhooks(ctx, session, [webhook_id], path="id")
         values = {
             "secret": environment.secret_box.encrypt(secret, secret_purpose(webhook_id)),
             "old_secret": row.secret if overlap else None,
@@ -482,7 +482,7 @@ async def start_replay(ctx: Context, webhook_id: int, since: StreamPositions) ->
     (row,) = await ctx.load_many(load_visible_webhooks_by_id, [webhook_id])
     if row is None:
         raise NotFound(str(webhook_id), path=["webhook"])
-    await _require_not_above_viewer(ctx, [row])
+    await _require_not_above_viewer(ctx, [row], "webhook")
     order = await validated_replay_order(ctx, row, since)
     total = sum(order["until"][stream] - order["after"][stream] for stream in order["until"])
     async with ctx.write_session(PLATFORM) as session:

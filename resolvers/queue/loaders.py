@@ -170,7 +170,7 @@ async def visible_entry_clauses(
     clauses = [is_visible_entry(ctx)]
     if conditions.user_selection.is_given:
         user_ids = select(col(User.id)).where(
-            await selection_condition(ctx, conditions.user_selection, path="filter")
+            await selection_condition(ctx, conditions.user_selection)
         )
         clauses.append(col(Submission.user_id).in_(user_ids))
     if conditions.sender is not None:

@@ -13,8 +13,8 @@ from models.errors import (
     InvalidInput,
     LimitReached,
     NotFound,
-    RequestError,
     ServiceUnavailable,
+    prefix_error_messages,
 )
 from models.events.journal import PLATFORM, ChangeKind
 from models.routing.tables import TlsPolicyLevel
@@ -100,8 +100,8 @@ async def update_rows(
         )
         if "destination" in columns and len(before) > 1:
             raise Conflict("only one can be for a destination", path=["destination"], index=1)
-        for index, row in enumerate(before):
-            values = _updated_columns(ctx, routing_table, row, columns, password, index=index)
+        for row in before:
+            values = _updated_columns(ctx, routing_table, row, columns, password)
             if values.get("destination", column_or_none(row, "destination")) != column_or_none(
                 row, "destination"
             ):
@@ -207,22 +207,16 @@ async def _require_destination_free(
         raise Conflict(DESTINATION_EXISTS_TEXT, path=["destination"])
 
 
-def _updated_columns(  # noqa: PLR0913 - the row, its new values and its index
+def _updated_columns(
     ctx: Context,
     routing_table: RoutingTable,
     row: ColumnRow,
     columns: Mapping[str, Any],
     password: str | None,
-    *,
-    index: int,
 ) -> dict[str, Any]:
-    """Return the new columns of one row. Raises errors with this index."""
-    try:
+    """Return the new columns of one row. Raises errors whose messages name the row."""
+    with prefix_error_messages(row.host if routing_table is RELAYS else row.destination):
         values = _validate_columns(routing_table, columns, row._asdict(), password)
-    except RequestError as problem:
-        for single_error in problem.all_errors:
-            single_error.index = index
-        raise
     if "updated_at" in core_table(routing_table.table).c:
         values["updated_at"] = ctx.environment.now()
     if password is not None:

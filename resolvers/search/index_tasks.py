@@ -59,7 +59,7 @@ async def index_or_queue_unindexed_messages(
     Raises Forbidden if the viewer is no administrator, Invalid for a bad pattern or number.
     """
     ctx.viewer.require(OPERATOR_RULE)
-    paths.patterns_regex(request.mailbox_patterns)
+    paths.patterns_regex(request.mailbox_patterns, input_path=["mailboxPatterns"])
     order: dict[str, Any] = {
         "ids": await _user_ids_of_selector(ctx, user_selector),
         "patterns": list(request.mailbox_patterns),

@@ -51,6 +51,8 @@ MAX_PER_MERGE = 100
 MAX_MERGE_RECIPIENTS = 10_000  # of all messages
 MAX_MERGE_BYTES = 128 * MIB  # of all messages
 
+MERGE_FIELDS = (["to"], ["cc"], ["bcc"], ["values"])  # paths of the fields of an entry
+
 
 def _path_unchanged(path: str) -> str:
     return path
@@ -241,7 +243,9 @@ def _merge_entry_errors(request: SendRequest, index: int) -> Generator[None]:
 
 
 def _error_in_merge_entry(error: RequestError, index: int) -> RequestError:
-    error.path, error.index = ["merge", str(index), *error.path], index
+    # a text of the message is only wrong with the values of this entry
+    inner_path = error.path if error.path[:1] in MERGE_FIELDS else ["values"]
+    error.path = ["merge", str(index), *inner_path]
     return error
 
 

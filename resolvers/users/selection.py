@@ -33,6 +33,7 @@ class UserSelector:
     """
 
     was_sent: bool = False  # the client sent a selection, maybe with empty lists
+    is_reference: bool = False  # the input has a UserRef, and no lists
 
     all: bool = False
     ids: tuple[int, ...] = ()
@@ -45,6 +46,10 @@ class UserSelector:
     def is_given(self) -> bool:
         """True if the client sent a selection, even of no user."""
         return any(getattr(self, field.name) for field in fields(self))
+
+    def path_of_list(self, path: str, name: str) -> list[str]:
+        """Return the path of a list of the selection in the input, or of the single reference."""
+        return [path] if self.is_reference else [path, name]
 
 
 VIEWER_ONLY = UserSelector()
@@ -78,7 +83,7 @@ async def load_selected_users(
     rows_by_id = {row.id: row for row in rows}
     for index, key in enumerate(selection.ids):
         if key not in rows_by_id and len(rows) <= limit:
-            raise NotFound(str(key), path=[path, "ids"], index=index)
+            raise NotFound(str(key), path=selection.path_of_list(path, "ids"), index=index)
     if len(rows) > limit:
         raise LimitReached(
             f"at most {limit} accounts at once: narrow the selection",
@@ -165,7 +170,8 @@ async def _ids_of_names(ctx: Context, selection: UserSelector, path: str) -> lis
         user_id = await address_resolution.find_sign_in_user_id(ctx.environment, name)
         statement = select(col(User.id)).where(col(User.id) == (user_id or 0), is_visible_user(ctx))
         if user_id is None or not await ctx.read(statement):
-            raise NotFound(name, path=[path, "usernames"], index=index)
+            list_path = selection.path_of_list(path, "usernames")
+            raise NotFound(name, path=list_path, index=index)
         user_ids.append(user_id)
     return user_ids
 

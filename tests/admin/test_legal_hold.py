@@ -22,6 +22,7 @@ from tests.conftest import GraphQLClient, ManualClock, deliver_to, make_client, 
 from tests.support.accounts.domain_admins import make_domain_admin
 from tests.support.accounts.user_operations import ERROR_FIELDS, execute_mutation, user_global_id
 from tests.support.operations.bulk_operations import inbox_selection, run_message_mutation
+from tests.support.operations.error_positions import item_index
 from tests.support.operations.legal_hold_operations import (
     LEGAL_HOLD_EXPIRES,
     LEGAL_HOLD_FIELDS,
@@ -281,7 +282,7 @@ async def test_only_root_can_delete_an_legal_hold(
     ] == ["FORBIDDEN"]
     missing_id = global_ids.encode("LegalHold", 7)
     assert [
-        e["index"] for e in (await delete_legal_holds(root, legal_hold_id, missing_id))["errors"]
+        item_index(e) for e in (await delete_legal_holds(root, legal_hold_id, missing_id))["errors"]
     ] == [1]
     assert (await delete_legal_holds(root, legal_hold_id))["deletedIds"] == [legal_hold_id]
     assert await load_legal_hold(root, legal_hold_id) is None

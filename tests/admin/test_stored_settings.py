@@ -21,6 +21,7 @@ from resolvers.admin import settings as admin_settings
 from resolvers.admin.setting_definitions import DEFINITIONS
 from resolvers.admin.setting_values import options_with_stored_values
 from tests.conftest import GraphQLClient, ManualClock, make_api_key, make_client, make_user
+from tests.support.operations.error_positions import field_path, item_index
 from tests.support.operations.setting_operations import (
     MAX_RECIPIENTS_KEY,
     SETTING_DELETE,
@@ -218,7 +219,7 @@ async def test_delete_is_all_or_nothing(root: GraphQLClient) -> None:
     await set_setting(root, MAX_RECIPIENTS_KEY, 50)
     payload = (await root(SETTING_DELETE, keys=[MAX_RECIPIENTS_KEY, "nothing"]))["settingDelete"]
     (error,) = payload["errors"]
-    assert (error["constraint"], error["path"], error["index"]) == ("unknown", ["keys"], 1)
+    assert (error["constraint"], field_path(error), item_index(error)) == ("unknown", ["keys"], 1)
     payload = (await root(SETTING_DELETE, keys=[MAX_RECIPIENTS_KEY] * 101))["settingDelete"]
     assert payload["errors"][0]["constraint"] == "max"
     assert await load_stored_settings(root.environment) == {MAX_RECIPIENTS_KEY: 50}

@@ -27,6 +27,7 @@ from tests.support.accounts.two_factor_operations import (
     mutation_error_codes,
     run_auth_mutation,
 )
+from tests.support.operations.error_positions import item_index
 
 CHOSEN_LETTERS = "qwmzrtpkvbnhjdfg"
 SHOWN_FIELDS = (
@@ -336,7 +337,7 @@ async def test_app_password_of_other_user_is_hidden_and_unchangeable(
         payload = await run_auth_mutation(
             bob, name, ids=[bob_password_id, ada_password_id], **extra
         )
-        assert [(e["code"], e["index"]) for e in payload["errors"]] == [("NOT_FOUND", 1)]
+        assert [(e["code"], item_index(e)) for e in payload["errors"]] == [("NOT_FOUND", 1)]
     assert all(row.active for row in await load_all_rows(ada.environment, ApplicationPassword))
     assert (
         await mutation_error_codes(

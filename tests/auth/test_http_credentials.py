@@ -16,6 +16,7 @@ from resolvers.users.creation.create import NewUser
 from tests.conftest import GraphQLClient, make_api_key, make_client
 from tests.support.accounts.sign_in_environment import FULL_SCOPES, PASSWORD
 from tests.support.clients.http_requests import VIEWER_QUERY, post_document
+from tests.support.operations.error_positions import item_index
 
 AUTHENTICATE = """
 mutation ($name: String!, $password: String!, $scope: Scope! = FULL, $token: Boolean! = true,
@@ -30,7 +31,7 @@ mutation ($name: String!, $password: String!, $scope: Scope! = FULL, $token: Boo
 
 REVOKE_MUTATION = """
 mutation ($ids: [ID!], $all: Boolean! = false) {
-  tokenRevoke(input: {ids: $ids, all: $all}) { revoked errors { code index path } }
+  tokenRevoke(input: {ids: $ids, all: $all}) { revoked errors { code path } }
 }
 """
 
@@ -136,7 +137,9 @@ async def test_revoked_token_is_refused(http: httpx.AsyncClient, eve: str) -> No
     anonymous_response = await post_document(http, REVOKE_MUTATION)
     assert anonymous_response["data"]["tokenRevoke"] == {"revoked": 0, "errors": []}
     unknown_id_response = await post_document(http, REVOKE_MUTATION, token, ids=["tok_AAAAAAAAAAE"])
-    assert [error["index"] for error in unknown_id_response["data"]["tokenRevoke"]["errors"]] == [0]
+    assert [
+        item_index(error) for error in unknown_id_response["data"]["tokenRevoke"]["errors"]
+    ] == [0]
     assert (await post_document(http, REVOKE_MUTATION, token, ids=[]))["data"]["tokenRevoke"][
         "revoked"
     ] == 0

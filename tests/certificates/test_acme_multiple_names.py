@@ -21,6 +21,7 @@ from tests.support.operations.certificate_operations import (
     CertificateSigner,
     set_certificate,
 )
+from tests.support.operations.error_positions import field_path, item_index
 from tests.support.servers.acme_platforms import configure_unreachable_authority, run_acme_platform
 from tests.support.stores.counter_check import select_rows
 
@@ -194,7 +195,7 @@ async def test_invalid_acme_names_are_refused(
     ):
         answer = await set_certificate(root, serverName=SERVER_NAME, acme=True, acmeNames=names)
         (error,) = answer["errors"]
-        actual = error["code"], error["path"], error["index"], error["constraint"]
+        actual = error["code"], field_path(error), item_index(error), error["constraint"]
         assert actual == ("VALIDATION", ["acmeNames"], index, rule), names
     cert, key = CertificateSigner().issue_certificate()
     certificate_input = {"serverName": SERVER_NAME, "cert": cert, "privateKey": key}

@@ -25,6 +25,7 @@ from tests.support.operations.certificate_operations import (
     set_certificate,
     store_certificate,
 )
+from tests.support.operations.error_positions import field_path, item_index
 from tests.support.servers.acme_platforms import AcmePlatform, run_acme_platform
 from tests.support.servers.acme_proxy import REVOKE_PATH, AcmeProxy, AcmeReply, run_acme_proxy
 from tests.support.stores.counter_check import select_rows
@@ -228,7 +229,7 @@ async def test_certificate_replaced_during_revocation_is_not_deleted(
 
         proxy.actions_by_path[REVOKE_PATH] = replace_certificate
         (error,) = (await delete_certificates(platform.root, ids, revoke="SUPERSEDED"))["errors"]
-        assert (error["code"], error["path"], error["index"]) == ("CONFLICT", ["ids"], 0)
+        assert (error["code"], field_path(error), item_index(error)) == ("CONFLICT", ["ids"], 0)
         assert (await status_at_pebble(platform, certificate))[0] == "Revoked"
         assert (await platform.load_certificate())["issuer"] == "CN=Test CA"
 
@@ -250,7 +251,7 @@ async def test_uploaded_certificate_is_not_revoked(
             root, [acme_certificate["id"], uploaded["id"]], revoke="SUPERSEDED"
         )
     )["errors"]
-    assert (error["code"], error["path"], error["index"]) == ("CONFLICT", ["ids"], 1)
+    assert (error["code"], field_path(error), item_index(error)) == ("CONFLICT", ["ids"], 1)
     assert len(await select_rows(environment, "SELECT * FROM certificates")) == 2
 
 

@@ -35,6 +35,7 @@ from tests.support.operations.certificate_operations import (
     set_certificate,
     store_certificate,
 )
+from tests.support.operations.error_positions import field_path, item_index
 from tests.support.stores.counter_check import load_journal_entries, select_rows
 
 
@@ -45,7 +46,7 @@ async def set_certificate_error(
     answer = await set_certificate(client, **arguments)
     assert answer["certificate"] is None, arguments
     (error,) = answer["errors"]
-    return error["code"], error["path"], error["index"], error.get("constraint")
+    return error["code"], field_path(error), item_index(error), error.get("constraint")
 
 
 async def test_certificate_is_set_read_and_deleted(

@@ -31,7 +31,7 @@ CLIENT_PROGRAMS = [
     "urql by itself",
     "relay",
 ]
-ERROR_POSITION = {"path": ["paths"], "index": 0}  # the first item of the list in the input
+ERROR_POSITION = {"path": ["paths", "0"]}  # the first item of the list in the input
 MIN_AUDIT_COUNT = 61
 ALLOWED_LICENSES = {  # licenses of programs that run in the tests and are not distributed
     "MIT", "(MIT OR Apache-2.0)", "Apache-2.0", "ISC", "0BSD", "BSD-2-Clause", "BSD-3-Clause",

@@ -201,7 +201,7 @@ async def test_remote_account_is_imported_once(
     assert {bool(value) for (value,) in subscribed} == {True}
     assert await load_run(bob, run_id) is None
     assert error_codes_and_paths(await run_mutation_on_id(bob, "connectorRunCancel", run_id)) == [
-        ("NOT_FOUND", ["ids"])
+        ("NOT_FOUND", ["ids", "0"])
     ]
 
 
@@ -295,7 +295,10 @@ async def test_remote_import_needs_the_permission_and_valid_input(
     for fields, path in (
         ({"host": "a b"}, ["host"]),
         ({"password": ""}, ["password"]),
-        ({"folderRewrites": [{"pattern": "(", "replacement": ""}]}, ["folderRewrites", "pattern"]),
+        (
+            {"folderRewrites": [{"pattern": "(", "replacement": ""}]},
+            ["folderRewrites", "0", "pattern"],
+        ),
     ):
         payload = await start_import(ada, remote_source(dovecot_account, "x", **fields))
         assert error_codes_and_paths(payload) == [("VALIDATION", ["source", "remote", *path])]

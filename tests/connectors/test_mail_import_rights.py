@@ -39,6 +39,7 @@ from tests.support.accounts.user_operations import (
     try_create_user,
     user_global_id,
 )
+from tests.support.operations.error_positions import item_index
 from tests.support.stores.counter_check import select_rows
 from tests.support.stores.other_processes import deregister_as_dead
 
@@ -125,7 +126,7 @@ async def test_import_for_other_users_needs_rights_over_them(
     (bobs_run_id,) = await start_import_runs(bob, content)
     assert await load_run(ada, bobs_run_id) is None
     payload = await run_mutation_on_id(ada, "connectorRunCancel", bobs_run_id)
-    assert error_codes_and_paths(payload) == [("NOT_FOUND", ["ids"])]
+    assert error_codes_and_paths(payload) == [("NOT_FOUND", ["ids", "0"])]
     assert (await load_run(bob, bobs_run_id))["state"] == "QUEUED"
     adas_source = {"upload": await upload_content(ada, content)}
     payload = await start_import(bob, adas_source)
@@ -260,12 +261,13 @@ async def test_invalid_import_is_refused_before_it_is_queued(
     invalid_source = {"upload": await upload_content(ada, b"\x7fELF\0")}
     cases: list[tuple[Any, dict[str, Any], tuple[str, list[str]]]] = [
         (invalid_source, {}, ("VALIDATION", ["source", "upload"])),
-        (valid_source, {"users": {"ids": [user_global_id(7)]}}, ("NOT_FOUND", ["users", "ids"])),
+        (valid_source, {"users": {"ids": [user_global_id(7)]}},
+         ("NOT_FOUND", ["users", "ids", "0"])),
         (valid_source, {"parentMailbox": {"objectId": "0" * 32}}, ("NOT_FOUND", ["parentMailbox"])),
         (valid_source, {"filter": {"uids": "1", "mailbox": {"path": "a"}}},
          ("VALIDATION", ["filter", "uids"])),
         (valid_source, {"filter": {"not": {"or": [{"seen": True}, {"snoozed": True}]}}},
-         ("VALIDATION", ["filter", "not", "or", "snoozed"])),
+         ("VALIDATION", ["filter", "not", "or", "1", "snoozed"])),
         (valid_source, {"filter": {"mailbox": {"specialUse": "SENT"}}},
          ("VALIDATION", ["filter", "mailbox"])),
         (valid_source, {"filter": {"query": "-"}}, ("VALIDATION", ["filter", "query"])),
@@ -283,7 +285,10 @@ async def test_invalid_import_is_refused_before_it_is_queued(
     payload = await start_import(
         ada, valid_source, filter={"and": [{"seen": True}, {"modifiedSince": "5"}]}
     )
-    assert (payload["errors"][0]["constraint"], payload["errors"][0]["index"]) == ("unsupported", 1)
+    assert (payload["errors"][0]["constraint"], item_index(payload["errors"][0])) == (
+        "unsupported",
+        1,
+    )
     assert await select_rows(environment, "SELECT id FROM connectors") == []
     assert len(await select_rows(environment, "SELECT id FROM uploads")) == 2
 
@@ -322,7 +327,7 @@ async def test_imports_are_not_listed_as_connectors(
         payload = await run_mutation_on_id(
             ada, mutation, global_ids.encode("Connector", connector_id)
         )
-        assert error_codes_and_paths(payload) == [("NOT_FOUND", ["ids"])]
+        assert error_codes_and_paths(payload) == [("NOT_FOUND", ["ids", "0"])]
 
 
 async def test_number_of_waiting_imports_is_limited(ada: GraphQLClient) -> None:

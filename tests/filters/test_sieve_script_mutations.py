@@ -10,6 +10,7 @@ from resolvers.filters.sieve_script_mutations import MAX_SCRIPTS
 from tests.conftest import GraphQLClient, deliver_to, make_api_key, make_client
 from tests.support.accounts.domain_admins import make_domain_admin
 from tests.support.accounts.user_operations import execute_mutation
+from tests.support.operations.error_positions import field_path, item_index
 from tests.support.operations.sieve_operations import SIEVE_SCRIPTS_FIELDS, put_sieve_script
 from tests.support.stores.counter_check import select_rows
 
@@ -150,11 +151,11 @@ async def test_active_script_is_deleted_only_with_ignore_active(ada: GraphQLClie
     await put_sieve_script(ada, "keep;", name="a")
     await put_sieve_script(ada, "keep;", name="b", activate=False)
     answer = await execute_mutation(ada, "sieveScriptDelete", "deletedNames", names=["b", "a"])
-    assert [(error["code"], error["path"], error["index"]) for error in answer["errors"]] == [
-        ("CONFLICT", ["names"], 1)
-    ]
+    assert [
+        (error["code"], field_path(error), item_index(error)) for error in answer["errors"]
+    ] == [("CONFLICT", ["names"], 1)]
     answer = await execute_mutation(ada, "sieveScriptDelete", "deletedNames", names=["b", "c"])
-    assert [(error["code"], error["index"]) for error in answer["errors"]] == [("NOT_FOUND", 1)]
+    assert [(error["code"], item_index(error)) for error in answer["errors"]] == [("NOT_FOUND", 1)]
     assert await load_active_flags(ada) == {"a": True, "b": False}
     answer = await execute_mutation(
         ada, "sieveScriptDelete", "deletedNames", names=["b", "a", "b"], ignoreActive=True

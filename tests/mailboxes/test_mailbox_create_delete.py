@@ -20,6 +20,7 @@ from resolvers.mailboxes import rename as mailbox_rename
 from resolvers.mailboxes.loaders import MailboxSelector, NewMailboxes
 from resolvers.mailboxes.rename import MailboxRename
 from tests.conftest import GraphQLClient, ManualClock, client_context, deliver_to, make_api_key
+from tests.support.operations.error_positions import field_path, item_index
 from tests.support.operations.mailbox_operations import (
     DEFAULT_MAILBOXES,
     MAILBOX_CREATE,
@@ -69,14 +70,14 @@ async def test_several_mailboxes_are_created_all_or_none(ada: GraphQLClient) -> 
     mailboxes, errors = await create_mailboxes(ada, "A/B", "A", "C")
     assert ([mailbox["path"] for mailbox in mailboxes], errors) == (["A/B", "A", "C"], [])
     mailboxes, (error,) = await create_mailboxes(ada, "D", "A/B")
-    assert (mailboxes, error["code"], error["path"], error["index"]) == (
+    assert (mailboxes, error["code"], field_path(error), item_index(error)) == (
         [],
         "CONFLICT",
         ["paths"],
         1,
     )
     _, (error,) = await create_mailboxes(ada, "D", "D")
-    assert (error["code"], error["index"]) == ("CONFLICT", 1)
+    assert (error["code"], item_index(error)) == ("CONFLICT", 1)
     assert "D" not in await list_mailbox_paths(ada)
 
 
@@ -92,7 +93,7 @@ async def test_invalid_path_is_reported_with_its_index(
 ) -> None:
     mailboxes, (error,) = await create_mailboxes(ada, "Good", invalid_path)
     assert mailboxes == []
-    assert (error["path"], error["index"], error["constraint"]) == (["paths"], 1, "pattern")
+    assert (field_path(error), item_index(error), error["constraint"]) == (["paths"], 1, "pattern")
 
 
 @pytest.mark.parametrize(
@@ -123,7 +124,7 @@ async def test_longest_allowed_path_is_accepted(ada: GraphQLClient) -> None:
 async def test_inbox_name_is_case_insensitive(ada: GraphQLClient) -> None:
     for written in ("INBOX", "inbox", "/Inbox/"):
         _, (error,) = await create_mailboxes(ada, written)
-        assert (error["code"], error["index"]) == ("CONFLICT", 0)
+        assert (error["code"], item_index(error)) == ("CONFLICT", 0)
     assert (await create_mailboxes(ada, "drafts"))[1] == []  # other names are case-sensitive
 
 
@@ -330,7 +331,7 @@ async def test_forbidden_mailbox_delete_is_refused(
     await append_unread_messages(ada, "A/B", "one")
     before = await list_mailbox_paths(ada, all=True)
     (error,) = (await delete_mailboxes(ada, *mailbox_paths, **extra))["errors"]
-    assert (error["code"], error["path"], error["index"]) == (code, ["mailboxes"], index)
+    assert (error["code"], field_path(error), item_index(error)) == (code, ["mailboxes"], index)
     assert await list_mailbox_paths(ada, all=True) == before
 
 

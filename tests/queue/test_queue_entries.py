@@ -37,6 +37,7 @@ from tests.support.mail_servers.queue_worker import (
     wake_queue_worker,
 )
 from tests.support.mail_servers.smtp_and_dns_servers import FakeSmtpServer, run_smtp_server
+from tests.support.operations.error_positions import field_path, item_index
 from tests.support.operations.quarantine_operations import set_options
 from tests.support.servers.live_server import LiveServer, wait_until
 from tests.support.stores.counter_check import assert_store_consistent
@@ -351,7 +352,7 @@ async def test_user_deletes_own_entries_only(
         refused = await run_mailbox_mutation(
             ada, "queueDelete", "deletedCount", queueIds=[own_id, other_id]
         )
-        assert [(e["code"], e["path"], e["index"]) for e in refused["errors"]] == [
+        assert [(e["code"], field_path(e), item_index(e)) for e in refused["errors"]] == [
             ("NOT_FOUND", ["queueIds"], 1)
         ]
     for selection in ({"all": True}, {"filter": {"users": {"all": True}}}):

@@ -15,6 +15,7 @@ from tests.conftest import GraphQLClient, ManualClock, raw_message
 from tests.support.accounts.domain_admins import make_domain_admin
 from tests.support.accounts.quota_accounts import set_user_limits
 from tests.support.operations.domain_operations import error_summary, run_mutation
+from tests.support.operations.error_positions import field_path, item_index
 from tests.support.operations.quarantine_operations import (
     CAROL_ADDRESS,
     QUARANTINE_CHANGED,
@@ -97,7 +98,7 @@ async def test_release_stores_all_messages_or_none(ada: GraphQLClient, bob: Grap
     assert error_summary(errors)[:3] == ("NOT_FOUND", ["ids"], 1)
     await set_user_limits(ada, quota=2000)
     _, errors = await run_mutation(ada, QUARANTINE_RELEASE, ids=[ada_item_id, large_item_id])
-    assert (errors[0]["code"], errors[0]["path"], errors[0]["index"]) == (
+    assert (errors[0]["code"], field_path(errors[0]), item_index(errors[0])) == (
         "QUOTA_EXCEEDED", ["ids"], 1,
     )  # fmt: skip
     assert (await list_inbox_subjects(ada), len(await load_quarantine_rows(environment))) == ([], 3)

@@ -15,6 +15,7 @@ from tests.support.accounts.user_operations import try_update_users
 from tests.support.mail.queued_deliveries import queued_envelopes
 from tests.support.mail.stored_messages import message_flags, subjects_by_mailbox
 from tests.support.operations.domain_operations import run_mutation
+from tests.support.operations.error_positions import field_path, item_index
 from tests.support.operations.filter_operations import add_filter, list_filters
 from tests.support.operations.quarantine_operations import (
     CAROL_ADDRESS,
@@ -143,7 +144,7 @@ async def test_redirect_of_released_message_is_in_the_same_transaction(
         user_update = update(User).where(col(User.id) == ada.user.id)
         await session.exec(user_update.values(forwards_per_day=1))
     _, errors = await run_mutation(ada, QUARANTINE_RELEASE, ids=[second_id])
-    assert (errors[0]["code"], errors[0]["path"], errors[0]["index"]) == (
+    assert (errors[0]["code"], field_path(errors[0]), item_index(errors[0])) == (
         "RATE_LIMITED", ["ids"], 0,
     )  # fmt: skip
     assert (

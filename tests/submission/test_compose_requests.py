@@ -163,7 +163,7 @@ async def test_compose_request_for_reply_has_quote(
 @pytest.mark.parametrize(
     ("arguments", "path"),
     [
-        ({"to": [{"address": "half@"}]}, ["to"]),
+        ({"to": [{"address": "half@"}]}, ["to", "0"]),
         ({"to": [{"address": "c@example.net", "name": "a\r\nBcc: x@y.z"}]}, ["to"]),
         ({"subject": "a\nb"}, ["subject"]),
     ],

@@ -7,6 +7,7 @@ import pytest
 
 from graph.types import global_ids
 from tests.conftest import GraphQLClient, deliver_to, raw_message
+from tests.support.operations.error_positions import field_path, item_index
 from tests.support.operations.message_sources import (
     load_attached_files,
     load_message_source,
@@ -161,7 +162,7 @@ async def test_incomplete_recipient_is_dropped_only_from_to(ada: GraphQLClient) 
     ]
     for field in ("cc", "bcc", "replyTo"):
         (error,) = (await upload_message(ada, subject="x", **{field: people}))["errors"]
-        assert (error["code"], error["path"], error["index"]) == ("VALIDATION", [field], 0)
+        assert (error["code"], field_path(error), item_index(error)) == ("VALIDATION", [field], 0)
 
 
 async def test_draft_needs_own_from_address_but_old_message_does_not(

@@ -348,9 +348,24 @@ async def test_only_own_drafts_are_replaced(ada: GraphQLClient, bob: GraphQLClie
     for previous, extra, code, path in (
         (foreign_draft, {}, "NOT_FOUND", ["replaces"]),
         (received_message, {}, "CONFLICT", ["replaces"]),
-        (own_draft, {"keepAttachments": foreign_files}, "NOT_FOUND", ["keepAttachments", "ids"]),
-        (own_draft, {"keepAttachments": missing_file}, "NOT_FOUND", ["keepAttachments", "ids"]),
-        (own_draft, {"keepAttachments": {"ids": ["x"]}}, "VALIDATION", ["keepAttachments", "ids"]),
+        (
+            own_draft,
+            {"keepAttachments": foreign_files},
+            "NOT_FOUND",
+            ["keepAttachments", "ids", "0"],
+        ),
+        (
+            own_draft,
+            {"keepAttachments": missing_file},
+            "NOT_FOUND",
+            ["keepAttachments", "ids", "0"],
+        ),
+        (
+            own_draft,
+            {"keepAttachments": {"ids": ["x"]}},
+            "VALIDATION",
+            ["keepAttachments", "ids", "0"],
+        ),
         (own_draft, {"from": {"address": bob.address}}, "FORBIDDEN_OPERATION", ["from"]),
         (own_draft, {"mailbox": {"path": "Nowhere"}}, "NOT_FOUND", ["mailbox"]),
     ):

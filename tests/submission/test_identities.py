@@ -33,6 +33,7 @@ from tests.support.accounts.user_operations import (
     make_admin_of_domain,
     user_global_id,
 )
+from tests.support.operations.error_positions import field_path, item_index
 from tests.support.stores.counter_check import load_journal_entries, load_stream_position
 
 FORWARD = AddressKind.FORWARD
@@ -95,7 +96,7 @@ async def test_implied_identity_keeps_id_when_changed(
         assert (await delete_identities(ada, identity["id"]))["deletedIds"] == [identity["id"]]
         assert (await load_identities_by_address(ada))[sender] == identity
         (error,) = (await delete_identities(ada, identity["id"]))["errors"]
-        assert (error["code"], error["path"], error["index"]) == ("CONFLICT", ["ids"], 0)
+        assert (error["code"], field_path(error), item_index(error)) == ("CONFLICT", ["ids"], 0)
     kinds = [kind for kind, _ in await load_journal_entries(environment, ada.user.id, last)]
     assert kinds == [ChangeKind.IDENTITY_CHANGED] * 6
 
@@ -226,19 +227,19 @@ async def test_invalid_identity_fields_are_refused(
     identity, (error,) = await try_create_identity(
         ada, arguments.get("address", ada.address), **fields
     )
-    assert (identity, error["path"], error["index"]) == (None, path, index)
+    assert (identity, field_path(error), item_index(error)) == (None, path, index)
     assert error["code"] == ("NOT_FOUND" if path == ["sentMailbox"] else "VALIDATION")
     identity_id = (await load_identities_by_address(ada))[ada.address]["id"]
     if fields:
         _, (error,) = await try_update_identities(ada, identity_id, **fields)
-        assert (error["path"], error["index"]) == (["set", *path], index)
+        assert (field_path(error), item_index(error)) == (["set", *path], index)
     _, (error,) = await try_update_identities(ada, identity_id)
     assert (error["code"], error["path"]) == ("VALIDATION", ["set"])
 
 
 async def test_all_invalid_identity_fields_are_reported(ada: GraphQLClient) -> None:
     _, errors = await try_create_identity(ada, ada.address, name="a\nb", replyTo="x", bcc=["y"])
-    assert [error["path"] for error in errors] == [["bcc"], ["name"], ["replyTo"]]
+    assert [error["path"] for error in errors] == [["bcc", "0"], ["name"], ["replyTo"]]
 
 
 async def test_foreign_sent_mailbox_is_not_found(ada: GraphQLClient, bob: GraphQLClient) -> None:
@@ -344,10 +345,10 @@ async def test_identity_of_another_user_cannot_be_read_or_changed(
         (error,) = answer[1]
         assert error["code"] in {"NOT_FOUND", "FORBIDDEN_OPERATION"}
     (error,) = (await delete_identities(bob, identity["id"]))["errors"]
-    assert (error["code"], error["path"]) == ("NOT_FOUND", ["ids"])
+    assert (error["code"], error["path"]) == ("NOT_FOUND", ["ids", "0"])
     own_id = (await load_identities_by_address(bob))[bob.address]["id"]
     _, (error,) = await try_update_identities(bob, own_id, identity["id"], name="Eve")
-    assert (error["code"], error["index"]) == ("NOT_FOUND", 1)
+    assert (error["code"], item_index(error)) == ("NOT_FOUND", 1)
     assert (await load_identities_by_address(bob))[bob.address]["name"] is None
     assert await load_identities_by_address(ada) == before
 

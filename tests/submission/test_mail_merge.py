@@ -69,7 +69,7 @@ async def test_merge_with_invalid_entry_sends_nothing(
     answer = await send_message(
         ada, subject="x", text="{{a}}", merge=[merge_entry("carol", a=1), merge_entry("dave")]
     )
-    assert error_codes_and_paths(answer) == [("VALIDATION", ["merge", "1", "text"])]
+    assert error_codes_and_paths(answer) == [("VALIDATION", ["merge", "1", "values"])]
     invalid_entries = [merge_entry("carol"), {"to": [{"address": "half@"}]}, {"to": []}]
     answer = await send_message(ada, subject="x", text="y", merge=invalid_entries)
     assert error_codes_and_paths(answer) == [
@@ -116,7 +116,7 @@ async def undo_send(client: GraphQLClient, sent: Any) -> Any:
         ({"merge": [merge_entry("a", x=[1])]}, ["merge", "0", "values", "x"]),
         (
             {"merge": [merge_entry("a", x="a\r\nBcc: b@c.d")], "subject": "{{x}}"},
-            ["merge", "0", "subject"],
+            ["merge", "0", "values"],
         ),
         ({"to": [{"address": "b@x.org"}], "subject": "{{y}}", "template": {}}, ["subject"]),
         ({"to": [{"address": "b@x.org"}], "template": {"a": {}}}, ["template", "a"]),

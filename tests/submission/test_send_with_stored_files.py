@@ -82,7 +82,7 @@ async def test_refused_send_creates_no_share(ada: GraphQLClient, environment: En
     file = await store_file(ada)
     link = {"file": file["id"], "mode": "LINK"}
     assert error_codes_and_paths(await send_with_files(ada, link, to=[{"address": "half@"}])) == [
-        ("VALIDATION", ["to"])
+        ("VALIDATION", ["to", "0"])
     ]
     validated = await send_with_files(ada, link, options={"validateOnly": True})
     assert validated["errors"] == []

@@ -19,6 +19,7 @@ from tests.support.mail_servers.queue_worker import (
     load_submission_state,
     queue_message,
 )
+from tests.support.operations.error_positions import field_path, item_index
 from tests.support.stores.other_processes import deregister_as_dead
 
 PAYLOAD_FIELDS = "submissions { state sendAt recipients { nextAttemptAt state } }"
@@ -38,7 +39,7 @@ async def reschedule(client: GraphQLClient, submission_ids: list[int], send_at: 
 
 
 def error_details(payload: Any) -> list[Any]:
-    return [(error["code"], error["path"], error["index"]) for error in payload["errors"]]
+    return [(error["code"], field_path(error), item_index(error)) for error in payload["errors"]]
 
 
 async def test_rescheduled_submission_is_due_at_new_time(

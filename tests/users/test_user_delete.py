@@ -217,7 +217,7 @@ async def test_repeated_delete_changes_the_time_of_the_same_task(
     assert await tasks.run_next_task(environment)
     assert await load_deleted_user(root, username="ada") is None
     _, (error,) = await delete_users(root, ada.user.id)
-    assert (error["code"], error["path"]) == ("NOT_FOUND", ["users", "ids"])
+    assert (error["code"], error["path"]) == ("NOT_FOUND", ["users", "ids", "0"])
 
 
 @pytest.mark.usefixtures("bob")
@@ -327,7 +327,7 @@ async def test_domain_admin_deletes_and_restores_only_own_users(
     own_admin = await make_domain_admin_outside(environment, root.http, "here", "example.org")
     other_admin = await make_domain_admin_outside(environment, root.http, "there", "new.example")
     _, (error,) = await delete_users(other_admin, ada.user.id)
-    assert (error["code"], error["path"]) == ("NOT_FOUND", ["users", "ids"])
+    assert (error["code"], error["path"]) == ("NOT_FOUND", ["users", "ids", "0"])
     _, (error,) = await delete_users(other_admin, {"usernames": ["ada"]})
     assert error["code"] == "NOT_FOUND"
     payload, _ = await delete_users(other_admin, {"patterns": ["a*"]})

@@ -110,11 +110,10 @@ def _error_lists(errors: Mapping[int, RequestError]) -> dict[int, list[RequestEr
 
 def _raise_errors(errors: Mapping[int, Sequence[RequestError]]) -> None:
     """Raise the errors in the order of the users, with paths inside the list."""
-    all_errors = []
-    for index, refusals in sorted(errors.items()):
-        for error in refusals:
-            inner_path = [] if error.index is None else [str(error.index)]
-            error.path, error.index = [INPUT_PATH, str(index), *error.path, *inner_path], index
-            all_errors.append(error)
+    all_errors = [
+        error.copy_with_path([INPUT_PATH, str(index), *error.path])
+        for index, refusals in sorted(errors.items())
+        for error in refusals
+    ]
     if all_errors:
         raise all_errors[0] if len(all_errors) == 1 else MultipleErrors(all_errors)

@@ -48,6 +48,7 @@ from tests.support.accounts.two_factor_operations import (
     mutation_error_codes,
     run_auth_mutation,
 )
+from tests.support.operations.error_positions import item_index
 
 FAILED_CODES = ["AUTHENTICATION_FAILED"]
 KEYS_QUERY = "{ user { webauthnKeys { id name createdAt lastUsedAt } twoFactorMethods } }"
@@ -514,7 +515,7 @@ async def test_webauthn_delete_is_all_or_nothing(
         "VALIDATION"
     ]
     payload = await run_auth_mutation(ada, "webauthnDelete", ids=key_ids, proof={"totp": "x"})
-    assert [(e["code"], e["index"]) for e in payload["errors"]] == [("NOT_FOUND", 1)]
+    assert [(e["code"], item_index(e)) for e in payload["errors"]] == [("NOT_FOUND", 1)]
     assert len(await load_all_rows(ada.environment, WebauthnKey)) == 2
     assert await mutation_error_codes(root, "webauthnDelete", ids=key_ids[:1]) == ["VALIDATION"]
     assert (

@@ -33,6 +33,7 @@ from tests.support.mail_servers.queue_worker import (
 )
 from tests.support.mail_servers.smtp_and_dns_servers import FakeSmtpServer, run_smtp_server
 from tests.support.operations.domain_operations import DOMAIN_RENAME, run_mutation
+from tests.support.operations.error_positions import field_path, item_index
 from tests.support.operations.rewrite_and_bcc_operations import RECIPIENT_REWRITE_CREATE
 from tests.support.stores.counter_check import select_rows
 from tests.support.stores.row_counts import count_rows
@@ -220,7 +221,7 @@ async def test_relay_password_is_masked_and_stored_encrypted(
             name
         )
     _, (error,) = await try_update_users(ada, forwardTo=["smtp://you:***@relay.example.com"])
-    assert (error["path"], error["constraint"], error["index"]) == (
+    assert (field_path(error), error["constraint"], item_index(error)) == (
         ["set", "forwardTo"],
         "secret",
         0,
@@ -247,7 +248,7 @@ async def test_invalid_forward_target_is_refused(
     arguments = {"address": "second@example.org", "user": {"username": "ada"}}
     assert (await root(document, input=arguments))["addressCreate"]["errors"] == []
     users, (error,) = await try_update_users(ada, forwardTo=[FORWARD_TARGET, target], name="X")
-    assert (users, error["path"], error["index"]) == ([], ["set", "forwardTo"], 1)
+    assert (users, field_path(error), item_index(error)) == ([], ["set", "forwardTo"], 1)
     assert error["constraint"] == rule
     result = await ada("{ user { forwardTo name } }")
     assert result["user"] == {"forwardTo": [], "name": None}
@@ -276,7 +277,7 @@ async def test_account_is_created_with_targets(root: GraphQLClient) -> None:
         "forwardTo": ["Eva@example.org"],
     }
     user, (error,) = await try_create_user(root, **self_forward)
-    assert (user, error["constraint"], error["path"]) == (None, "self", ["forwardTo"])
+    assert (user, error["constraint"], error["path"]) == (None, "self", ["forwardTo", "0"])
 
 
 async def test_forwarded_message_is_encrypted_if_enabled(

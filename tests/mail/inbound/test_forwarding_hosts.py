@@ -35,9 +35,9 @@ from tests.support.mail_servers.smtp_client import connect_smtp, send_rcpt
 from tests.support.operations.domain_operations import run_mutation
 
 CREATE = """mutation ($input: ForwardingHostCreateInput!) { forwardingHostCreate(input: $input) {
-  forwardingHosts { host source filterSpam } errors { code message path index } } }"""
+  forwardingHosts { host source filterSpam } errors { code message path } } }"""
 DELETE = """mutation ($input: ForwardingHostDeleteInput!) { forwardingHostDelete(input: $input) {
-  deletedIds errors { code message path index } } }"""
+  deletedIds errors { code message path } } }"""
 FORWARDING_PEER = Peer("198.51.100.7", "mx.hop.example")
 pytestmark = pytest.mark.usefixtures("verify_consistency")
 

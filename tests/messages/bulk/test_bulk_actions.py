@@ -21,6 +21,7 @@ from tests.support.operations.bulk_operations import (
     run_message_mutation,
     undo_mutation,
 )
+from tests.support.operations.error_positions import field_path, item_index
 from tests.support.stores.counter_check import (
     load_journal_entries,
     load_stream_position,
@@ -92,7 +93,7 @@ async def test_message_update_keeps_absent_fields_and_clears_null(
         ({"flags": ["x" * 129]}, ["set", "flags"], "pattern", 0),
         ({"flags": ["a"], "addFlags": ["b"]}, ["set", "flags"], "exclusive", None),
         ({"addFlags": [f"k{n}" for n in range(65)]}, ["set", "addFlags"], "max", None),
-        ({"metadata": [1]}, ["metadata"], "object", None),
+        ({"metadata": [1]}, ["set", "metadata"], "object", None),
     ],
 )
 async def test_invalid_message_update_changes_nothing(
@@ -109,7 +110,7 @@ async def test_invalid_message_update_changes_nothing(
         select={"ids": await list_message_ids(ada_with_mail)},
         set=set_,
     )
-    assert [(e["path"], e["constraint"], e["index"]) for e in answer["errors"]] == [
+    assert [(field_path(e), e["constraint"], item_index(e)) for e in answer["errors"]] == [
         (path, constraint, index)
     ]
     assert await load_stream_position(ada_with_mail.environment, ada_with_mail.user.id) == last
@@ -204,9 +205,9 @@ async def test_update_applies_to_selected_messages(
         ({"mailbox": {"path": "INBOX"}, "all": True}, "VALIDATION", ["select"]),
         ({"uids": "1"}, "VALIDATION", ["select"]),
         ({"all": True, "uids": "1"}, "VALIDATION", ["select"]),
-        (inbox_selection("x"), "VALIDATION", ["uids"]),
+        (inbox_selection("x"), "VALIDATION", ["select", "uids"]),
         ({"mailbox": {"path": "Nowhere"}}, "NOT_FOUND", ["select", "mailbox"]),
-        ({"ids": ["msg_nonsense"]}, "VALIDATION", ["select"]),
+        ({"ids": ["msg_nonsense"]}, "VALIDATION", ["select", "ids", "0"]),
         ({"ids": [global_ids.encode("Message", 7)] * 1001}, "VALIDATION", ["select", "ids"]),
     ],
 )
@@ -235,7 +236,7 @@ async def test_unknown_or_foreign_message_id_refuses_whole_request(
             answer = await run_message_mutation(
                 ada_with_mail, name, select={"ids": [own_id, wrong_id]}, **extra
             )
-            assert [(e["code"], e["path"], e["index"]) for e in answer["errors"]] == [
+            assert [(e["code"], field_path(e), item_index(e)) for e in answer["errors"]] == [
                 ("NOT_FOUND", ["select", "ids"], 1)
             ]
     assert {tuple(node["flags"]) for node in await list_messages(ada_with_mail)} == {()}

@@ -25,6 +25,7 @@ from tests.support.operations.bulk_operations import (
     undo_mutation,
     user_selection,
 )
+from tests.support.operations.error_positions import field_path, item_index
 from tests.support.stores.counter_check import load_journal_entries, load_stream_position
 
 ALL_MESSAGES: dict[str, Any] = {"all": True}
@@ -134,7 +135,7 @@ async def test_deduplicate_compares_only_selected_messages(
     unknown = {"ids": [*keys[:1], global_ids.encode("Message", 7)]}
     for client, index in ((user_with_duplicates, 1), (bob, 0)):
         answer = await run_message_mutation(client, "messageDeduplicate", select=unknown)
-        assert [(e["code"], e["path"], e["index"]) for e in answer["errors"]] == [
+        assert [(e["code"], field_path(e), item_index(e)) for e in answer["errors"]] == [
             ("NOT_FOUND", ["select", "ids"], index)
         ]
 

@@ -215,7 +215,7 @@ async def test_copy_with_same_idempotency_key_runs_once(ada_with_mail: GraphQLCl
         ({"select": inbox_selection("1"), "to": {"path": "Nowhere"}}, "NOT_FOUND", ["to"]),
         ({"select": {}, "to": {"path": "Keep"}}, "VALIDATION", ["select"]),
         ({"select": {"ids": [global_ids.encode("Message", 7)]}, "to": {"path": "Keep"}},
-         "NOT_FOUND", ["select", "ids"]),
+         "NOT_FOUND", ["select", "ids", "0"]),
     ],
 )  # fmt: skip
 async def test_invalid_copy_request_is_refused(

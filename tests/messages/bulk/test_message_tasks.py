@@ -135,7 +135,7 @@ async def test_task_is_cancelled_before_and_between_chunks(
 ) -> None:
     task = await create_flag_task(ada_with_mail, environment)
     document = """mutation ($ids: [ID!]!) { taskCancel(input: {ids: $ids}) {
-        tasks { state } errors { code path index } } }"""
+        tasks { state } errors { code path } } }"""
     task_id = global_ids.encode("Task", task.id)
     answer = (await ada_with_mail(document, ids=[task_id]))["taskCancel"]
     assert answer == {"tasks": [{"state": "CANCELLED"}], "errors": []}
@@ -143,7 +143,7 @@ async def test_task_is_cancelled_before_and_between_chunks(
     unknown = (await ada_with_mail(document, ids=[task_id, global_ids.encode("Task", 7)]))[
         "taskCancel"
     ]
-    assert unknown["errors"] == [{"code": "NOT_FOUND", "path": ["ids"], "index": 1}]
+    assert unknown["errors"] == [{"code": "NOT_FOUND", "path": ["ids", "1"]}]
 
     async with environment.write_session() as session:
         await session.exec(update(Task).values(state=TaskState.RUNNING, finished_at=None))

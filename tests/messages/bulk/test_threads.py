@@ -23,7 +23,7 @@ THREAD_UPDATE = """
 mutation ($input: ThreadUpdateInput!) { threadUpdate(input: $input) {
   threads { id muted messageCount unseenCount }
   task { state total } undo { token } journalCursor
-  errors { __typename code path index message ... on ValidationError { constraint } } } }
+  errors { __typename code path message ... on ValidationError { constraint } } } }
 """
 MESSAGES_QUERY = """
 { viewer { user { messages(first: 50, orderBy: RECEIVED_ASC) { nodes {
@@ -179,7 +179,7 @@ async def test_large_thread_update_runs_as_task(user_with_threads: GraphQLClient
     [
         ({"set": {}}, ["set"], "required"),
         ({"threads": [], "set": {"muted": True}}, ["threads"], "range"),
-        ({"set": {"addFlags": ["a b"]}}, ["set", "addFlags"], "pattern"),
+        ({"set": {"addFlags": ["a b"]}}, ["set", "addFlags", "0"], "pattern"),
         ({"set": {"snoozedUntil": "2029-01-01T00:00:00Z"}}, ["set", "snoozedUntil"], "min"),
     ],
 )

@@ -25,7 +25,7 @@ def mutation_document(name: str, fields: str = "") -> str:
     input_type = "IdsInput" if name == "appPasswordDelete" else f"{name[0].upper()}{name[1:]}Input"
     return (
         f"mutation ($input: {input_type}!) {{ {name}(input: $input) "
-        f"{{ {fields} errors {{ code message path index }} }} }}"
+        f"{{ {fields} errors {{ code message path }} }} }}"
     )
 
 

@@ -19,8 +19,7 @@ from tests.conftest import GraphQLClient, make_client, make_user
 
 ERROR_FIELDS = """
 errors {
-  code message path index
-  ... on ValidationError { constraint }
+  code message path ... on ValidationError { constraint }
   ... on LimitReachedError { limit used }
   ... on ForbiddenError { requires }
   ... on NotFoundError { ref }

@@ -4,7 +4,7 @@ from typing import Any
 
 from tests.conftest import GraphQLClient
 
-PAYLOAD_ERRORS = "errors { __typename code message path index }"
+PAYLOAD_ERRORS = "errors { __typename code message path }"
 FAILING_RENAME = (
     f'mailboxRename(input: {{mailbox: {{path: "No"}}, newPath: "X"}}) {{ {PAYLOAD_ERRORS} }}'
 )

@@ -4,7 +4,7 @@ from typing import Any
 
 from tests.conftest import GraphQLClient
 
-ERRORS = """errors { __typename code path index ... on ValidationError { constraint }
+ERRORS = """errors { __typename code path ... on ValidationError { constraint }
   ... on StaleError { currentModseq } ... on QuotaExceededError { used limit } }"""
 TASK_FIELDS = "task { id kind state done total result error startedAt finishedAt }"
 UNDO_FIELDS = "undo { token expiresAt }"

@@ -22,13 +22,13 @@ CERTIFICATE_FIELDS = """id serverName altNames description fingerprint fingerpri
   acmeNames acmeState createdAt startsAt expiresAt"""
 CERTIFICATE_SET = f"""mutation ($input: CertificateSetInput!) {{ certificateSet(input: $input) {{
   certificate {{ {CERTIFICATE_FIELDS} }} warnings {{ code path }}
-  errors {{ __typename code message path index ... on ValidationError {{ constraint }} }} }} }}"""
+  errors {{ __typename code message path ... on ValidationError {{ constraint }} }} }} }}"""
 CERTIFICATE_DELETE = """mutation ($input: CertificateDeleteInput!) {
   certificateDelete(input: $input) { deletedIds revokedIds
-  errors { __typename code message path index
-  ... on ValidationError { constraint } ... on UnavailableError { component } } } }"""
+  errors { __typename code message path ... on ValidationError { constraint }
+  ... on UnavailableError { component } } } }"""
 CERTIFICATE_RENEW = """mutation ($input: IdsInput!) { certificateRenew(input: $input) {
-  certificates { serverName acmeState } errors { __typename code message path index } } }"""
+  certificates { serverName acmeState } errors { __typename code message path } } }"""
 CERTIFICATES_QUERY = """
 query ($query: String, $altNames: Boolean, $first: Int, $after: String, $last: Int) {
   certificates(query: $query, altNames: $altNames, first: $first, after: $after, last: $last) {

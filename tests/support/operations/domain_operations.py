@@ -14,10 +14,11 @@ from resolvers.context import Context, Viewer
 from resolvers.users.creation import create as creation_create
 from resolvers.users.creation.create import NewUser
 from tests.conftest import GraphQLClient, make_api_key
+from tests.support.operations.error_positions import field_path, item_index
 from tests.support.stores.counter_check import select_rows
 
-ERRORS = """errors { __typename code message path index
-  ... on ValidationError { constraint } ... on LimitReachedError { limit used }
+ERRORS = """errors { __typename code message path ... on ValidationError { constraint }
+  ... on LimitReachedError { limit used }
   ... on ForbiddenError { requires } ... on NotFoundError { ref } }"""
 DOMAIN_FIELDS = """id name description active tags maxAddresses maxUsers defaultUserQuota
   defaultUserQuotaInherited
@@ -123,7 +124,7 @@ def error_summary(errors: list[Any]) -> tuple[Any, ...]:
     """Code, path, index and detail of the only error."""
     (error,) = errors
     detail = error.get("constraint") or error.get("requires") or error.get("ref")
-    return error["code"], error["path"], error["index"], detail
+    return error["code"], field_path(error), item_index(error), detail
 
 
 async def try_update_domain(

@@ -36,7 +36,7 @@ FILTER_UPDATE = _mutation("filterUpdate", f"filters {{ {FILTER_FIELDS} }}")
 FILTER_DELETE = _mutation("filterDelete", "deletedIds")
 FILTER_IMPORT = _mutation(
     "filterImport", f"filters {{ {FILTER_FIELDS} }} warnings {{ code message path }} replayed"
-).replace("message path index", "message path index ... on SieveCompileError { line column }")
+).replace("message path", "message path ... on SieveCompileError { line column }")
 FILTER_APPLY = _mutation("filterApply", "task { id kind state total }")
 
 

@@ -10,8 +10,8 @@ from resolvers.messages import upload
 from resolvers.messages.upload import NewMessage
 from tests.conftest import GraphQLClient, client_context, raw_message
 
-MUTATION_ERRORS = "errors { code message path index }"
-MAILBOX_ERRORS = "errors { __typename code path index ... on ValidationError { constraint } }"
+MUTATION_ERRORS = "errors { code message path }"
+MAILBOX_ERRORS = "errors { __typename code path ... on ValidationError { constraint } }"
 MAILBOX_CREATE = f"""
 mutation ($input: MailboxCreateInput!) {{
   mailboxCreate(input: $input) {{

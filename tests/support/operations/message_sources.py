@@ -15,7 +15,7 @@ mutation ($input: MessageUploadInput!) { messageUpload(input: $input) {
     messageId inReplyTo references attachments { id filename inline } metadata }
   replaced
   warnings { code path }
-  errors { __typename code path index ... on ValidationError { constraint } } } }
+  errors { __typename code path ... on ValidationError { constraint } } } }
 """
 MESSAGE_SOURCE_QUERY = """
 query ($id: ID!) { message(by: {id: $id}) { rawSource(maxBytes: 16777216) } }

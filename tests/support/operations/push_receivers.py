@@ -24,7 +24,7 @@ PUSH_CHANNELS_PAYLOAD = """pushChannels { id kind active title text senders send
   highPriorityOnly passPriority mailboxes { path } lastError lastPushAt user { username } }"""
 PUSH_CHANNEL_SET = f"""mutation ($input: PushChannelSetInput!) {{ pushChannelSet(input: $input) {{
   {PUSH_CHANNELS_PAYLOAD}
-  errors {{ __typename code path index message ... on ValidationError {{ constraint }} }} }} }}"""
+  errors {{ __typename code path message ... on ValidationError {{ constraint }} }} }} }}"""
 PUSH_CHANNELS_QUERY = """{ viewer { user { pushChannels { id kind active lastError lastPushAt
   mailboxes { path } } } } }"""
 

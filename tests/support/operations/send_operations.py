@@ -7,10 +7,11 @@ from mail.mime.header_encoding import NamedAddress
 from resolvers.submission import create as submission_create
 from resolvers.submission.create import SendRequest, SentMessage
 from tests.conftest import GraphQLClient, client_context
+from tests.support.operations.error_positions import field_path, item_index
 
 MESSAGE_REDIRECT = """
 mutation ($input: MessageRedirectInput!) { messageRedirect(input: $input) {
-  queueId forwarded { seq type value } replayed errors { code path index } } }
+  queueId forwarded { seq type value } replayed errors { code path } } }
 """
 OUTSIDE_RECIPIENT = NamedAddress("carol@example.net", "Carol")
 SHORT_MESSAGE = SendRequest(to=[OUTSIDE_RECIPIENT], subject="Hello", text="Hi there.")
@@ -24,7 +25,7 @@ SEND_WITH_UNDO = """mutation ($window: Duration, $later: DateTime, $options: Mut
 def forward_errors(payload: Any) -> list[tuple[Any, ...]]:
     """Code, path and index of each error of a messageRedirect that sent nothing."""
     assert (payload["queueId"], payload["forwarded"]) == (None, [])
-    return [(error["code"], error["path"], error["index"]) for error in payload["errors"]]
+    return [(error["code"], field_path(error), item_index(error)) for error in payload["errors"]]
 
 
 async def send_outgoing_message(

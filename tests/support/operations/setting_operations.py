@@ -17,7 +17,7 @@ SETTING_SET = """mutation ($key: String!, $value: JSON, $options: MutationOption
     errors { __typename code message path ... on ValidationError { constraint } } } }"""
 SETTING_DELETE = """mutation ($keys: [String!]!) { settingDelete(input: {keys: $keys}) {
     settings { key value custom } warnings { code path }
-    errors { __typename path index ... on ValidationError { constraint } } } }"""
+    errors { __typename path ... on ValidationError { constraint } } } }"""
 MAX_RECIPIENTS_KEY = "submission.maxRecipients"
 
 

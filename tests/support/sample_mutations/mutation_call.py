@@ -23,7 +23,7 @@ MUTATIONS_BY_IDS = {
     "senderRuleDelete",
     "recipientRewriteDelete",
 }
-PAYLOAD_FIELDS = "errors { __typename code message path index } replayed journalCursor"
+PAYLOAD_FIELDS = "errors { __typename code message path } replayed journalCursor"
 
 
 @dataclass(frozen=True)

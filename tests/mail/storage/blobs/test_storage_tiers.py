@@ -232,7 +232,7 @@ async def test_move_needs_admin_role_and_existing_messages(
     tiered_environment: TieredEnvironment,
 ) -> None:
     document = """mutation ($input: MessageTierMoveInput!) { messageTierMove(input: $input) {
-        movedCount errors { code path index } } }"""
+        movedCount errors { code path } } }"""
     response = await tiered_environment.user_client.execute(
         document, input={"select": ALL_MESSAGES}
     )
