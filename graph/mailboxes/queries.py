@@ -22,7 +22,7 @@ class MailboxFilter:
         "Null: all paths.",
         default=UNSET,
     )
-    special_use: bool = attribute_field(
+    has_special_use: bool = attribute_field(
         "Whether only mailboxes with a special use are returned (RFC 6154).", default=False
     )
     subscribed: bool | None = attribute_field(
@@ -38,7 +38,7 @@ def _conditions_from_filter(mailbox_filter: MailboxFilter | None) -> MailboxCond
     subscribed = mailbox_filter.subscribed
     return MailboxConditions(
         optional_tuple(mailbox_filter.patterns),
-        has_special_use=mailbox_filter.special_use,
+        has_special_use=mailbox_filter.has_special_use,
         include_hidden=mailbox_filter.show_hidden,
         is_subscribed=subscribed if isinstance(subscribed, bool) else None,
     )

@@ -85,8 +85,7 @@ async def _list_conditions(
     if conditions.has_special_use:
         terms.append(col(Mailbox.special_use).is_not(None))
     if conditions.is_subscribed is not None:
-        subscribed = col(Mailbox.subscribed)
-        terms.append(subscribed if conditions.is_subscribed else ~subscribed)
+        terms.append(col(Mailbox.subscribed).is_(conditions.is_subscribed))
     if conditions.path_pattern is not None:
         terms.append(matches_pattern_sql(ctx, conditions.path_pattern))
     return terms

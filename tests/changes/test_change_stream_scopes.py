@@ -564,5 +564,5 @@ async def test_changes_of_mailboxes_by_path_and_role(
     await wait_until(lambda: len(received_events(follower)) == 2)
     assert [event["message"]["subject"] for event in received_events(follower)] == ["Sent", "Team"]
     missing = await live_server.follow(ada, CHANGES_OF_MAILBOXES, mailboxes=[{"path": "Nowhere"}])
-    await wait_until(lambda: missing.end_frame or missing.results)
-    assert not missing.results
+    with pytest.raises(AssertionError, match="NOT_FOUND"):
+        await wait_until(lambda: missing.results)

@@ -37,7 +37,7 @@ ALL_MAILBOXES_QUERY = """
 query ($users: UserSelection, $patterns: [String!], $first: Int = 100, $after: String,
   $special: Boolean! = false, $all: Boolean! = false, $sub: Boolean) {
   mailboxes(users: $users, first: $first, after: $after, filter: {
-    patterns: $patterns, specialUse: $special, showHidden: $all, subscribed: $sub }) {
+    patterns: $patterns, hasSpecialUse: $special, showHidden: $all, subscribed: $sub }) {
     nodes { path user { username } } totalCount pageInfo { hasNextPage endCursor }
   }
 }
