@@ -8,15 +8,23 @@ import strawberry
 from strawberry import UNSET
 
 from graph.changes.types import ChangeBatch
-from graph.types import global_ids
 from graph.types.fields import Info, query, subscription
-from graph.types.references import UserRef, is_given, load_named_user_id
+from graph.types.references import (
+    DomainRef,
+    MailboxRef,
+    UserRef,
+    domain_selector_from_ref,
+    is_given,
+    load_named_user_id,
+    mailbox_selector_from_ref,
+)
 from graph.types.scalars import Cursor, Duration
 from graph.users.queries import UserFilter
-from models.errors import InvalidInput
+from models.errors import InvalidInput, require_found
 from models.events.journal import ChangeKind, StreamPositions
 from models.mailboxes.shares import ShareRight
 from models.users.roles import Role, Scope
+from resolvers.access import require_user_id
 from resolvers.changes import managed_streams
 from resolvers.changes.stream_reader import (
     FollowRequest,
@@ -25,8 +33,7 @@ from resolvers.changes.stream_reader import (
     read_event_page,
 )
 from resolvers.changes.visible_streams import SelectStreams
-from resolvers.domains.loaders import DomainIdOrName
-from resolvers.mailboxes.loaders import MailboxSelector, require_own_or_shared_mailbox
+from resolvers.mailboxes.loaders import load_by_selectors, require_own_or_shared_mailbox
 
 DEFAULT_DEBOUNCE = timedelta(milliseconds=50)
 MAX_DEBOUNCE = timedelta(minutes=1)
@@ -74,17 +81,29 @@ def _optional_frozenset(items: list[Any] | None) -> frozenset[Any] | None:
     return frozenset(items or ()) if is_given(items) else None
 
 
-def _decode_mailbox_ids(mailbox_global_ids: list[strawberry.ID] | None) -> frozenset[int] | None:
-    """Decode the global IDs of an optional list; None if no list is given.
+async def _load_mailbox_ids(
+    info: Info, refs: Sequence[MailboxRef] | None, user_ref: UserRef | None
+) -> frozenset[int] | None:
+    """Load the IDs of mailboxes of an account, by default of the viewer; None without a list.
 
-    Raises Invalid if one is not the ID of a mailbox.
+    Raises InvalidInput if an ID is malformed, NotFound if the account has no mailbox of a name.
     """
-    if not is_given(mailbox_global_ids):
+    if not is_given(refs):
         return None
-    return frozenset(
-        global_ids.decode("Mailbox", global_id, path="mailboxes")
-        for global_id in mailbox_global_ids or ()
-    )
+    selectors = [
+        mailbox_selector_from_ref(ref, path="mailboxes", index=nth)
+        for nth, ref in enumerate(refs or ())
+    ]
+    named = [(nth, one) for nth, one in enumerate(selectors) if one.id is None]
+    ids = {one.id for one in selectors if one.id is not None}
+    if named:
+        owner_id = await load_named_user_id(info, user_ref) or require_user_id(info.context)
+        rows = await info.context.load_many(
+            load_by_selectors, [(owner_id, selector) for _, selector in named]
+        )
+        for (nth, selector), row in zip(named, rows, strict=True):
+            ids.add(require_found(row, str(selector), path=["mailboxes", str(nth)]).id)
+    return frozenset(ids)
 
 
 @strawberry.type
@@ -131,13 +150,13 @@ class ChangeSubscription:
         user: UserRef | None = UNSET,
         after: Cursor | None = UNSET,
         kinds: list[ChangeKind] | None = UNSET,
-        mailboxes: list[strawberry.ID] | None = UNSET,
+        mailboxes: list[MailboxRef] | None = UNSET,
         debounce: Duration | None = UNSET,
-        folded: Annotated[
+        coalesce: Annotated[
             bool,
             strawberry.argument(
-                description="Whether several changes of one message, submission or task in one "
-                "batch are told as the last of them."
+                description="Whether a batch has only the last of several equal changes of a "
+                "message, submission or task."
             ),
         ] = False,
     ) -> AsyncIterator[ChangeBatch]:
@@ -149,10 +168,10 @@ class ChangeSubscription:
         request = FollowRequest(
             resume_position_or_now(info, after),
             _optional_frozenset(kinds),
-            _decode_mailbox_ids(mailboxes),
+            await _load_mailbox_ids(info, mailboxes, user),
             window,
             await _stream_selector_of_account(info, user),
-            folds_events=folded,
+            folds_events=coalesce,
         )
         async for batch in _follow_batches(info, request):
             yield batch
@@ -166,15 +185,17 @@ class ChangeSubscription:
     async def mailbox_changes(
         self,
         info: Info,
-        mailbox: Annotated[strawberry.ID, strawberry.argument(description="Which.")],
+        mailbox: Annotated[
+            MailboxRef,
+            strawberry.argument(description="The mailbox: own by any reference, shared by ID."),
+        ],
         after: Cursor | None = UNSET,
     ) -> AsyncIterator[ChangeBatch]:
-        mailbox_id = global_ids.decode("Mailbox", mailbox, path="mailbox")
-        await require_own_or_shared_mailbox(
-            info.context, MailboxSelector(id=mailbox_id), ShareRight.LOOKUP
+        row = await require_own_or_shared_mailbox(
+            info.context, mailbox_selector_from_ref(mailbox), ShareRight.LOOKUP
         )
         request = FollowRequest(
-            resume_position_or_now(info, after), mailbox_ids=frozenset({mailbox_id})
+            resume_position_or_now(info, after), mailbox_ids=frozenset({row.id})
         )
         async for batch in follow_changes(info.context, request):
             yield ChangeBatch.from_batch(batch, info.context.environment.now())
@@ -215,7 +236,8 @@ class ChangeSubscription:
         self,
         info: Info,
         domain: Annotated[
-            str | None, strawberry.argument(description="Its name; nothing given = all.")
+            DomainRef | None,
+            strawberry.argument(description="Default: all domains that the viewer administers."),
         ] = UNSET,
         after: Cursor | None = UNSET,
     ) -> AsyncIterator[ChangeBatch]:
@@ -225,7 +247,9 @@ class ChangeSubscription:
             | managed_streams.DOMAIN_RULE_KINDS
         )
         stream_source = managed_streams.selector_of_domain_streams(
-            DomainIdOrName(name=domain) if domain else None, kinds, path=["domain"]
+            domain_selector_from_ref(domain, path="domain") if domain else None,
+            kinds,
+            path=["domain"],
         )
         async for batch in _follow_batches(
             info, FollowRequest(resume_position_or_now(info, after), select_streams=stream_source)

@@ -1,7 +1,7 @@
 """GraphQL types, mutations and subscription of saved searches."""
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import strawberry
 from strawberry import UNSET
@@ -20,7 +20,7 @@ from graph.types.connections import PageArguments
 from graph.types.errors import DeletePayload, MutationPayload, Options, attribute_field
 from graph.types.fields import Auth, Info, field, subscription
 from graph.types.mutations import mutation
-from graph.types.object_references import ObjectRef, load_ids_from_refs
+from graph.types.object_references import ObjectRef, load_id_from_ref, load_ids_from_refs
 from graph.types.object_views import DerivedField
 from graph.types.references import maybe_value, value_or_none
 from graph.types.row_mapping import NodeView, global_id_field
@@ -221,12 +221,24 @@ def _filter_json(
 @strawberry.type
 class SavedSearchSubscription:
     @subscription(
-        "A search with its counts, now and whenever they have changed; at most once a second. "
-        "It ends when the search is kept no longer.",
+        "Sends a saved search with its counters at once, and again when they change, at most once "
+        "a second. Ends when the saved search is deleted.",
         scope=Scope.MAIL_READ,
     )
-    async def saved_search(self, info: Info, id: strawberry.ID) -> AsyncIterator[SavedSearch]:
-        key = global_ids.decode("SavedSearch", id)
+    async def saved_search_counters(
+        self,
+        info: Info,
+        saved_search: Annotated[
+            SavedSearchRef, strawberry.argument(description="The saved search.")
+        ],
+    ) -> AsyncIterator[SavedSearch]:
+        key = await load_id_from_ref(
+            info,
+            saved_search,
+            "savedSearch",
+            name_field="name",
+            load_ids=saved_searches.load_ids_by_name,
+        )
         results = saved_searches.follow_saved_search(
             info.context, key, lambda fields: _conditions_from_json(info, fields)
         )

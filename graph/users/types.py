@@ -70,7 +70,7 @@ from resolvers.domains import loaders as domain_loaders
 from resolvers.mailboxes import listing as mailbox_listing
 from resolvers.mailboxes import loaders as mailbox_loaders
 from resolvers.mailboxes import subscriptions
-from resolvers.mailboxes.listing import MailboxFilter
+from resolvers.mailboxes.listing import MailboxConditions
 from resolvers.messages import labels
 from resolvers.messages.content_access import require_readable_account
 from resolvers.notifications import push_channels
@@ -413,7 +413,7 @@ class User(NodeView):
         show_hidden: bool = False,
         subscribed: bool | None = UNSET,
     ) -> list[Mailbox]:
-        conditions = MailboxFilter(
+        conditions = MailboxConditions(
             _path_patterns(patterns),
             has_special_use=special_use,
             include_hidden=show_hidden,
@@ -440,7 +440,7 @@ class User(NodeView):
 
     @field("Sums over folders, hidden ones too.", scope=Scope.MAIL_READ)
     async def mailbox_totals(self, info: Info, patterns: list[str] | None = UNSET) -> MailboxTotals:
-        conditions = MailboxFilter(_path_patterns(patterns), include_hidden=True)
+        conditions = MailboxConditions(_path_patterns(patterns), include_hidden=True)
         sums = await mailbox_listing.sum_counters(info.context, self.row.id, conditions)
         return MailboxTotals(
             message_count=BigInt(sums.total),

@@ -24,7 +24,7 @@ CURSOR_KIND = "mailboxes"
 
 
 @dataclass(frozen=True, slots=True)
-class MailboxFilter:
+class MailboxConditions:
     """Which mailboxes of an account are listed. All conditions must hold."""
 
     path_patterns: tuple[str, ...] | None = None  # any of them
@@ -47,65 +47,60 @@ class MailboxSums(NamedTuple):
 
 
 async def list_mailboxes_of_user(
-    ctx: Context, user_id: int, columns: Collection[str], mailbox_filter: MailboxFilter
+    ctx: Context, user_id: int, columns: Collection[str], conditions: MailboxConditions
 ) -> Sequence[ColumnRow]:
     """List a user's mailboxes: INBOX and its children first, then in tree order."""
-    needed_columns = {"special_use"} if mailbox_filter.has_special_use else set()
-    needed_columns |= {"subscribed"} if mailbox_filter.is_subscribed is not None else set()
+    needed_columns = {"special_use"} if conditions.has_special_use else set()
+    needed_columns |= {"subscribed"} if conditions.is_subscribed is not None else set()
     rows = await ctx.load(
         load_trees,
-        MailboxTreeKey(
-            user_id, frozenset({*columns, *needed_columns}), mailbox_filter.path_pattern
-        ),
+        MailboxTreeKey(user_id, frozenset({*columns, *needed_columns}), conditions.path_pattern),
     )
     indexes = list(range(len(rows)))
-    if not mailbox_filter.include_hidden:
+    if not conditions.include_hidden:
         hidden = raw_values(rows, "hidden")
         indexes = [at for at in indexes if not hidden[at]]
-    if mailbox_filter.has_special_use:
+    if conditions.has_special_use:
         roles = raw_values(rows, "special_use")
         indexes = [at for at in indexes if roles[at]]
-    if mailbox_filter.is_subscribed is not None:
+    if conditions.is_subscribed is not None:
         subscribed = raw_values(rows, "subscribed")
-        indexes = [at for at in indexes if bool(subscribed[at]) is mailbox_filter.is_subscribed]
+        indexes = [at for at in indexes if bool(subscribed[at]) is conditions.is_subscribed]
     return rows if len(indexes) == len(rows) else rows_at(rows, indexes)
 
 
-async def sum_counters(ctx: Context, user_id: int, mailbox_filter: MailboxFilter) -> MailboxSums:
+async def sum_counters(ctx: Context, user_id: int, conditions: MailboxConditions) -> MailboxSums:
     """Sum the counters of a user's listed mailboxes."""
-    rows = await list_mailboxes_of_user(ctx, user_id, MailboxSums._fields, mailbox_filter)
+    rows = await list_mailboxes_of_user(ctx, user_id, MailboxSums._fields, conditions)
     return MailboxSums(*(sum(raw_values(rows, name)) for name in MailboxSums._fields))
 
 
 async def _list_conditions(
-    ctx: Context, users: UserSelector, path_patterns: Sequence[str] | None
+    ctx: Context, users: UserSelector, conditions: MailboxConditions
 ) -> list[ColumnElement[bool]]:
     statement = select(col(User.id)).where(await selection_condition(ctx, users))
-    terms = [
-        col(Mailbox.user_id).in_(statement),
-        is_visible_or_managed(ctx, Mailbox),
-        ~col(Mailbox.hidden),
-    ]
-    return (
-        terms
-        if path_patterns is None
-        else [*terms, matches_pattern_sql(ctx, paths.patterns_regex(path_patterns))]
-    )
+    terms = [col(Mailbox.user_id).in_(statement), is_visible_or_managed(ctx, Mailbox)]
+    if not conditions.include_hidden:
+        terms.append(~col(Mailbox.hidden))
+    if conditions.has_special_use:
+        terms.append(col(Mailbox.special_use).is_not(None))
+    if conditions.is_subscribed is not None:
+        terms.append(col(Mailbox.subscribed).is_(conditions.is_subscribed))
+    if conditions.path_pattern is not None:
+        terms.append(matches_pattern_sql(ctx, conditions.path_pattern))
+    return terms
 
 
 async def load_mailbox_page_of_users(
     ctx: Context,
     users: UserSelector,
-    path_patterns: Sequence[str] | None,
+    conditions: MailboxConditions,
     page_request: PageRequest,
     columns: Collection[str],
 ) -> Page[ColumnRow]:
-    """Load a page of the mailboxes of these users, by user and creation.
-
-    Hidden mailboxes are left out.
-    """
+    """Load a page of the mailboxes of these users, by user and creation."""
     rows = select(*select_columns(Mailbox, {"id", "user_id", *columns}))
-    rows = rows.where(*await _list_conditions(ctx, users, path_patterns))
+    rows = rows.where(*await _list_conditions(ctx, users, conditions))
     order_columns: tuple[Any, Any] = (col(Mailbox.user_id), col(Mailbox.id))
     return await pagination.read_page(
         ctx, PageScan(rows, page_request, order_columns, is_descending=False)
@@ -113,9 +108,9 @@ async def load_mailbox_page_of_users(
 
 
 async def count_mailboxes_of_users(
-    ctx: Context, users: UserSelector, path_patterns: Sequence[str] | None
+    ctx: Context, users: UserSelector, conditions: MailboxConditions
 ) -> int:
     """Count the mailboxes of the list that `load_mailbox_page_of_users` reads."""
     statement = select(func.count().label("many")).select_from(Mailbox)
-    (row,) = await ctx.read(statement.where(*await _list_conditions(ctx, users, path_patterns)))
+    (row,) = await ctx.read(statement.where(*await _list_conditions(ctx, users, conditions)))
     return int(row.many)

@@ -52,9 +52,11 @@ from tests.support.servers.live_server import (
 USER_SUBSCRIPTION = f"""subscription ($user: UserRef, $after: Cursor) {{
   changes(user: $user, after: $after) {CHANGE_BATCH_FIELDS} }}"""
 MAILBOX_SUBSCRIPTION = f"""subscription ($id: ID!, $after: Cursor) {{
-  mailboxChanges(mailbox: $id, after: $after) {CHANGE_BATCH_FIELDS} }}"""
+  mailboxChanges(mailbox: {{id: $id}}, after: $after) {CHANGE_BATCH_FIELDS} }}"""
 USERS_SUBSCRIPTION = f"""subscription ($filter: UserFilter, $after: Cursor) {{
   userChanges(filter: $filter, after: $after) {CHANGE_BATCH_FIELDS} }}"""
+CHANGES_OF_MAILBOXES = f"""subscription ($mailboxes: [MailboxRef!], $after: Cursor) {{
+  changes(mailboxes: $mailboxes, after: $after) {CHANGE_BATCH_FIELDS} }}"""
 EACH_TRANSPORT = pytest.mark.parametrize("transport", ["follow", "stream"])
 
 
@@ -376,7 +378,7 @@ async def test_domain_argument_selects_domain_or_is_refused(
         await create_domain(root, name)
     domain_admin = await make_admin_of_domains(environment, http, "chief", "a.test", "b.test")
     follower = await open_subscription(
-        live_server, "follow", domain_admin, DOMAIN_CHANGES_SUBSCRIPTION, domain="B.Test"
+        live_server, "follow", domain_admin, DOMAIN_CHANGES_SUBSCRIPTION, domain={"name": "B.Test"}
     )
     await try_create_user(root, address="x@a.test")
     await try_create_user(root, address="x@b.test")
@@ -385,7 +387,7 @@ async def test_domain_argument_selects_domain_or_is_refused(
     await follower.unsubscribe()
     assert (
         await live_server.follow_until_refused(
-            domain_admin, DOMAIN_CHANGES_SUBSCRIPTION, domain="example.org"
+            domain_admin, DOMAIN_CHANGES_SUBSCRIPTION, domain={"name": "example.org"}
         )
         == "NOT_FOUND"
     )
@@ -545,3 +547,23 @@ async def test_idle_subscriptions_execute_no_statement(
     assert statements == []
     for follower in followers:
         await follower.unsubscribe()
+
+
+async def test_changes_of_mailboxes_by_path_and_role(
+    live_server: LiveServer, ada: GraphQLClient
+) -> None:
+    await run_mailbox_mutation(ada, "mailboxCreate", paths=["Team"])
+    follower = await open_subscription(
+        live_server,
+        "follow",
+        ada,
+        CHANGES_OF_MAILBOXES,
+        mailboxes=[{"path": "Team"}, {"specialUse": "SENT"}],
+    )
+    for path in ("INBOX", "Sent", "Team"):
+        await append_unread_messages(ada, path, path)
+    await wait_until(lambda: len(received_events(follower)) == 2)
+    assert [event["message"]["subject"] for event in received_events(follower)] == ["Sent", "Team"]
+    missing = await live_server.follow(ada, CHANGES_OF_MAILBOXES, mailboxes=[{"path": "Nowhere"}])
+    with pytest.raises(AssertionError, match="NOT_FOUND"):
+        await wait_until(lambda: missing.results)

@@ -34,8 +34,10 @@ query ($patterns: [String!], $special: Boolean! = false, $all: Boolean! = false,
 }
 """
 ALL_MAILBOXES_QUERY = """
-query ($users: UserSelection, $patterns: [String!], $first: Int! = 100, $after: String) {
-  mailboxes(users: $users, patterns: $patterns, first: $first, after: $after) {
+query ($users: UserSelection, $patterns: [String!], $first: Int = 100, $after: String,
+  $special: Boolean! = false, $all: Boolean! = false, $sub: Boolean) {
+  mailboxes(users: $users, first: $first, after: $after, filter: {
+    patterns: $patterns, hasSpecialUse: $special, showHidden: $all, subscribed: $sub }) {
     nodes { path user { username } } totalCount pageInfo { hasNextPage endCursor }
   }
 }
@@ -162,6 +164,28 @@ async def test_mailbox_totals_count_all_or_masked_mailboxes(ada: GraphQLClient) 
     assert (user["messageCount"], user["limits"]["quota"]["used"]) == (3, totals["size"])
     totals = (await ada(document, patterns=["A"]))["user"]["mailboxTotals"]
     assert (totals["messageCount"], totals["unseenCount"]) == (2, 2)
+
+
+async def test_mailboxes_of_several_users_are_filtered(
+    ada: GraphQLClient, bob: GraphQLClient, root: GraphQLClient
+) -> None:
+    await create_mailboxes(ada, "Loose", subscribe=False)
+    await create_mailboxes(bob, "Hidden", hidden=True)
+    users = {"usernames": ["ada", "bob"]}
+    special = await load_all_pages(root, users, special=True)
+    assert {path for _, path in special} == set(DEFAULT_MAILBOXES)
+    assert await load_all_pages(root, users, sub=False) == [("ada", "Loose")]
+    assert ("bob", "Hidden") not in await load_all_pages(root, users)
+    assert ("bob", "Hidden") in await load_all_pages(root, users, all=True)
+    assert {name for name, _ in await load_all_pages(ada, None, all=True)} == {"ada"}
+    document = """query ($before: String) { mailboxes(users: {usernames: ["ada", "bob"]}, last: 2,
+      before: $before) { nodes { path } pageInfo { startCursor } } }"""
+    paths = [path for _, path in await load_all_pages(root, users)]
+    last_page = (await root(document))["mailboxes"]
+    assert [node["path"] for node in last_page["nodes"]] == paths[-2:]
+    cursor = last_page["pageInfo"]["startCursor"]
+    page = (await root(document, before=cursor))["mailboxes"]
+    assert [node["path"] for node in page["nodes"]] == paths[-4:-2]
 
 
 async def test_mailboxes_of_several_users_are_paged(

@@ -190,7 +190,6 @@ EXCEPTIONS: dict[str, dict[str, str]] = {  # by rule: the exceptions with their 
         "FileShareCreateInput.expiresAt": "a time, or a duration until then",
     },
     "find_wrong_connections": {
-        "Query.mailboxes": FORWARD_LIST,
         "SearchDiagnostics.hits": FORWARD_LIST,
         "User.addresses": FORWARD_LIST,
         "User.filters": FORWARD_LIST,

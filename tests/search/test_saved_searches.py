@@ -29,7 +29,8 @@ SAVED_SEARCHES_QUERY = """{ viewer { user { savedSearches {
 SAVED_SEARCH_MESSAGES = """query ($id: ID!, $after: String) { node(id: $id) { ... on SavedSearch {
   messages(first: 2, after: $after, orderBy: RECEIVED_ASC) {
     nodes { subject } pageInfo { endCursor hasNextPage } } } } }"""
-SUBSCRIPTION = "subscription ($id: ID!) { savedSearch(id: $id) { name messageCount unseenCount } }"
+SUBSCRIPTION = """subscription ($id: ID!) { savedSearchCounters(savedSearch: {id: $id}) {
+  name messageCount unseenCount } }"""
 pytestmark = pytest.mark.usefixtures("verify_consistency")
 
 
@@ -218,17 +219,17 @@ async def test_subscription_sends_counts_at_start_and_on_change(
     subscription = await live_server.follow(ada_with_mail, SUBSCRIPTION, id=saved["id"])
     received = subscription.payloads
     await wait_until(lambda: len(received) == 1)
-    assert received[0]["data"]["savedSearch"] == {
+    assert received[0]["data"]["savedSearchCounters"] == {
         "name": "Unread",
         "messageCount": 3,
         "unseenCount": 3,
     }
     await deliver_to(ada_with_mail, "d")
     await wait_until(lambda: len(received) == 2)
-    assert received[1]["data"]["savedSearch"]["messageCount"] == 4
+    assert received[1]["data"]["savedSearchCounters"]["messageCount"] == 4
     await update_saved_search(ada_with_mail, {"name": "Unread"}, query="is:unread is:flagged")
     await wait_until(lambda: len(received) == 3)
-    assert received[2]["data"]["savedSearch"]["messageCount"] == 0
+    assert received[2]["data"]["savedSearchCounters"]["messageCount"] == 0
     await delete_saved_search(ada_with_mail, {"name": "Unread"})
     await wait_until(lambda: subscription.end_frame is not None)
     assert subscription.end_frame["type"] == "complete"

@@ -85,12 +85,12 @@ SUBSCRIPTIONS = {
     "... on MailboxChange { mailboxId path } } }",
     "connectorRunProgress": "connectorRunProgress(connectorRun: {id: @ConnectorRun}) { error }",
     "mailboxCounters": "mailboxCounters(user: @user) { path }",
-    "domainChanges": "domainChanges(domain: @domain, after: @domainCursor) "
+    "domainChanges": "domainChanges(domain: {name: @domain}, after: @domainCursor) "
     "{ events { ... on AccountChange { nodeId } } }",
-    "mailboxChanges": "mailboxChanges(mailbox: @Mailbox, after: @cursor) { events { "
+    "mailboxChanges": "mailboxChanges(mailbox: {id: @Mailbox}, after: @cursor) { events { "
     "... on MailboxChange { path } ... on MessageChange { messageId } } }",
     "queueEntryChanged": "queueEntryChanged(filter: {users: @users}) { queueId }",
-    "savedSearch": "savedSearch(id: @SavedSearch) { name }",
+    "savedSearchCounters": "savedSearchCounters(savedSearch: {id: @SavedSearch}) { name }",
     "submissionProgress": "submissionProgress(submission: {id: @Submission}) { queueId }",
     "taskProgress": "taskProgress(task: {id: @Task}) { id }",
     "notifications": "notifications(after: @cursor) { message { id } }",
