@@ -1,6 +1,6 @@
 """GraphQL types, queries and mutations of DKIM keys."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, ClassVar
 
@@ -10,18 +10,20 @@ from strawberry import UNSET
 from graph.types import errors as types_errors
 from graph.types import global_ids
 from graph.types.connections import Connection, connection_of_page, page_request
-from graph.types.errors import DeletePayload, IdsInput, MutationPayload, Options, attribute_field
+from graph.types.errors import DeletePayload, MutationPayload, Options, attribute_field
 from graph.types.fields import Auth, Info, field, query
 from graph.types.input_conditions import ConditionsInput
 from graph.types.mutations import mutation
+from graph.types.object_references import ObjectRef, load_ids_from_refs
 from graph.types.object_views import DerivedField, NestedViewField, View
-from graph.types.references import ids_from_global_ids, maybe_value, value_or_none
+from graph.types.references import maybe_value, value_or_none
 from graph.types.row_mapping import NodeView, global_id_field, selected_columns
 from mail.authentication import private_keys
 from mail.domains.dns_advice import DnsState, PublishedSigningKey, dkim_record_advice
 from models.domains.dkim_keys import DkimAlgorithm, DkimKeyState
 from models.store.keyset_pages import Cursor, ordering_name
 from models.users.roles import Role, Scope
+from resolvers.context import Context
 from resolvers.domains import dkim_key_mutations, dkim_keys, dkim_rotation
 from resolvers.domains.dkim_key_mutations import MIN_SAFE_RSA_BITS, NewDkimKey
 from resolvers.domains.dkim_keys import DkimRecordKey
@@ -95,11 +97,22 @@ class DkimKey(NodeView):
         )
 
 
-@strawberry.input(one_of=True, description="Names one key.")
-class DkimKeyRef:
-    id: strawberry.Maybe[strawberry.ID] = attribute_field("Global id.")
+@strawberry.input(one_of=True, description="Names one DKIM key.")
+class DkimKeyRef(ObjectRef):
     domain: strawberry.Maybe[str] = attribute_field(
-        "The key in use of a domain: RSA, if there is one."
+        "Name of a domain: names its key in use, the RSA key if it signs with two keys."
+    )
+
+
+async def _load_key_ids_by_domain(ctx: Context, domain_names: Sequence[str]) -> dict[str, int]:
+    """Return the IDs of the keys in use of domains, by the names as they are given."""
+    rows = await ctx.load_many(dkim_keys.load_current_keys_by_domain, list(domain_names))
+    return {name: row.id for name, row in zip(domain_names, rows, strict=True) if row}
+
+
+async def _load_key_ids(info: Info, refs: Sequence[DkimKeyRef]) -> list[int]:
+    return await load_ids_from_refs(
+        info, refs, "dkimKeys", name_field="domain", load_ids=_load_key_ids_by_domain
     )
 
 
@@ -138,19 +151,26 @@ class DkimKeyRotateInput(Options):
 
 @strawberry.input(description="Input of dkimKeyCopy.")
 class DkimKeyCopyInput(Options):
-    from_: str = attribute_field("A domain with keys that sign.", name="from")
-    to: list[str] = attribute_field(DOMAINS_DESCRIPTION)
+    from_domain: str = attribute_field("Name of the domain whose active keys are copied.")
+    to_domains: list[str] = attribute_field(DOMAINS_DESCRIPTION)
 
 
 @strawberry.input(description="Input of dkimKeyDelete.")
 class DkimKeyDeleteInput(Options):
-    ids: list[strawberry.ID] | None = attribute_field("Global ids.", default=UNSET)
-    domains: list[str] | None = attribute_field("All keys of these.", default=UNSET)
+    dkim_keys: list[DkimKeyRef] | None = attribute_field("Keys to delete.", default=UNSET)
+    domains: list[str] | None = attribute_field(
+        "Names of domains whose keys are all deleted.", default=UNSET
+    )
+
+
+@strawberry.input(description="Input of dkimKeyActivate.")
+class DkimKeyActivateInput(Options):
+    dkim_keys: list[DkimKeyRef] = attribute_field("Keys that sign from now on.")
 
 
 @strawberry.type(description="Answer of the mutations that make keys, or change them.")
 class DkimKeysPayload(MutationPayload):
-    keys: list[DkimKey] = attribute_field("The keys.", default_factory=list)
+    dkim_keys: list[DkimKey] = attribute_field("The DKIM keys.", default_factory=list)
 
 
 @strawberry.type
@@ -241,8 +261,8 @@ class DkimMutation:
         "they follow is retired.",
         **WRITE_GUARD,
     )
-    async def dkim_key_activate(self, info: Info, input: IdsInput) -> DkimKeysPayload:
-        keys = ids_from_global_ids(info, "DkimKey", input.ids)
+    async def dkim_key_activate(self, info: Info, input: DkimKeyActivateInput) -> DkimKeysPayload:
+        keys = await _load_key_ids(info, input.dkim_keys)
         return await _load_payload_warning_of_weak_keys(
             info, await dkim_rotation.activate_keys(info.context, keys)
         )
@@ -254,12 +274,15 @@ class DkimMutation:
     )
     async def dkim_key_copy(self, info: Info, input: DkimKeyCopyInput) -> DkimKeysPayload:
         return await _load_payload_warning_of_weak_keys(
-            info, await dkim_key_mutations.copy_active_keys(info.context, input.from_, input.to)
+            info,
+            await dkim_key_mutations.copy_active_keys(
+                info.context, input.from_domain, input.to_domains
+            ),
         )
 
     @mutation("All or none; mail is not signed with them from then on.", **WRITE_GUARD)
     async def dkim_key_delete(self, info: Info, input: DkimKeyDeleteInput) -> DeletePayload:
-        keys = ids_from_global_ids(info, "DkimKey", value_or_none(input.ids) or [])
+        keys = await _load_key_ids(info, value_or_none(input.dkim_keys) or [])
         deleted_keys = await dkim_key_mutations.delete_keys_by_id_or_domain(
             info.context, keys, value_or_none(input.domains) or []
         )
@@ -286,4 +309,4 @@ async def _load_payload_warning_of_weak_keys(info: Info, key_ids: list[int]) -> 
         if weak_domains
         else []
     )
-    return DkimKeysPayload(keys=[DkimKey.from_row(row) for row in rows], warnings=warnings)
+    return DkimKeysPayload(dkim_keys=[DkimKey.from_row(row) for row in rows], warnings=warnings)

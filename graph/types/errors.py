@@ -195,11 +195,6 @@ class Options:
     )
 
 
-@strawberry.input(description="Names many things of one kind.")
-class IdsInput(Options):
-    ids: list[strawberry.ID] = attribute_field("Global ids.")
-
-
 @strawberry.type(description="For all plain deletions.")
 class DeletePayload(MutationPayload):
     deleted_ids: list[strawberry.ID] = attribute_field("What is gone.", default_factory=list)

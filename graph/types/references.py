@@ -12,7 +12,7 @@ from graph.types.input_conditions import ConditionsInput
 from graph.types.object_references import ObjectRef
 from graph.types.scalars import BigInt, EmailAddress
 from mail.mailboxes import paths
-from models.errors import InvalidInput, check_limit, require_found
+from models.errors import InvalidInput, require_found
 from models.mailboxes.tables import SpecialUse
 from models.store.columns import ColumnRow
 from resolvers.access import require_user_id
@@ -204,19 +204,6 @@ async def load_named_user_id(info: Info, ref: UserRef | None) -> int | None:
     return (
         int(require_found(await load_user_or_viewer(info, ref), path=["user"]).id) if ref else None
     )
-
-
-def ids_from_global_ids(info: Info, type_name: str, global_id_texts: Sequence[str]) -> list[int]:
-    """Return the row IDs of global IDs of one type.
-
-    Raises InvalidInput if one is malformed, LimitReached if there are too many.
-    """
-    max_ids = info.context.environment.options.bulk_max_items
-    check_limit(len(global_id_texts), max_ids, f"at most {max_ids} at once", path=["ids"])
-    return [
-        global_ids.decode(type_name, text, path="ids", index=nth)
-        for nth, text in enumerate(global_id_texts)
-    ]
 
 
 def address_selector_from_ref(ref: AddressRef, *, path: str, index: int | None = None) -> Address:

@@ -150,18 +150,18 @@ async def copy_active_keys(
 
     Raises NotFound if the source has no active key, InvalidInput if a target is the source.
     """
-    (source,) = await resolve_dkim_domains(ctx, [source_name], path="from")
+    (source,) = await resolve_dkim_domains(ctx, [source_name], path="fromDomain")
     active = col(DkimKey.state) == DkimKeyState.ACTIVE
     columns = select_columns(DkimKey, ("id", "selector", "description", "private"))
     statement = select(*columns).where(col(DkimKey.domain) == source.name, active)
     rows = await ctx.read(statement.order_by(col(DkimKey.id)))
     if not rows:
-        raise NotFound(source_name, path=["from"])
-    target_domains = await resolve_dkim_domains(ctx, target_names, path="to")
+        raise NotFound(source_name, path=["fromDomain"])
+    target_domains = await resolve_dkim_domains(ctx, target_names, path="toDomains")
     for index, target_domain in enumerate(target_domains):
         if target_domain.name == source.name:
             raise InvalidInput(
-                "that is where they are", constraint="self", path=["to"], index=index
+                "that is where they are", constraint="self", path=["toDomains"], index=index
             )
     secret_box = ctx.environment.secret_box
     rows_and_keys = [
@@ -189,7 +189,7 @@ async def delete_keys_by_id_or_domain(
     Raises InvalidInput if nothing is given, NotFound if a key or a domain's keys are missing.
     """
     if not key_ids and not domain_names:
-        raise InvalidInput("name a key or a domain", constraint="required", path=["ids"])
+        raise InvalidInput("name a key or a domain", constraint="required", path=["dkimKeys"])
     dkim_domains = await resolve_dkim_domains(ctx, domain_names) if domain_names else []
     domain_ids = {row.domain_id for row in await require_visible_keys(ctx, key_ids)} | {
         one.domain_id for one in dkim_domains
@@ -496,7 +496,7 @@ async def require_visible_keys(ctx: Context, key_ids: Sequence[int]) -> list[Col
     rows = {
         row.id: row for row in await dkim_keys.load_visible_keys_by_id(ctx, list(key_ids)) if row
     }
-    require_all_found(key_ids, rows)
+    require_all_found(key_ids, rows, path=["dkimKeys"])
     return list(rows.values())
 
 

@@ -182,11 +182,11 @@ async def activate_keys(ctx: Context, key_ids: Sequence[int]) -> list[int]:
     Raises InvalidInput, NotFound, or Conflict for two keys of one domain and algorithm.
     """
     if not key_ids:
-        raise InvalidInput("name at least one", constraint="required", path=["ids"])
+        raise InvalidInput("name at least one", constraint="required", path=["dkimKeys"])
     rows = await dkim_key_mutations.require_visible_keys(ctx, key_ids)
     if len({(row.domain, row.algorithm) for row in rows}) < len(rows):
         message = "two of one domain and algorithm cannot both sign"
-        raise Conflict(message, path=["ids"])
+        raise Conflict(message, path=["dkimKeys"])
     domain_ids = {row.domain_id for row in rows if row.domain_id is not None}
     async with ctx.write_session(PLATFORM, *domain_ids) as session:
         await _activate_and_retire_others(

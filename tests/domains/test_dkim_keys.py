@@ -104,7 +104,7 @@ async def test_key_is_created_read_listed_and_deleted(
     assert (await root(DKIM_KEY_QUERY, by={"id": dkim_key["id"]}))["dkimKey"] == dkim_key
     assert (await root(NODE_QUERY, id=dkim_key["id"]))["node"] == {"selector": "s1.mail"}
     key_id = global_ids.decode("DkimKey", dkim_key["id"])
-    payload, errors = await run_mutation(root, DKIM_KEY_DELETE, ids=[dkim_key["id"]])
+    payload, errors = await run_mutation(root, DKIM_KEY_DELETE, dkimKeys=[{"id": dkim_key["id"]}])
     assert (payload["deletedIds"], errors) == ([dkim_key["id"]], [])
     assert await load_signing_key(root, "example.org") is None
     assert await root(NODE_QUERY, id=dkim_key["id"]) == {"node": None}
@@ -139,7 +139,7 @@ async def test_short_key_is_accepted_with_a_warning(root: GraphQLClient) -> None
     payload, errors = await run_mutation(root, DKIM_KEY_SET, domains=["example.org"], keySize=1024)
     assert errors == []
     assert [warning["code"] for warning in payload["warnings"]] == ["WEAK_KEY"]
-    assert payload["keys"][0]["keySize"] == 1024
+    assert payload["dkimKeys"][0]["keySize"] == 1024
 
 
 REFUSED_KEY_INPUTS: list[tuple[dict[str, Any], tuple[Any, ...]]] = [
@@ -154,7 +154,7 @@ REFUSED_KEY_INPUTS: list[tuple[dict[str, Any], tuple[Any, ...]]] = [
     ({"selector": "a..b"}, ("VALIDATION", ["selector"], None, "selector")),
     ({"selector": "ü"}, ("VALIDATION", ["selector"], None, "selector")),
     ({"selector": "a" * 64}, ("VALIDATION", ["selector"], None, "selector")),
-    ({"selector": ".".join(["a" * 60] * 4)}, ("VALIDATION", ["selector"], 0, "selector")),
+    ({"selector": ".".join(["a" * 60] * 4)}, ("VALIDATION", ["selector"], None, "selector")),
     ({"description": "x" * 1001}, ("VALIDATION", ["description"], None, "length")),
     ({"keySize": 512}, ("VALIDATION", ["keySize"], None, "keySize")),
     ({"keySize": 1 << 30}, ("VALIDATION", ["keySize"], None, "keySize")),
@@ -271,13 +271,13 @@ async def test_domain_admin_manages_only_keys_of_own_domains(
         assert (await admin(DKIM_KEY_QUERY, by={"id": key["id"]}))["dkimKey"] is None
         assert await load_signing_key(admin, key["domain"]) is None
         for document in (DKIM_KEY_DELETE, DKIM_KEY_ACTIVATE):
-            _, errors = await run_mutation(admin, document, ids=[key["id"]])
+            _, errors = await run_mutation(admin, document, dkimKeys=[{"id": key["id"]}])
             assert error_summary(errors)[0] == "NOT_FOUND"
         for document in (DKIM_KEY_SET, DKIM_KEY_ROTATE, DKIM_KEY_DELETE):
             _, errors = await run_mutation(admin, document, domains=[key["domain"]])
             expected_code = "FORBIDDEN" if key["domain"] == "*" else "NOT_FOUND"
             assert error_summary(errors)[0] == expected_code
-    arguments = {"from": "example.org", "to": ["far.example"]}
+    arguments = {"fromDomain": "example.org", "toDomains": ["far.example"]}
     response = await admin.execute(DKIM_KEY_COPY, input=arguments)
     assert response["data"]["dkimKeyCopy"]["errors"][0]["code"] == "FORBIDDEN"
     response = await bob.execute(DKIM_KEYS_QUERY)
@@ -296,13 +296,14 @@ async def test_keys_are_copied_with_their_selectors(
     payload, errors = await run_mutation(
         root,
         DKIM_KEY_COPY,
-        **{"from": "example.org", "to": ["a.example", "b.example", "a.example"]},
+        fromDomain="example.org",
+        toDomains=["a.example", "b.example", "a.example"],
     )
     assert errors == []
-    assert [(key["domain"], key["selector"]) for key in payload["keys"]] == [
+    assert [(key["domain"], key["selector"]) for key in payload["dkimKeys"]] == [
         ("a.example", "r"), ("a.example", "e"), ("b.example", "r"), ("b.example", "e")
     ]  # fmt: skip
-    assert {key["publicKey"] for key in payload["keys"]} == {
+    assert {key["publicKey"] for key in payload["dkimKeys"]} == {
         rsa_key["publicKey"],
         ed25519_key["publicKey"],
     }
@@ -310,14 +311,14 @@ async def test_keys_are_copied_with_their_selectors(
     assert len(set(private_rows)) == 6  # each row is encrypted with its own context
     for targets, code in ((["example.org"], "VALIDATION"), (["c.example"], "NOT_FOUND")):
         _, errors = await run_mutation(
-            root, DKIM_KEY_COPY, **{"from": "example.org", "to": targets}
+            root, DKIM_KEY_COPY, fromDomain="example.org", toDomains=targets
         )
-        assert error_summary(errors)[:3] == (code, ["to"], 0)
+        assert error_summary(errors)[:3] == (code, ["toDomains"], 0)
     await create_domain(root, "c.example")
     _, errors = await run_mutation(
-        root, DKIM_KEY_COPY, **{"from": "c.example", "to": ["a.example"]}
+        root, DKIM_KEY_COPY, fromDomain="c.example", toDomains=["a.example"]
     )
-    assert error_summary(errors)[:2] == ("NOT_FOUND", ["from"])
+    assert error_summary(errors)[:2] == ("NOT_FOUND", ["fromDomain"])
     payload, errors = await run_mutation(root, DKIM_KEY_DELETE, domains=["a.example"])
     assert (len(payload["deletedIds"]), errors) == (2, [])
     _, errors = await run_mutation(root, DKIM_KEY_DELETE, domains=["b.example", "a.example"])
@@ -344,7 +345,7 @@ async def test_new_key_signs_once_dns_has_its_record(
         dkim_key_operations.use_dns_server(root, resolver_address)
         payload, errors = await run_mutation(root, DKIM_KEY_ROTATE, domains=["example.org"])
         assert errors == []
-        new_keys = {key["algorithm"]: key for key in payload["keys"]}
+        new_keys = {key["algorithm"]: key for key in payload["dkimKeys"]}
         assert {key["selector"] for key in new_keys.values()} == {"r-20300101", "e-20300101"}
         assert {key["state"] for key in new_keys.values()} == {"PENDING"}
         _, errors = await run_mutation(root, DKIM_KEY_ROTATE, domains=["example.org"])
@@ -390,7 +391,7 @@ async def test_wrong_or_revoked_record_activates_no_key(
 ) -> None:
     old_key = await dkim_key_operations.create_dkim_key(root)
     payload, _ = await run_mutation(root, DKIM_KEY_ROTATE, domains=["example.org"], selector="new")
-    (new_key,) = payload["keys"]
+    (new_key,) = payload["dkimKeys"]
     name = new_key["dnsTxt"]["name"]
     for record in (
         old_key["dnsTxt"]["value"],
@@ -409,17 +410,19 @@ async def test_wrong_or_revoked_record_activates_no_key(
 async def test_new_and_old_key_can_be_activated_by_hand(root: GraphQLClient) -> None:
     old_key = await dkim_key_operations.create_dkim_key(root)
     payload, _ = await run_mutation(root, DKIM_KEY_ROTATE, domains=["example.org"], keySize=3072)
-    (new_key,) = payload["keys"]
+    (new_key,) = payload["dkimKeys"]
     assert new_key["keySize"] == 3072
-    payload, errors = await run_mutation(root, DKIM_KEY_ACTIVATE, ids=[new_key["id"]])
-    assert (errors, [key["state"] for key in payload["keys"]]) == ([], ["ACTIVE"])
+    payload, errors = await run_mutation(root, DKIM_KEY_ACTIVATE, dkimKeys=[{"id": new_key["id"]}])
+    assert (errors, [key["state"] for key in payload["dkimKeys"]]) == ([], ["ACTIVE"])
     assert (await load_states_by_selector(root))["dkim"] == "RETIRED"
-    await run_mutation(root, DKIM_KEY_ACTIVATE, ids=[old_key["id"]])
+    await run_mutation(root, DKIM_KEY_ACTIVATE, dkimKeys=[{"id": old_key["id"]}])
     states = await load_states_by_selector(root)
     assert states == {"dkim": "ACTIVE", new_key["selector"]: "RETIRED"}
-    _, errors = await run_mutation(root, DKIM_KEY_ACTIVATE, ids=[old_key["id"], new_key["id"]])
-    assert error_summary(errors)[:2] == ("CONFLICT", ["ids"])
-    _, errors = await run_mutation(root, DKIM_KEY_ACTIVATE, ids=[])
+    _, errors = await run_mutation(
+        root, DKIM_KEY_ACTIVATE, dkimKeys=[{"id": old_key["id"]}, {"id": new_key["id"]}]
+    )
+    assert error_summary(errors)[:2] == ("CONFLICT", ["dkimKeys"])
+    _, errors = await run_mutation(root, DKIM_KEY_ACTIVATE, dkimKeys=[])
     assert error_summary(errors)[0] == "VALIDATION"
 
 
@@ -430,7 +433,9 @@ async def test_last_key_is_never_deleted_automatically(
     await dkim_key_operations.create_dkim_key(root, selector="new")
     keys = await list_keys(root)
     await run_mutation(
-        root, DKIM_KEY_DELETE, ids=[key["id"] for key in keys if key["selector"] == "new"]
+        root,
+        DKIM_KEY_DELETE,
+        dkimKeys=[{"id": key["id"]} for key in keys if key["selector"] == "new"],
     )
     clock.tick(days=30)
     assert await dkim_rotation.activate_or_delete_due_keys(environment) == 1
@@ -443,7 +448,7 @@ async def test_last_key_is_never_deleted_automatically(
         ({"domains": ["far.example"]}, ("NOT_FOUND", ["domains"], 0, "far.example")),
         ({"domains": ["*"]}, ("NOT_FOUND", ["domains"], 0, "*")),
         ({"selector": "new"}, ("VALIDATION", ["algorithm"], None, "required")),
-        ({"selector": "e", "algorithm": "RSA"}, ("CONFLICT", ["selector"], 0, None)),
+        ({"selector": "e", "algorithm": "RSA"}, ("CONFLICT", ["selector"], None, None)),
         ({"selector": "\r\n"}, ("VALIDATION", ["selector"], None, "selector")),
         ({"keySize": 7}, ("VALIDATION", ["keySize"], None, "keySize")),
     ],

@@ -63,7 +63,7 @@ NO_NAMES = {  # members that narrow a selection
 TEXTS: dict[tuple[str, str], Any] = {
     ("AddressCreateInput", "address"): "USER-more@DOMAIN",
     ("BccRuleCreateInput", "match"): "USER@DOMAIN",
-    ("DkimKeyCopyInput", "from"): "DOMAIN",
+    ("DkimKeyCopyInput", "fromDomain"): "DOMAIN",
     ("DkimKeyRotateInput", "domains"): ["DOMAIN"],
     ("DkimKeySetInput", "domains"): ["DOMAIN"],
     ("KeyValueDeleteInput", "key"): "USER-key",

@@ -86,9 +86,7 @@ EXCEPTIONS: dict[str, dict[str, str]] = {  # by rule: the exceptions with their 
         "Mutation.webauthnDelete": ESTABLISHED_NAME,
         "Mutation.webauthnRegister": ESTABLISHED_NAME,
     },
-    "find_wrong_mutation_shape": {
-        "Mutation.dkimKeyActivate(input:)": "shares IdsInput with all that is done by id",
-    },
+    "find_wrong_mutation_shape": {},
     "find_unclear_booleans": {
         "Address.wildcard": ESTABLISHED_NAME,
         "AddressFilter.wildcard": ESTABLISHED_NAME,

@@ -21,10 +21,10 @@ def _mutation(name: str, kind: str, payload: str) -> str:
     return f"mutation ($input: {kind}!) {{ {name}(input: $input) {{ {payload} {ERRORS} }} }}"
 
 
-DKIM_KEYS_PAYLOAD = f"keys {{ {DKIM_KEY_FIELDS} }} warnings {{ code message path }}"
+DKIM_KEYS_PAYLOAD = f"dkimKeys {{ {DKIM_KEY_FIELDS} }} warnings {{ code message path }}"
 DKIM_KEY_SET = _mutation("dkimKeySet", "DkimKeySetInput", DKIM_KEYS_PAYLOAD)
 DKIM_KEY_ROTATE = _mutation("dkimKeyRotate", "DkimKeyRotateInput", DKIM_KEYS_PAYLOAD)
-DKIM_KEY_ACTIVATE = _mutation("dkimKeyActivate", "IdsInput", DKIM_KEYS_PAYLOAD)
+DKIM_KEY_ACTIVATE = _mutation("dkimKeyActivate", "DkimKeyActivateInput", DKIM_KEYS_PAYLOAD)
 DKIM_KEY_COPY = _mutation("dkimKeyCopy", "DkimKeyCopyInput", DKIM_KEYS_PAYLOAD)
 DKIM_KEY_DELETE = _mutation("dkimKeyDelete", "DkimKeyDeleteInput", "deletedIds")
 DKIM_KEY_QUERY = f"query ($by: DkimKeyRef!) {{ dkimKey(by: $by) {{ {DKIM_KEY_FIELDS} }} }}"
@@ -41,7 +41,7 @@ async def create_dkim_key(client: GraphQLClient, **input_fields: Any) -> Any:
         "dkimKeySet"
     ]
     assert payload["errors"] == [], payload
-    (created,) = payload["keys"]
+    (created,) = payload["dkimKeys"]
     return created
 
 

@@ -11,29 +11,32 @@ KEY_INPUT: dict[str, Any] = {"domains": ["example.org"], "privateKey": PRIVATE_K
 
 
 async def _create_dkim_key(root: GraphQLClient, **fields: Any) -> str:
-    payload = await MutationCall("dkimKeySet", KEY_INPUT | fields, "keys { id }")(root)
-    return str(payload["keys"][0]["id"])
+    payload = await MutationCall("dkimKeySet", KEY_INPUT | fields, "dkimKeys { id }")(root)
+    return str(payload["dkimKeys"][0]["id"])
 
 
 @register_call
 async def dkim_key_set(_ada: GraphQLClient, root: GraphQLClient) -> MutationCall:
     await _create_dkim_key(root, selector="old")  # this key is retired
-    return MutationCall("dkimKeySet", KEY_INPUT, "keys { domain selector }", by_root=True)
+    return MutationCall("dkimKeySet", KEY_INPUT, "dkimKeys { domain selector }", by_root=True)
 
 
 @register_call
 async def dkim_key_rotate(_ada: GraphQLClient, root: GraphQLClient) -> MutationCall:
     await _create_dkim_key(root)
     input_fields = {"domains": ["example.org"], "selector": "new"}
-    return MutationCall("dkimKeyRotate", input_fields, "keys { domain selector }", by_root=True)
+    return MutationCall("dkimKeyRotate", input_fields, "dkimKeys { domain selector }", by_root=True)
 
 
 @register_call
 async def dkim_key_activate(ada: GraphQLClient, root: GraphQLClient) -> MutationCall:
     rotate = await dkim_key_rotate(ada, root)
-    payload = await MutationCall(rotate.name, rotate.input, "keys { id }")(root)
+    payload = await MutationCall(rotate.name, rotate.input, "dkimKeys { id }")(root)
     return MutationCall(
-        "dkimKeyActivate", {"ids": [payload["keys"][0]["id"]]}, "keys { state }", by_root=True
+        "dkimKeyActivate",
+        {"dkimKeys": [{"id": payload["dkimKeys"][0]["id"]}]},
+        "dkimKeys { state }",
+        by_root=True,
     )
 
 
@@ -41,12 +44,15 @@ async def dkim_key_activate(ada: GraphQLClient, root: GraphQLClient) -> Mutation
 async def dkim_key_copy(_ada: GraphQLClient, root: GraphQLClient) -> MutationCall:
     await _create_dkim_key(root)
     await MutationCall("domainCreate", {"name": "copied.example"})(root)
-    input_fields = {"from": "example.org", "to": ["copied.example"]}
-    return MutationCall("dkimKeyCopy", input_fields, "keys { domain selector }", by_root=True)
+    input_fields = {"fromDomain": "example.org", "toDomains": ["copied.example"]}
+    return MutationCall("dkimKeyCopy", input_fields, "dkimKeys { domain selector }", by_root=True)
 
 
 @register_call
 async def dkim_key_delete(_ada: GraphQLClient, root: GraphQLClient) -> MutationCall:
     return MutationCall(
-        "dkimKeyDelete", {"ids": [await _create_dkim_key(root)]}, "deletedIds", by_root=True
+        "dkimKeyDelete",
+        {"dkimKeys": [{"id": await _create_dkim_key(root)}]},
+        "deletedIds",
+        by_root=True,
     )

@@ -6,10 +6,6 @@ from typing import Any
 
 from tests.conftest import GraphQLClient
 
-INPUT_TYPES: dict[str, str] = {}
-MUTATIONS_BY_IDS = {
-    "dkimKeyActivate",
-}
 PAYLOAD_FIELDS = "errors { __typename code message path } replayed journalCursor"
 
 
@@ -34,12 +30,7 @@ class MutationCall:
     @property
     def input_type(self) -> str:
         """The input type of the mutation."""
-        default_type = self.name[0].upper() + self.name[1:] + "Input"
-        return (
-            "IdsInput"
-            if self.name in MUTATIONS_BY_IDS
-            else INPUT_TYPES.get(self.name, default_type)
-        )
+        return self.name[0].upper() + self.name[1:] + "Input"
 
     def payload_field(self, variable: str) -> str:
         """The field of the mutation, with the input in this variable."""

@@ -111,11 +111,11 @@ async def _upload_mailboxes(http: httpx.AsyncClient, secrets: dict[str, str]) ->
 async def _create_signing_keys(server: TargetServer) -> None:
     """Create a signing key for each domain; the targets of a domain share it."""
     create = """mutation ($input: DkimKeySetInput!) {
-      dkimKeySet(input: $input) { keys { id } errors { message } } }"""
+      dkimKeySet(input: $input) { dkimKeys { id } errors { message } } }"""
     for domain in ("example.org", "far.example"):
         input_fields = {"domains": [domain], "selector": "first", "algorithm": "ED25519"}
         response = (await server.post("root-key", create, {"input": input_fields})).json()
-        key_id = global_ids.decode("DkimKey", response["data"]["dkimKeySet"]["keys"][0]["id"])
+        key_id = global_ids.decode("DkimKey", response["data"]["dkimKeySet"]["dkimKeys"][0]["id"])
         for target in server.objects_by_username.values():
             if target.address.endswith(f"@{domain}"):
                 target.ids_by_kind["DkimKey"] = key_id

@@ -65,8 +65,8 @@ OBJECT_INPUTS: dict[str, dict[str, Any]] = {
     "connectorDelete": {"connectors": [{"id": "@Connector"}]},
     "connectorStart": {"connectors": [{"id": "@Connector"}]},
     "connectorUpdate": {"connectors": [{"id": "@Connector"}], "set": {"name": "x"}},
-    "dkimKeyActivate": {"ids": ["@DkimKey"]},
-    "dkimKeyDelete": {"ids": ["@DkimKey"]},
+    "dkimKeyActivate": {"dkimKeys": [{"id": "@DkimKey"}]},
+    "dkimKeyDelete": {"dkimKeys": [{"id": "@DkimKey"}]},
     "dkimKeyRotate": {"domains": ["@domain"]},
     "dkimKeySet": {
         "domains": ["@domain"],

@@ -238,16 +238,16 @@ async def rotate_dkim_keys(stage: WritePathContext) -> WriteAction:
     input_fields = {"domains": ["example.org"], "privateKey": PRIVATE_KEY}
     for selector in ("old", "dkim"):
         payload = await MutationCall(
-            "dkimKeySet", {**input_fields, "selector": selector}, "keys { id }"
+            "dkimKeySet", {**input_fields, "selector": selector}, "dkimKeys { id }"
         )(stage.root)
         assert payload["errors"] == []
     stage.clock.tick(days=30)
     rotate = MutationCall(
         "dkimKeyRotate",
         {"domains": ["example.org"]},
-        f"keys {{ {dkim_key_operations.DKIM_KEY_FIELDS} }}",
+        f"dkimKeys {{ {dkim_key_operations.DKIM_KEY_FIELDS} }}",
     )
-    (dkim_key,) = (await rotate(stage.root))["keys"]
+    (dkim_key,) = (await rotate(stage.root))["dkimKeys"]
     server_address = await stage.stack.enter_async_context(
         run_dns_zone(dkim_key_operations.make_dkim_zone([dkim_key]))
     )
