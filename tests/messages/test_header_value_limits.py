@@ -183,7 +183,7 @@ async def store_by_import(
     task = await import_archive(
         ada, eml_zip({f"{name}.eml": raw for name, raw in messages.items()})
     )
-    assert (task["state"], int(task["imported"])) == ("SUCCEEDED", len(messages)), task["log"]
+    assert (task["state"], int(task["importedCount"])) == ("SUCCEEDED", len(messages)), task["log"]
 
 
 async def store_by_connector(
@@ -192,7 +192,7 @@ async def store_by_connector(
     messages = list(messages_for_route("connector").values())
     dovecot_account.save_messages(messages)
     run = await run_connector(ada.environment, await add_connector(ada, dovecot_account))
-    assert (run.state, run.imported) == (TaskState.SUCCEEDED, len(messages)), run.log
+    assert (run.state, run.imported_count) == (TaskState.SUCCEEDED, len(messages)), run.log
 
 
 ROUTES = {

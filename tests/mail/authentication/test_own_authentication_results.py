@@ -93,7 +93,7 @@ async def test_import_removes_own_results(ada: GraphQLClient) -> None:
     await import_archive(ada, eml_zip({"a.eml": FORGED_MESSAGE}))
     await assert_only_other_results_are_stored(ada)
     second_import = await import_archive(ada, eml_zip({"a.eml": FORGED_MESSAGE}))
-    assert int(second_import["imported"]) == 0
+    assert int(second_import["importedCount"]) == 0
     await import_archive(ada, mbox_file([raw_message("Other")]))
     await assert_only_other_results_are_stored(ada, 2)
 
@@ -103,7 +103,7 @@ async def test_connector_removes_own_results(
 ) -> None:
     dovecot_account.save_message(FORGED_MESSAGE)
     run = await run_connector(ada.environment, await add_connector(ada, dovecot_account))
-    assert run.imported == 1, run.log
+    assert run.imported_count == 1, run.log
     await assert_only_other_results_are_stored(ada)
 
 

@@ -15,7 +15,7 @@ from models.search import text_index
 from models.store import text_folding
 from models.users import search_index
 
-revision = "0100"
+revision = "0101"
 down_revision = None
 
 FOLDER = Path(__file__).parents[1] / "first_tables"
