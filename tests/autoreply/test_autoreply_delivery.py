@@ -424,7 +424,7 @@ async def test_reply_is_copied_to_legal_hold(
 ) -> None:
     arguments = {
         "user": {"username": "ada"},
-        "expires": "2031-01-01T00:00:00Z",
+        "expiresAt": "2031-01-01T00:00:00Z",
         "reason": "as ordered",
     }
     assert (await execute_mutation(root, "legalHoldCreate", "legalHold { id }", **arguments))[

@@ -220,7 +220,7 @@ async def test_invalid_query_in_filter_is_refused(
 ) -> None:
     answer = await ada_with_messages(FLAG_MESSAGES, select={"filter": {"query": text}})
     (error,) = answer["messageUpdate"]["errors"]
-    assert (error["code"], error["path"]) == ("VALIDATION", ["filter", "query"])
+    assert (error["code"], error["path"]) == ("VALIDATION", ["select", "filter", "query"])
     assert answer["messageUpdate"]["updatedCount"] == 0
     assert len(await search_subjects(ada_with_messages, "is:flagged")) == 0
 

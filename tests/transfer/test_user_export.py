@@ -306,7 +306,11 @@ async def test_imported_message_is_copied_by_an_legal_hold(
 ) -> None:
     await store_raw_message(ada, raw_message("Old"))
     content = (await export_account(ada))["content"]
-    arguments = {"user": {"username": "bob"}, "expires": "2031-01-01T00:00:00Z", "start": start}
+    arguments = {
+        "user": {"username": "bob"},
+        "expiresAt": "2031-01-01T00:00:00Z",
+        "startsAt": start,
+    }
     payload = await execute_mutation(root, "legalHoldCreate", "legalHold { id }", **arguments)
     assert payload["errors"] == []
     assert (await import_account(bob, content))["result"]["stored"] == 1
