@@ -35,7 +35,7 @@ from tests.support.operations.domain_operations import (
     make_admin_of_domains,
     make_domain_user,
 )
-from tests.support.operations.error_positions import field_path, item_index
+from tests.support.schema.error_paths import field_path, item_index
 from tests.support.stores.counter_check import load_journal_entries, load_stream_position
 
 pytestmark = pytest.mark.usefixtures("verify_counters")

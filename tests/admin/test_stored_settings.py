@@ -21,7 +21,6 @@ from resolvers.admin import settings as admin_settings
 from resolvers.admin.setting_definitions import DEFINITIONS
 from resolvers.admin.setting_values import options_with_stored_values
 from tests.conftest import GraphQLClient, ManualClock, make_api_key, make_client, make_user
-from tests.support.operations.error_positions import field_path, item_index
 from tests.support.operations.setting_operations import (
     MAX_RECIPIENTS_KEY,
     SETTING_DELETE,
@@ -30,6 +29,7 @@ from tests.support.operations.setting_operations import (
     load_stored_settings,
     set_setting,
 )
+from tests.support.schema.error_paths import field_path, item_index
 
 SETTING_QUERY = "query ($key: String!) { setting(key: $key) { key value default type custom } }"
 SETTINGS_QUERY = (

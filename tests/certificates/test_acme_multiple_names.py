@@ -21,7 +21,7 @@ from tests.support.operations.certificate_operations import (
     CertificateSigner,
     set_certificate,
 )
-from tests.support.operations.error_positions import field_path, item_index
+from tests.support.schema.error_paths import field_path, item_index
 from tests.support.servers.acme_platforms import configure_unreachable_authority, run_acme_platform
 from tests.support.stores.counter_check import select_rows
 

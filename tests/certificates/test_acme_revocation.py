@@ -25,8 +25,8 @@ from tests.support.operations.certificate_operations import (
     set_certificate,
     store_certificate,
 )
-from tests.support.operations.error_positions import field_path, item_index
 from tests.support.operations.id_references import id_refs
+from tests.support.schema.error_paths import field_path, item_index
 from tests.support.servers.acme_platforms import AcmePlatform, run_acme_platform
 from tests.support.servers.acme_proxy import REVOKE_PATH, AcmeProxy, AcmeReply, run_acme_proxy
 from tests.support.stores.counter_check import select_rows

@@ -35,7 +35,7 @@ from tests.support.operations.certificate_operations import (
     set_certificate,
     store_certificate,
 )
-from tests.support.operations.error_positions import field_path, item_index
+from tests.support.schema.error_paths import field_path, item_index
 from tests.support.stores.counter_check import load_journal_entries, select_rows
 
 

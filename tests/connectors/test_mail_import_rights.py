@@ -39,7 +39,7 @@ from tests.support.accounts.user_operations import (
     try_create_user,
     user_global_id,
 )
-from tests.support.operations.error_positions import item_index
+from tests.support.schema.error_paths import item_index
 from tests.support.stores.counter_check import select_rows
 from tests.support.stores.other_processes import deregister_as_dead
 

@@ -20,7 +20,6 @@ from resolvers.mailboxes import rename as mailbox_rename
 from resolvers.mailboxes.loaders import MailboxSelector, NewMailboxes
 from resolvers.mailboxes.rename import MailboxRename
 from tests.conftest import GraphQLClient, ManualClock, client_context, deliver_to, make_api_key
-from tests.support.operations.error_positions import field_path, item_index
 from tests.support.operations.mailbox_operations import (
     DEFAULT_MAILBOXES,
     MAILBOX_CREATE,
@@ -32,6 +31,7 @@ from tests.support.operations.mailbox_operations import (
     list_mailbox_paths,
     rename_mailbox,
 )
+from tests.support.schema.error_paths import field_path, item_index
 from tests.support.stores.counter_check import (
     load_journal_entries,
     load_stream_position,

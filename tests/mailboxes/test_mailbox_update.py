@@ -20,7 +20,6 @@ from resolvers.mailboxes.rename import MailboxRename
 from resolvers.mailboxes.update import MailboxUpdate
 from tests.conftest import GraphQLClient, ManualClock, client_context, deliver_to, make_client
 from tests.support.accounts.domain_admins import make_domain_admin
-from tests.support.operations.error_positions import item_index
 from tests.support.operations.mailbox_operations import (
     DEFAULT_MAILBOXES,
     append_unread_messages,
@@ -31,6 +30,7 @@ from tests.support.operations.mailbox_operations import (
     rename_mailbox,
     run_mailbox_mutation,
 )
+from tests.support.schema.error_paths import item_index
 from tests.support.stores.counter_check import (
     load_journal_entries,
     load_stream_position,

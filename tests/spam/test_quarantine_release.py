@@ -15,7 +15,6 @@ from tests.conftest import GraphQLClient, ManualClock, raw_message
 from tests.support.accounts.domain_admins import make_domain_admin
 from tests.support.accounts.quota_accounts import set_user_limits
 from tests.support.operations.domain_operations import error_summary, run_mutation
-from tests.support.operations.error_positions import field_path, item_index
 from tests.support.operations.id_references import id_refs
 from tests.support.operations.quarantine_operations import (
     CAROL_ADDRESS,
@@ -37,6 +36,7 @@ from tests.support.operations.quarantine_operations import (
     set_permissions_of_ada,
 )
 from tests.support.sample_mutations import MutationCall
+from tests.support.schema.error_paths import field_path, item_index
 from tests.support.stores.counter_check import (
     load_journal_entries,
     load_stream_position,

@@ -15,7 +15,6 @@ from tests.support.accounts.user_operations import try_update_users
 from tests.support.mail.queued_deliveries import queued_envelopes
 from tests.support.mail.stored_messages import message_flags, subjects_by_mailbox
 from tests.support.operations.domain_operations import run_mutation
-from tests.support.operations.error_positions import field_path, item_index
 from tests.support.operations.filter_operations import add_filter, list_filters
 from tests.support.operations.id_references import id_refs
 from tests.support.operations.quarantine_operations import (
@@ -31,6 +30,7 @@ from tests.support.operations.quarantine_operations import (
 from tests.support.operations.sieve_operations import active_script_error, put_sieve_script
 from tests.support.operations.trace_operations import message_id_header, trace_events, trace_steps
 from tests.support.sample_mutations.mutation_call import MutationCall
+from tests.support.schema.error_paths import field_path, item_index
 
 pytestmark = pytest.mark.usefixtures("verify_consistency")
 DAVE = "dave@far.example"

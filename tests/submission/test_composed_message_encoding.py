@@ -7,7 +7,6 @@ import pytest
 
 from graph.types import global_ids
 from tests.conftest import GraphQLClient, deliver_to, raw_message
-from tests.support.operations.error_positions import field_path, item_index
 from tests.support.operations.message_sources import (
     load_attached_files,
     load_message_source,
@@ -15,6 +14,7 @@ from tests.support.operations.message_sources import (
     parse_uploaded_message,
     upload_message,
 )
+from tests.support.schema.error_paths import field_path, item_index
 
 PIXEL = base64.b64decode(b"R0lGODlhAQABAAAAACwAAAAAAQABAAA=")
 PIXEL_BASE64 = base64.b64encode(PIXEL).decode()

@@ -33,7 +33,7 @@ from tests.support.accounts.user_operations import (
     make_admin_of_domain,
     user_global_id,
 )
-from tests.support.operations.error_positions import field_path, item_index
+from tests.support.schema.error_paths import field_path, item_index
 from tests.support.stores.counter_check import load_journal_entries, load_stream_position
 
 FORWARD = AddressKind.FORWARD

@@ -19,7 +19,7 @@ from tests.support.mail_servers.queue_worker import (
     load_submission_state,
     queue_message,
 )
-from tests.support.operations.error_positions import field_path, item_index
+from tests.support.schema.error_paths import field_path, item_index
 from tests.support.stores.other_processes import deregister_as_dead
 
 PAYLOAD_FIELDS = "submissions { state sendAt recipients { nextAttemptAt state } }"

@@ -24,8 +24,8 @@ from tests.support.accounts.user_operations import (
     try_sign_in,
 )
 from tests.support.operations.domain_operations import set_domain_columns
-from tests.support.operations.error_positions import item_index
 from tests.support.operations.quarantine_operations import set_options
+from tests.support.schema.error_paths import item_index
 from tests.support.stores.counter_check import select_rows
 from tests.support.stores.row_counts import count_user_table_rows
 

@@ -33,8 +33,8 @@ from tests.support.mail_servers.queue_worker import (
 )
 from tests.support.mail_servers.smtp_and_dns_servers import FakeSmtpServer, run_smtp_server
 from tests.support.operations.domain_operations import DOMAIN_RENAME, run_mutation
-from tests.support.operations.error_positions import field_path, item_index
 from tests.support.operations.rewrite_and_bcc_operations import RECIPIENT_REWRITE_CREATE
+from tests.support.schema.error_paths import field_path, item_index
 from tests.support.stores.counter_check import select_rows
 from tests.support.stores.row_counts import count_rows
 

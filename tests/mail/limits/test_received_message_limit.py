@@ -1,4 +1,4 @@
-"""The hourly limit of received messages (`limits.receivedPerHour`) when many messages arrive at once."""
+"""The hourly limit of received messages when many messages arrive at once."""
 
 import asyncio
 from collections import Counter

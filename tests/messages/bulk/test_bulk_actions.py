@@ -21,7 +21,7 @@ from tests.support.operations.bulk_operations import (
     run_message_mutation,
     undo_mutation,
 )
-from tests.support.operations.error_positions import field_path, item_index
+from tests.support.schema.error_paths import field_path, item_index
 from tests.support.stores.counter_check import (
     load_journal_entries,
     load_stream_position,

@@ -25,7 +25,7 @@ from tests.support.operations.bulk_operations import (
     undo_mutation,
     user_selection,
 )
-from tests.support.operations.error_positions import field_path, item_index
+from tests.support.schema.error_paths import field_path, item_index
 from tests.support.stores.counter_check import load_journal_entries, load_stream_position
 
 ALL_MESSAGES: dict[str, Any] = {"all": True}

@@ -14,7 +14,7 @@ from resolvers.context import Context, Viewer
 from resolvers.users.creation import create as creation_create
 from resolvers.users.creation.create import NewUser
 from tests.conftest import GraphQLClient, make_api_key
-from tests.support.operations.error_positions import field_path, item_index
+from tests.support.schema.error_paths import field_path, item_index
 from tests.support.stores.counter_check import select_rows
 
 ERRORS = """errors { __typename code message path ... on ValidationError { constraint }

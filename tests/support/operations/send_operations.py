@@ -7,7 +7,7 @@ from mail.mime.header_encoding import NamedAddress
 from resolvers.submission import create as submission_create
 from resolvers.submission.create import SendRequest, SentMessage
 from tests.conftest import GraphQLClient, client_context
-from tests.support.operations.error_positions import field_path, item_index
+from tests.support.schema.error_paths import field_path, item_index
 
 MESSAGE_REDIRECT = """
 mutation ($input: MessageRedirectInput!) { messageRedirect(input: $input) {

@@ -69,3 +69,15 @@ def assert_error_paths_exist(document: str, response: Any) -> Any:
             if "path" in error:
                 assert is_path_in_input(mutation_inputs()[name], path), f"{name}: {error}"
     return response
+
+
+def field_path(error: dict[str, Any]) -> list[str]:
+    """Return the path without positions in lists."""
+    return [part for part in error["path"] if not part.isdecimal()]
+
+
+def item_index(error: dict[str, Any]) -> int | None:
+    """Return the only position in the path, or None if there is none."""
+    positions = [int(part) for part in error["path"] if part.isdecimal()]
+    assert len(positions) <= 1, error
+    return positions[0] if positions else None

@@ -21,7 +21,9 @@ SCALAR_SAMPLES: dict[str, Any] = {  # a valid value of each scalar
     "EmailAddress": "x@example.org", "IPAddress": "192.0.2.1", "URL": "https://example.org/",
     "Upload": "eA==", "Cursor": "1.1.1", "ID": global_ids.encode("User", 1),
 }  # fmt: skip
-ONE_OF_MEMBERS = {"ImportSource": "upload"}  # members to choose; default: the first
+ONE_OF_MEMBERS = {  # members to choose; default: the first
+    "ImportSource": "upload", "MailboxRef": "path", "SieveScriptRef": "name",
+}  # fmt: skip
 SELECTION_SAMPLES = {  # inputs that need a condition
     "MessageSelection": {"ids": [global_ids.encode("Message", 1)]},
     "MessageTraceFilter": {"recipient": "ada@example.org"},
@@ -46,6 +48,9 @@ def sample_input_object(kind: GraphQLInputObjectType) -> Any:
     """A valid value of an input object; `validateOnly` if it has mutation options."""
     if kind.is_one_of:
         first = ONE_OF_MEMBERS.get(kind.name) or next(iter(kind.fields))
+        type_name = kind.name.removesuffix("Ref")
+        if first == "id" and type_name in global_ids.PREFIXES:
+            return {"id": global_ids.encode(type_name, 1)}
         return {first: sample_input(kind.fields[first].type)}
     if kind.name == "MessageFilter":
         return {"query": "x"}  # some fields need text to search for
