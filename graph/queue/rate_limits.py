@@ -48,7 +48,7 @@ RATE_LIMIT_GUARD: dict[str, Any] = {
     "role": Role.DOMAIN_ADMIN,
     "admin_permission": AdminPermission.RATE_LIMITS,
 }
-VALUE_DESCRIPTION = "Messages; 0 = any number, whatever the settings say."
+MESSAGES_DESCRIPTION = "Messages in the time window. 0 is unlimited, whatever the settings say."
 
 
 @strawberry.type(
@@ -56,8 +56,8 @@ VALUE_DESCRIPTION = "Messages; 0 = any number, whatever the settings say."
     "time. It begins with the first message; each counts once, however many it goes to."
 )
 class RateLimit(NodeView):
-    value: int = attribute_field(VALUE_DESCRIPTION)
-    frame: RatePeriod = attribute_field("In what time.")
+    messages: int = attribute_field(MESSAGES_DESCRIPTION)
+    per: RatePeriod = attribute_field("Length of the time window.")
     user: Annotated["User", strawberry.lazy("graph.users.types")] | None = link(
         "user_id",
         users.load_visible_users_by_id,
@@ -77,9 +77,11 @@ class RateLimit(NodeView):
     load_batch = staticmethod(rate_limits.load_limits_by_owner)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
         "id": global_id_field("RateLimit"),
-        "frame": DerivedField(("frame",), RatePeriod),
+        "per": DerivedField(("per",), RatePeriod),
         "used": DerivedField(("used",), lambda used: used or 0),
-        "exhausted": DerivedField(("used", "value"), lambda used, value: 0 < value <= (used or 0)),
+        "exhausted": DerivedField(
+            ("used", "messages"), lambda used, messages: 0 < messages <= (used or 0)
+        ),
         "resets_at": DerivedField(("until",), lambda until: until),
     }
 
@@ -99,29 +101,29 @@ class RateLimitHold(NodeView):
         lazy_view_factory("graph.domains.types", "Domain"),
         description="Whose accounts have sent too many together, where it is a domain.",
     )
-    value: int = attribute_field("Messages that may be sent in a time.")
-    frame: RatePeriod = attribute_field("In what time.")
-    held_since: datetime = attribute_field("When it was turned away first.")
+    messages: int = attribute_field("Messages that can be sent in the time window.")
+    per: RatePeriod = attribute_field("Length of the time window.")
+    held_at: datetime = attribute_field("Time of the first message that was refused.")
     resets_at: datetime = attribute_field("When it can send again.")
 
     load_batch = staticmethod(rate_limits.load_holds_by_user)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
         "id": global_id_field("RateLimitHold"),
-        "held_since": DerivedField(("since",), lambda since: since),
+        "held_at": DerivedField(("since",), lambda since: since),
         "resets_at": DerivedField(("until",), lambda until: until),
         "source": DerivedField(("source",), LimitSource),
-        "frame": DerivedField(("frame",), RatePeriod),
+        "per": DerivedField(("per",), RatePeriod),
     }
 
 
 @strawberry.input(description="So many messages in a time.")
 class RateLimitInput:
-    value: int = attribute_field(VALUE_DESCRIPTION)
-    frame: RatePeriod = attribute_field("In what time.")
+    messages: int = attribute_field(MESSAGES_DESCRIPTION)
+    per: RatePeriod = attribute_field("Length of the time window.")
 
     def to_rate(self) -> Rate:
         """Convert the input to a rate limit."""
-        return Rate(self.value, self.frame)
+        return Rate(self.messages, self.per)
 
 
 @strawberry.input(description="Which limits: of these users or domains, or of all.")
@@ -137,11 +139,11 @@ class RateLimitFilter(ConditionsInput):
 class RateLimitSetInput(Options):
     users: UserSelection | None = attribute_field("Of these.", default=UNSET)
     domains: list[DomainRef] | None = attribute_field("Of these.", default=UNSET)
-    value: int | None = attribute_field(
+    messages: int | None = attribute_field(
         "Messages; 0 = any number, whatever the settings say; null = what the settings say.",
         default=UNSET,
     )
-    frame: RatePeriod = attribute_field("In what time.", default=RatePeriod.HOUR)
+    per: RatePeriod = attribute_field("Length of the time window.", default=RatePeriod.HOUR)
 
 
 @strawberry.input(description="Input of rateLimitReset.")
@@ -283,8 +285,8 @@ class RateLimitMutation:
         **RATE_LIMIT_GUARD,
     )
     async def rate_limit_set(self, info: Info, input: RateLimitSetInput) -> RateLimitsPayload:
-        value = value_or_none(input.value)
-        rate = None if value is None else Rate(value, input.frame)
+        value = value_or_none(input.messages)
+        rate = None if value is None else Rate(value, input.per)
         owners = _rate_limit_owners(value_or_none(input.users), value_or_none(input.domains))
         return await _load_payload(
             info, await rate_limit_mutations.set_or_remove_rate_limits(info.context, owners, rate)

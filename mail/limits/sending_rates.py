@@ -39,7 +39,7 @@ from models.store.prepared_statements import (
 )
 from models.users.tables import LimitKind, LimitSource, User
 
-FRAME_TYPE = core_table(RateLimit).c.frame.type
+FRAME_TYPE = core_table(RateLimit).c.per.type
 SOURCES = (
     LimitSource.USER,
     LimitSource.DOMAIN,
@@ -60,14 +60,14 @@ class FullRateWindow:
     window_id: int
     source: LimitSource
     allowed: int
-    frame: RatePeriod
+    per: RatePeriod
     ends_at: datetime
 
     def rate_limited_error(self, now: datetime) -> RateLimited:
         """The error for a message that exceeds the limit."""
-        article = "an" if self.frame is RatePeriod.HOUR else "a"
+        article = "an" if self.per is RatePeriod.HOUR else "a"
         messages = "message" if self.allowed == 1 else "messages"
-        limit_text = f"{self.allowed} {messages} {article} {self.frame.lower()}"
+        limit_text = f"{self.allowed} {messages} {article} {self.per.lower()}"
         retry_after = max(self.ends_at - now, timedelta(0))
         return RateLimited(
             f"{SOURCE_PHRASES[self.source]} may send {limit_text}", retry_after=retry_after
@@ -106,7 +106,7 @@ def last_ending_full_window(rows: Sequence[Any], user_id: int) -> FullRateWindow
     source = LimitSource.PLATFORM if row.id == PLATFORM else LimitSource.DOMAIN
     if row.id == user_id:
         source = LimitSource.USER
-    return FullRateWindow(row.id, source, row.allowed, RatePeriod(row.frame), row.until)
+    return FullRateWindow(row.id, source, row.allowed, RatePeriod(row.per), row.until)
 
 
 async def record_and_report_refusal_once(
@@ -130,8 +130,8 @@ async def record_and_report_refusal_once(
         values = {
             "window_id": window.window_id,
             "source": window.source,
-            "value": window.allowed,
-            "frame": window.frame,
+            "messages": window.allowed,
+            "per": window.per,
             "since": now,
             "until": window.ends_at,
             "told_until": until,
@@ -156,7 +156,7 @@ def _statement_parameters(options: Options, user_id: int, now: datetime) -> dict
     parameters: dict[str, Any] = {"user": user_id, "now": now}
     for source, text in _default_rates(options).items():
         rate = parse_rate(text)
-        parameters |= {f"{source}_value": rate.value, f"{source}_frame": rate.frame}
+        parameters |= {f"{source}_value": rate.messages, f"{source}_frame": rate.per}
     return parameters | {f"until_{frame}": now + frame.length for frame in RatePeriod}
 
 
@@ -180,7 +180,7 @@ def _select_limits() -> Select[*tuple[Any, ...]]:
             literal(2, Integer).label("nth"),
             literal(PLATFORM, BIG_INTEGER).label("id"),
             _value_parameter(LimitSource.PLATFORM).label("allowed"),
-            _frame_parameter(LimitSource.PLATFORM).label("frame"),
+            _frame_parameter(LimitSource.PLATFORM).label("per"),
         ),
     ]
     limits = union_all(*parts).subquery("bounds")
@@ -195,9 +195,9 @@ def _select_limit(position: int, owner_id: Any) -> Select[*tuple[Any, ...]]:
         select(
             literal(position, Integer).label("nth"),
             owner_id.label("id"),
-            func.coalesce(col(RateLimit.value), _value_parameter(source)).label("allowed"),
-            func.coalesce(col(RateLimit.frame), _frame_parameter(source), type_=FRAME_TYPE).label(
-                "frame"
+            func.coalesce(col(RateLimit.messages), _value_parameter(source)).label("allowed"),
+            func.coalesce(col(RateLimit.per), _frame_parameter(source), type_=FRAME_TYPE).label(
+                "per"
             ),
         )
         .select_from(User)
@@ -222,11 +222,9 @@ def _select_full_windows() -> SqlStatement:
     """Prepared select of the full windows of a user."""
     limits = _select_limits().subquery("held")
     window = RateWindow
-    is_running = (col(window.until) > _time_parameter("now")) & (
-        col(window.frame) == limits.c.frame
-    )
+    is_running = (col(window.until) > _time_parameter("now")) & (col(window.per) == limits.c.per)
     return (
-        select(limits.c.id, limits.c.allowed, limits.c.frame, col(window.until).label("until"))
+        select(limits.c.id, limits.c.allowed, limits.c.per, col(window.until).label("until"))
         .join(window, (col(window.id) == limits.c.id) & is_running)
         .where(col(window.used) >= limits.c.allowed)
     )
@@ -237,30 +235,28 @@ def _increment_windows_statement(dialect: str) -> SqlStatement:
     """Statement that counts messages in all windows of a user and returns the new counts."""
     limits = _select_limits().subquery("counted")
     end_by_frame = [
-        (limits.c.frame == frame, _time_parameter(f"until_{frame}"))
+        (limits.c.per == frame, _time_parameter(f"until_{frame}"))
         for frame in list(RatePeriod)[:-1]
     ]
     until = case(*end_by_frame, else_=_time_parameter(f"until_{RatePeriod.DAY}"))
     rows = (
-        select(limits.c.id, limits.c.frame, limits.c.allowed, integer_parameter("many"), until)
+        select(limits.c.id, limits.c.per, limits.c.allowed, integer_parameter("many"), until)
         .where(true())  # without it, SQLite parses ON CONFLICT as a join condition
         .order_by(limits.c.nth)
     )
     insertion = insert_with_conflict(dialect, RateWindow)
-    insertion = insertion.from_select(["id", "frame", "allowed", "used", "until"], rows)
+    insertion = insertion.from_select(["id", "per", "allowed", "used", "until"], rows)
     window, new_values = RateWindow, insertion.excluded
-    is_running = (col(window.until) > _time_parameter("now")) & (
-        col(window.frame) == new_values.frame
-    )
+    is_running = (col(window.until) > _time_parameter("now")) & (col(window.per) == new_values.per)
     upsert = insertion.on_conflict_do_update(
         index_elements=["id"],
         set_={
             "used": case((is_running, col(window.used) + new_values.used), else_=new_values.used),
             "until": case((is_running, col(window.until)), else_=new_values.until),
-            "frame": new_values.frame,
+            "per": new_values.per,
             "allowed": new_values.allowed,
         },
     )
-    columns = (window.id, window.frame, window.allowed, window.used, window.until)
+    columns = (window.id, window.per, window.allowed, window.used, window.until)
     statement: SqlStatement = upsert.returning(*(col(column) for column in columns))
     return statement

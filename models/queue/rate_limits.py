@@ -26,8 +26,8 @@ class RateLimit(RowWithId, table=True):
 
     user_id: int | None = foreign_key("users.id", default=None)
     domain_id: int | None = foreign_key("domains.id", default=None)
-    value: Int64 = 0  # messages; 0: unlimited, in spite of the settings
-    frame: RatePeriod = enum_column(RatePeriod)
+    messages: Int64 = 0  # 0: unlimited, in spite of the settings
+    per: RatePeriod = enum_column(RatePeriod)
     created_at: Timestamp
     updated_at: Timestamp
 
@@ -44,7 +44,7 @@ class RateWindow(SQLModel, table=True):
     id: int = Field(
         primary_key=True, sa_type=BIG_INTEGER, sa_column_kwargs={"autoincrement": False}
     )
-    frame: RatePeriod = enum_column(RatePeriod)  # a window of another frame is not used
+    per: RatePeriod = enum_column(RatePeriod)  # a window of another length is not used
     allowed: Int64  # the limit when the last message was counted
     used: Int64
     until: datetime = Field(sa_type=UtcDateTime, index=True)
@@ -59,8 +59,8 @@ class RateLimitHold(SQLModel, table=True):
     id: int = foreign_key("users.id", primary_key=True, index=False)
     window_id: Int64  # the `RateWindow` that is full
     source: LimitSource = enum_column(LimitSource)  # of the limit
-    value: Int64
-    frame: RatePeriod = enum_column(RatePeriod)
+    messages: Int64
+    per: RatePeriod = enum_column(RatePeriod)
     since: Timestamp
     until: Timestamp
     # the user gets no other notice before

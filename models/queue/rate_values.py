@@ -32,8 +32,8 @@ class RatePeriod(StrEnum):
 class Rate(NamedTuple):
     """A number of messages in a window; 0 means unlimited."""
 
-    value: int
-    frame: RatePeriod
+    messages: int
+    per: RatePeriod
 
 
 UNLIMITED = Rate(0, RatePeriod.HOUR)

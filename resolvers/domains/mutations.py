@@ -110,7 +110,7 @@ class DomainValues:
         if column == "description":
             return sql_text.validate_text(value, max_length=MAX_DESCRIPTION_LENGTH, path=path)
         if column == RATE_COLUMN:
-            return rate_limit_mutations.validate_rate(value, path=[*path, "value"])
+            return rate_limit_mutations.validate_rate(value, path=[*path, "messages"])
         if column == "tags":
             return sql_text.validate_tags(value or (), path=path)
         if column in LIMIT_ENDS:

@@ -34,9 +34,9 @@ class RateLimitOwners:
     domains: Sequence[DomainIdOrName] | None = None
 
 
-def validate_rate(rate: Rate | None, *, path: Sequence[str] = ("value",)) -> Rate | None:
+def validate_rate(rate: Rate | None, *, path: Sequence[str] = ("messages",)) -> Rate | None:
     """Return the rate. Raises InvalidInput if its value is not allowed."""
-    if rate is not None and not 0 <= rate.value <= MAX_RATE:
+    if rate is not None and not 0 <= rate.messages <= MAX_RATE:
         raise InvalidInput(f"from 0 to {MAX_RATE}", constraint="range", path=path)
     return rate
 
@@ -159,7 +159,7 @@ async def _lock_all_streams(ctx: Context, owners: RateLimitOwners) -> None:
 
 def audit_log_values(rate: Rate | None) -> LoggedRate:
     """Return the rate for the admin log."""
-    return None if rate is None else {"value": rate.value, "frame": rate.frame.value}
+    return None if rate is None else {"messages": rate.messages, "per": rate.per.value}
 
 
 async def set_or_delete_rates(
@@ -201,7 +201,7 @@ async def set_or_delete_rates(
 
 
 def _rate_from_row(row: ColumnRow) -> Rate:
-    return Rate(row.value, row.frame)
+    return Rate(row.messages, row.per)
 
 
 async def _delete_rate_windows_and_holds(

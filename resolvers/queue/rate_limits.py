@@ -95,7 +95,7 @@ def _select_limits(ctx: Context, *columns: Any) -> Select[*tuple[Any, ...]]:
     is_current_window = (
         (col(window.id) == col(RateLimit.id))
         & (col(window.until) > ctx.environment.now())
-        & (col(window.frame) == col(RateLimit.frame))
+        & (col(window.per) == col(RateLimit.per))
     )
     return (
         select(*columns)
@@ -154,7 +154,7 @@ def _where_clauses(conditions: RateLimitConditions) -> list[ColumnElement[bool]]
     clauses = [or_(*owner_clauses)] if owner_clauses else []
     if conditions.is_exhausted is not None:
         used = func.coalesce(col(RateWindow.used), 0)
-        is_full = (col(RateLimit.value) > 0) & (used >= col(RateLimit.value))
+        is_full = (col(RateLimit.messages) > 0) & (used >= col(RateLimit.messages))
         clauses.append(is_full if conditions.is_exhausted else ~is_full)
     return clauses
 

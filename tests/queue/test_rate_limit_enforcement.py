@@ -54,7 +54,7 @@ async def set_rate_limit(
 ) -> None:
     """Set the rate limit of an account or domain."""
     now = environment.now()
-    values = {"value": rate.value, "frame": rate.frame, "updated_at": now}
+    values = {"messages": rate.messages, "per": rate.per, "updated_at": now}
     insert_statement = insert_with_conflict(environment.database.dialect, RateLimit)
     insert_statement = insert_statement.values(
         id=owner_id, created_at=now, **values, **{column: owner_id}
@@ -384,7 +384,7 @@ async def test_domains_and_users_are_counted_separately(
     async with (
         environment.write_session() as session
     ):  # the window of another account has no effect
-        window = {"id": 7, "frame": PER_HOUR, "allowed": 1, "used": 9, "until": environment.now()}
+        window = {"id": 7, "per": PER_HOUR, "allowed": 1, "used": 9, "until": environment.now()}
         await (await session.connection()).execute(insert(RateWindow), [window])
     assert await try_send_message(ada, "a@example.net") == ["RATE_LIMITED"]
     await wait_for_background_tasks(environment)

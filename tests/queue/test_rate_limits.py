@@ -25,7 +25,7 @@ from tests.support.stores.counter_check import load_stream_position, select_rows
 
 pytestmark = pytest.mark.usefixtures("verify_consistency")
 
-FIELDS = "value frame used exhausted resetsAt user { username } domain { name }"
+FIELDS = "messages per used exhausted resetsAt user { username } domain { name }"
 LIMITS = f"""
 query ($filter: RateLimitFilter, $first: Int, $after: String, $last: Int, $before: String) {{
   rateLimits(filter: $filter, first: $first, after: $after, last: $last, before: $before) {{
@@ -35,7 +35,7 @@ query ($filter: RateLimitFilter, $first: Int, $after: String, $last: Int, $befor
 HOLDS = """
 query ($users: UserSelection, $first: Int, $after: String) {
   rateLimitHolds(users: $users, first: $first, after: $after) {
-    nodes { user { username } source domain { name } value frame heldSince resetsAt }
+    nodes { user { username } source domain { name } messages per heldAt resetsAt }
     totalCount pageInfo { hasNextPage endCursor } } }
 """
 
@@ -43,7 +43,7 @@ query ($users: UserSelection, $first: Int, $after: String) {
 async def set_rate_limit(
     client: GraphQLClient, value: int | None, frame: str = "HOUR", **owners: Any
 ) -> Any:
-    rate_input: dict[str, Any] = {"value": value, "frame": frame, **owners}
+    rate_input: dict[str, Any] = {"messages": value, "per": frame, **owners}
     answer = await execute_mutation(
         client, "rateLimitSet", f"rateLimits {{ {FIELDS} }}", **rate_input
     )
@@ -69,8 +69,8 @@ async def list_limits(client: GraphQLClient, **filter: Any) -> list[tuple[str, i
     """Return owner, value and frame of each limit."""
     page = (await client(LIMITS, filter=filter or None))["rateLimits"]
     limits = [
-        ((node["user"] or {}).get("username") or node["domain"]["name"], node["value"],
-         node["frame"])
+        ((node["user"] or {}).get("username") or node["domain"]["name"], node["messages"],
+         node["per"])
         for node in page["nodes"]
     ]  # fmt: skip
     assert page["totalCount"] == len(limits)
@@ -101,13 +101,13 @@ async def test_rate_limits_are_set_changed_listed_and_removed(
     )
     assert errors == []
     assert limit == {
-        "value": 5, "frame": "HOUR", "used": 0, "exhausted": False, "resetsAt": None,
+        "messages": 5, "per": "HOUR", "used": 0, "exhausted": False, "resetsAt": None,
         "user": {"username": "ada"}, "domain": None,
     }  # fmt: skip
     assert (bobs_limit["user"], domain["domain"]) == ({"username": "bob"}, {"name": "example.org"})
     clock.tick(seconds=1)
     ((limit,), errors) = await set_rate_limit(root, 1, "DAY", **users_input(bob))
-    assert (limit["value"], limit["frame"], errors) == (1, "DAY", [])
+    assert (limit["messages"], limit["per"], errors) == (1, "DAY", [])
     await try_send_message(bob, "a@example.net")
     assert sorted(await list_limits(root)) == [
         ("ada", 5, "HOUR"), ("bob", 1, "DAY"), ("example.org", 5, "HOUR")
@@ -133,7 +133,7 @@ async def test_rate_limits_are_set_changed_listed_and_removed(
     )
     assert await list_limits(root) == [("bob", 1, "DAY")]
     ((limit,), _) = await set_rate_limit(root, 0, **users_input(bob))
-    assert (limit["value"], limit["exhausted"]) == (
+    assert (limit["messages"], limit["exhausted"]) == (
         0,
         False,
     )  # unlimited, whatever the settings are
@@ -149,46 +149,49 @@ async def test_user_and_domain_show_their_rate_limit(
     await set_rate_limit(root, 5, **users_input(ada), **domains_input("example.org"))
     await try_send_message(ada, "a@example.net")
     rate_limit = (await ada(document))["user"]["rateLimit"]
-    assert (rate_limit["value"], rate_limit["used"], rate_limit["resetsAt"]) == (
+    assert (rate_limit["messages"], rate_limit["used"], rate_limit["resetsAt"]) == (
         5,
         1,
         "2030-01-01T01:00:00Z",
     )
     domain_document = """query { domain(by: {name: "example.org"}) {
-      rateLimit { value used domain { name } } users { nodes { rateLimit { value used } } } } }"""
+      rateLimit { messages used domain { name } } users { nodes { rateLimit { messages used } } } } }"""
     domain = (await root(domain_document))["domain"]
-    assert domain["rateLimit"] == {"value": 5, "used": 1, "domain": {"name": "example.org"}}
-    assert domain["users"]["nodes"] == [{"rateLimit": {"value": 5, "used": 1}}]
+    assert domain["rateLimit"] == {"messages": 5, "used": 1, "domain": {"name": "example.org"}}
+    assert domain["users"]["nodes"] == [{"rateLimit": {"messages": 5, "used": 1}}]
     # a user can't read the rate of the domain
-    answer = await ada.execute("{ user { domain { name rateLimit { value } } } }")
+    answer = await ada.execute("{ user { domain { name rateLimit { messages } } } }")
     assert answer["errors"][0]["extensions"]["code"] == "FORBIDDEN"
 
 
 async def test_domain_is_created_and_updated_with_a_rate_limit(root: GraphQLClient) -> None:
     create_document = DOMAIN_CREATE.replace(
-        "globalAddressList }", "rateLimit { value frame } globalAddressList }"
+        "globalAddressList }", "rateLimit { messages per } globalAddressList }"
     )
     answer, errors = await run_mutation(
-        root, create_document, name="new.example", rateLimit={"value": 9, "frame": "MINUTE"}
+        root, create_document, name="new.example", rateLimit={"messages": 9, "per": "MINUTE"}
     )
-    assert (answer["domain"]["rateLimit"], errors) == ({"value": 9, "frame": "MINUTE"}, [])
+    assert (answer["domain"]["rateLimit"], errors) == ({"messages": 9, "per": "MINUTE"}, [])
     update_document = DOMAIN_UPDATE.replace(
-        "globalAddressList }", "rateLimit { value frame } globalAddressList }"
+        "globalAddressList }", "rateLimit { messages per } globalAddressList }"
     )
     domain_refs = [{"name": "new.example"}]
     answer, errors = await run_mutation(
-        root, update_document, domains=domain_refs, set={"rateLimit": {"value": 8, "frame": "DAY"}}
+        root, update_document, domains=domain_refs, set={"rateLimit": {"messages": 8, "per": "DAY"}}
     )
-    assert (answer["domains"][0]["rateLimit"], errors) == ({"value": 8, "frame": "DAY"}, [])
+    assert (answer["domains"][0]["rateLimit"], errors) == ({"messages": 8, "per": "DAY"}, [])
     answer, errors = await run_mutation(
         root, update_document, domains=domain_refs, set={"description": "x"}
     )
-    assert answer["domains"][0]["rateLimit"] == {"value": 8, "frame": "DAY"}
+    assert answer["domains"][0]["rateLimit"] == {"messages": 8, "per": "DAY"}
     answer, errors = await run_mutation(
-        root, update_document, domains=domain_refs, set={"rateLimit": {"value": -1, "frame": "DAY"}}
+        root,
+        update_document,
+        domains=domain_refs,
+        set={"rateLimit": {"messages": -1, "per": "DAY"}},
     )
     assert [(e["constraint"], e["path"]) for e in errors] == [
-        ("range", ["set", "rateLimit", "value"])
+        ("range", ["set", "rateLimit", "messages"])
     ]
     answer, _ = await run_mutation(
         root, update_document, domains=domain_refs, set={"rateLimit": None}
@@ -196,9 +199,9 @@ async def test_domain_is_created_and_updated_with_a_rate_limit(root: GraphQLClie
     assert answer["domains"][0]["rateLimit"] is None
     document = """{ auditLog(filter: {mutation: "domainUpdate"}) { nodes { before after } } }"""
     entries = (await root(document))["auditLog"]["nodes"]
-    first = {"rate_limit": {"value": 8, "frame": "DAY"}}
+    first = {"rate_limit": {"messages": 8, "per": "DAY"}}
     assert [(entry["before"], entry["after"]) for entry in (entries[0], entries[-1])] == [
-        (first, {"rate_limit": None}), ({"rate_limit": {"value": 9, "frame": "MINUTE"}}, first),
+        (first, {"rate_limit": None}), ({"rate_limit": {"messages": 9, "per": "MINUTE"}}, first),
     ]  # fmt: skip
 
 
@@ -214,7 +217,7 @@ async def test_rate_limit_holds_show_user_and_source(
     await send_until_refused(bob)
     assert await list_holds(root) == [("bob", "DOMAIN", "example.org"), ("ada", "USER", None)]
     (node, _) = (await root(HOLDS))["rateLimitHolds"]["nodes"]
-    assert [node[name] for name in ("value", "frame", "heldSince", "resetsAt")] == [
+    assert [node[name] for name in ("messages", "per", "heldAt", "resetsAt")] == [
         3, "DAY", "2030-01-01T00:00:05Z", "2030-01-02T00:00:00Z"
     ]  # fmt: skip
     assert await list_holds(root, **users_input(ada)) == [("ada", "USER", None)]
@@ -282,7 +285,7 @@ async def test_changes_are_journaled_and_logged(ada: GraphQLClient, root: GraphQ
       reason before after
       target { ... on User { username } ... on Domain { name } } } } }"""
     entries = (await root(document, m="rateLimitSet"))["auditLog"]["nodes"]
-    rate = {"rate_limit": {"value": 5, "frame": "HOUR"}}
+    rate = {"rate_limit": {"messages": 5, "per": "HOUR"}}
     assert sorted(map(str, (e["target"] for e in entries))) == [
         "{'name': 'example.org'}", "{'username': 'ada'}"
     ]  # fmt: skip
@@ -338,9 +341,9 @@ async def test_bulk_operations_need_a_constant_number_of_statements(
     assert await cost(set_rate_limit(root, 5, **users_input(user_ids[0]))) == await cost(
         set_rate_limit(root, 5, **users_input(*user_ids[1:]))
     )
-    document = "query ($n: Int) { rateLimits(first: $n) { nodes { value user { username } } } }"
+    document = "query ($n: Int) { rateLimits(first: $n) { nodes { messages user { username } } } }"
     assert await cost(root(document, n=1)) == await cost(root(document, n=20))
-    document = "query ($n: Int) { users(first: $n) { nodes { rateLimit { value used } } } }"
+    document = "query ($n: Int) { users(first: $n) { nodes { rateLimit { messages used } } } }"
     assert await cost(root(document, n=1)) == await cost(root(document, n=20))
     assert await cost(reset_rate(root, **users_input(user_ids[0]))) == await cost(
         reset_rate(root, **users_input(*user_ids[1:]))
@@ -350,21 +353,25 @@ async def test_bulk_operations_need_a_constant_number_of_statements(
 @pytest.mark.parametrize(
     ("arguments", "code", "path"),
     [
-        ({"value": 5}, "VALIDATION", ["users"]),
-        ({"value": 5, "domains": []}, "VALIDATION", ["users"]),
-        ({"value": -1, "users": {"usernames": ["ada"]}}, "VALIDATION", ["value"]),
-        ({"value": 1_000_000_001, "users": {"usernames": ["ada"]}}, "VALIDATION", ["value"]),
+        ({"messages": 5}, "VALIDATION", ["users"]),
+        ({"messages": 5, "domains": []}, "VALIDATION", ["users"]),
+        ({"messages": -1, "users": {"usernames": ["ada"]}}, "VALIDATION", ["messages"]),
+        ({"messages": 1_000_000_001, "users": {"usernames": ["ada"]}}, "VALIDATION", ["messages"]),
         (
-            {"value": 5, "users": {"ids": [global_ids.encode("User", 7)]}},
+            {"messages": 5, "users": {"ids": [global_ids.encode("User", 7)]}},
             "NOT_FOUND",
-            ["users", "ids"],
+            ["users", "ids", "0"],
         ),
-        ({"value": 5, "users": {"usernames": ["nobody"]}}, "NOT_FOUND", ["users", "usernames"]),
-        ({"value": 5, "domains": [{"name": "nowhere.example"}]}, "NOT_FOUND", ["domains"]),
         (
-            {"value": 5, "users": {"usernames": ["ada"]}, "domains": [{"name": "x.example"}]},
+            {"messages": 5, "users": {"usernames": ["nobody"]}},
             "NOT_FOUND",
-            ["domains"],
+            ["users", "usernames", "0"],
+        ),
+        ({"messages": 5, "domains": [{"name": "nowhere.example"}]}, "NOT_FOUND", ["domains", "0"]),
+        (
+            {"messages": 5, "users": {"usernames": ["ada"]}, "domains": [{"name": "x.example"}]},
+            "NOT_FOUND",
+            ["domains", "0"],
         ),
     ],
 )
@@ -372,7 +379,7 @@ async def test_bulk_operations_need_a_constant_number_of_statements(
 async def test_invalid_rate_limit_is_refused_and_changes_nothing(
     root: GraphQLClient, arguments: dict[str, Any], code: str, path: list[str]
 ) -> None:
-    answer = await execute_mutation(root, "rateLimitSet", "rateLimits { value }", **arguments)
+    answer = await execute_mutation(root, "rateLimitSet", "rateLimits { messages }", **arguments)
     assert [(e["code"], e["path"]) for e in answer["errors"]] == [(code, path)]
     assert await select_rows(root.environment, "SELECT count(*) FROM rate_limits") == [(0,)]
 
@@ -441,7 +448,7 @@ async def test_rate_limits_need_a_domain_admin_with_the_permission(
 
 
 async def load_stored_rates(environment: Environment) -> Any:
-    limits = await select_rows(environment, "SELECT id, value FROM rate_limits ORDER BY id")
+    limits = await select_rows(environment, "SELECT id, messages FROM rate_limits ORDER BY id")
     windows = await select_rows(environment, "SELECT id, used FROM rate_windows ORDER BY id")
     return (
         limits,

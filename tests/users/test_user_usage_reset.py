@@ -217,7 +217,7 @@ async def test_reset_of_many_users_runs_constant_statements(
     ("arguments", "code", "path"),
     [
         ({"kinds": []}, "VALIDATION", ["kinds"]),
-        ({"users": {"ids": [global_ids.encode("User", 7)]}}, "NOT_FOUND", ["users", "ids"]),
+        ({"users": {"ids": [global_ids.encode("User", 7)]}}, "NOT_FOUND", ["users", "ids", "0"]),
         ({"users": {"usernames": ["ada", "nobody"]}}, "NOT_FOUND", ["users", "usernames"]),
         ({"users": {}}, "VALIDATION", ["users"]),
     ],

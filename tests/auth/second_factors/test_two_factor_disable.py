@@ -57,7 +57,7 @@ async def test_disable2fa_without_reason_proof_or_right_is_refused(
             ["set", "disable2fa"],
         ),
         (domain_admin, admin_client, {"options": REASON_OPTIONS}, "FORBIDDEN", ["users"]),
-        (bob, ada, {"options": REASON_OPTIONS}, "NOT_FOUND", ["users", "ids"]),
+        (bob, ada, {"options": REASON_OPTIONS}, "NOT_FOUND", ["users", "ids", "0"]),
     ]
     for client, target, extra, code, path in cases:
         _, errors = await try_update_users(client, target, name="X", disable2fa=True, **extra)
