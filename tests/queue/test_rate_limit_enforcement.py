@@ -182,7 +182,9 @@ async def test_settings_apply_without_a_stored_limit(
     ]
     await wait_for_background_tasks(environment)
     assert parse_rate("5/SECOND") == Rate(5, RatePeriod.SECOND)
-    assert [parse_rate(text).value for text in ("", "0/HOUR", "5/WEEK", "1 /HOUR", "x")] == [0] * 5
+    assert [parse_rate(text).messages for text in ("", "0/HOUR", "5/WEEK", "1 /HOUR", "x")] == [
+        0
+    ] * 5
 
 
 async def test_changed_frame_resets_the_count_and_changed_value_does_not(

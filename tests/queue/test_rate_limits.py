@@ -155,7 +155,8 @@ async def test_user_and_domain_show_their_rate_limit(
         "2030-01-01T01:00:00Z",
     )
     domain_document = """query { domain(by: {name: "example.org"}) {
-      rateLimit { messages used domain { name } } users { nodes { rateLimit { messages used } } } } }"""
+      rateLimit { messages used domain { name } }
+      users { nodes { rateLimit { messages used } } } } }"""
     domain = (await root(domain_document))["domain"]
     assert domain["rateLimit"] == {"messages": 5, "used": 1, "domain": {"name": "example.org"}}
     assert domain["users"]["nodes"] == [{"rateLimit": {"messages": 5, "used": 1}}]
