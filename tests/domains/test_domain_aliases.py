@@ -62,7 +62,7 @@ async def test_active_alias_domain_receives_mail_of_its_target(
     with pytest.raises(NotFound):
         await address_resolution.load_recipient_below_limits(environment, "ada@bücher.example")
     _, errors = await run_mutation(root, DOMAIN_ALIAS_DELETE, domainAliases=[{"id": alias["id"]}])
-    assert error_summary(errors)[:3] == ("NOT_FOUND", ["ids"], 0)
+    assert error_summary(errors)[:3] == ("NOT_FOUND", ["domainAliases", "id"], 0)
 
 
 @pytest.mark.parametrize(
