@@ -137,7 +137,7 @@ async def test_domain_rewrite_skips_higher_roles(
 async def test_domain_sender_rule_skips_higher_roles(
     domain_admin: GraphQLClient, admin_client: GraphQLClient, ada: GraphQLClient
 ) -> None:
-    arguments = {"scope": {"domain": "example.org"}, "action": "BLOCK"}
+    arguments = {"scope": {"domain": {"name": "example.org"}}, "action": "BLOCK"}
     arguments |= {"patterns": ["boss@far.example"]}
     assert (await domain_admin(SENDER_RULE_CREATE, input=arguments))["senderRuleCreate"][
         "errors"

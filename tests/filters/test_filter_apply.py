@@ -133,7 +133,7 @@ async def test_filters_and_messages_of_other_users_are_refused(
     message_id = global_ids.encode("Message", message_row[0])
     for filter_ids, select, path in (
         ([ada_filter["id"]], {"mailbox": {"path": "INBOX"}}, ["filters", "0"]),
-        ([bob_filter["id"]], {"ids": [message_id]}, ["select", "ids"]),
+        ([bob_filter["id"]], {"ids": [message_id]}, ["select", "ids", "0"]),
         ([bob_filter["id"]], {"mailbox": {"path": "INBOX"}, "users": {"usernames": ["ada"]}}, None),
         ([], {"mailbox": {"path": "INBOX"}}, ["filters"]),
     ):

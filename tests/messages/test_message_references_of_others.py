@@ -172,7 +172,7 @@ async def test_unmanaged_message_is_not_found(
     for client, message_id in attempts:
         for name, extra in MUTATION_ARGUMENTS.items():
             answer = await run_message_mutation(client, name, select={"ids": [message_id]}, **extra)
-            assert error_codes_and_paths(answer) == [("NOT_FOUND", ["select", "ids"])]
+            assert error_codes_and_paths(answer) == [("NOT_FOUND", ["select", "ids", "0"])]
         archived = global_ids.encode("DeletedMessage", global_ids.decode("Message", message_id))
         fields = "restored { mailbox { path } }"
         answer = await execute_mutation(

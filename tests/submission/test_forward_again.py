@@ -87,7 +87,7 @@ def forwarded_targets(answer: Any) -> list[tuple[str, ...]]:
 async def test_message_is_forwarded_to_all_or_one_original_target(
     ada: GraphQLClient, lmtp_client: SmtpTestClient
 ) -> None:
-    await add_filter(ada, {}, {"targets": [EVE, DAVE]})
+    await add_filter(ada, {}, {"forwardTo": [EVE, DAVE]})
     await set_targets(ada, "DAVE@far.example", "frank@far.example")
     message_id = await deliver_message(ada, lmtp_client)
     await set_targets(ada)  # the targets at delivery time count
@@ -193,7 +193,7 @@ async def test_forward_to_relay_with_unknown_password_is_conflict(
     ada: GraphQLClient, lmtp_client: SmtpTestClient
 ) -> None:
     relay_url = "smtps://us:secret@relay.example"
-    redirect_filter = await add_filter(ada, {}, {"targets": [relay_url]})
+    redirect_filter = await add_filter(ada, {}, {"forwardTo": [relay_url]})
     await set_targets(ada, DAVE)
     message_id = await deliver_message(ada, lmtp_client)
     assert forwarded_targets(await forward_again(ada, message_id))[0] == (
@@ -333,7 +333,7 @@ async def test_refused_redirect_is_no_original_target(
 
 
 async def test_released_quarantine_message_has_original_targets(ada: GraphQLClient) -> None:
-    await add_filter(ada, {}, {"targets": [EVE]})
+    await add_filter(ada, {}, {"forwardTo": [EVE]})
     await set_targets(ada, DAVE)
     item_id = await quarantine_message(ada, "Offer")
     assert (await run_mutation(ada, QUARANTINE_RELEASE, quarantineItems=[{"id": item_id}]))[1] == []

@@ -125,7 +125,7 @@ async def test_forwarded_message_keeps_the_dsn_request(
     requested: str,
     expected: str,
 ) -> None:
-    await add_filter(ada, {}, {"targets": ["eve@far.example"]})
+    await add_filter(ada, {}, {"forwardTo": ["eve@far.example"]})
     assert (await try_update_users(ada, forwardTo=["dave@far.example"]))[1] == []
     await deliver_spam(quarantining_client, "", f"<{ada.address}> {requested}")
     await release_all(ada)

@@ -219,7 +219,7 @@ async def test_bulk_actions_need_login_as_permission_for_the_account(
     (error,) = (await run_message_mutation(with_permission, "messageUpdate", **foreign_ids))[
         "errors"
     ]
-    assert (error["code"], error["path"]) == ("NOT_FOUND", ["select", "ids"])
+    assert (error["code"], error["path"]) == ("NOT_FOUND", ["select", "ids", "0"])
 
 
 async def test_undo_is_refused_after_admin_lost_rights(

@@ -34,9 +34,9 @@ def _mutation(name: str, payload: str) -> str:
 FILTER_CREATE = _mutation("filterCreate", f"filter {{ {FILTER_FIELDS} }}")
 FILTER_UPDATE = _mutation("filterUpdate", f"filters {{ {FILTER_FIELDS} }}")
 FILTER_DELETE = _mutation("filterDelete", "deletedIds")
-FILTER_IMPORT = _mutation(
-    "filterImport", f"filters {{ {FILTER_FIELDS} }} warnings {{ code message path }} replayed"
-).replace("message path", "message path ... on SieveCompileError { line column }")
+FILTER_IMPORT = f"""mutation ($input: FilterImportInput!) {{ filterImport(input: $input) {{
+  filters {{ {FILTER_FIELDS} }} warnings {{ code message path }} replayed
+  {ERROR_FIELDS} errors {{ ... on SieveCompileError {{ line column }} }} }} }}"""
 FILTER_APPLY = _mutation("filterApply", "task { id kind state total }")
 
 
