@@ -91,7 +91,7 @@ async def test_rspamd_verdict_decides_delivery(
     assert await message_special_use(ada, "Test") is None
     result = await ada("query { messages(first: 1) { nodes { id } } }")
     spam = (await ada(SPAM_VERDICT_QUERY, id=result["messages"]["nodes"][0]["id"]))["message"][
-        "spam"
+        "spamReport"
     ]
     assert spam["score"] < 8 < spam["requiredScore"] == 15
     assert "MIME_TRACE" in {symbol["name"] for symbol in spam["symbols"]}
