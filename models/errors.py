@@ -56,7 +56,7 @@ class RequestError(Exception):
     def __init__(self, message: str, *, path: Sequence[str] = (), index: int | None = None) -> None:
         super().__init__(message)
         self.message = message
-        self.path = list(path)  # of the input field: ["set", "expires"]
+        self.path = list(path)  # of the input field: ["set", "expiresAt"]
         self.index = index  # of the item, if a field on the path is a list; not part of `path`
 
     def copy_with_path(self, path: Sequence[str]) -> Self:

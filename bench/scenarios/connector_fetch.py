@@ -122,7 +122,7 @@ async def _measure_run_and_rerun(
         took, used = time.perf_counter() - started_at, cpu_seconds(target.pid) - before
     if run["importedCount"] != message_count:
         raise RuntimeError(
-            f"{run['imported']} of {message_count} messages were fetched: {run['log']}"
+            f"{run['importedCount']} of {message_count} messages were fetched: {run['log']}"
         )
     await wait_until_idle(target.pid, RUN_TIMEOUT)
     later_cpu = cpu_seconds(target.pid) - before - used

@@ -132,10 +132,10 @@ def _filter_query(number: int) -> dict[str, Any]:
     """Return a realistic filter query; the last one matches."""
     searched_text = f"project {number}"
     if number == 19:  # noqa: PLR2004 - the last of twenty
-        return {"size": 100}
+        return {"larger": 100}
     kinds: list[dict[str, Any]] = [
         {"from": f"person{number}@example.net"},
-        {"subject": searched_text, "size": 100_000},
+        {"subject": searched_text, "larger": 100_000},
         {"to": f"list{number}@example.net"},
         {"listId": searched_text},
         {"header": {"key": "X-Project", "value": searched_text}},

@@ -37,9 +37,8 @@ ROUNDS, OPERATIONS_PER_ROUND = 9, 20_000
 PAGE_CPU = 450.0  # µs of CPU
 MAX_CPU = 0.05 * PAGE_CPU
 SAMPLED_SHARE = 0.01
-DOCUMENT = (
-    "query InboxPage($id: ID!) { mailbox(id: $id) { id messages(first: 50) { nodes { id } } } }"
-)
+DOCUMENT = """query InboxPage($id: ID!) { mailbox(by: {id: $id}) {
+  id messages(first: 50) { nodes { id } } } }"""
 
 
 @dataclass(frozen=True)

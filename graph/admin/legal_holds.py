@@ -45,7 +45,7 @@ from resolvers.users import loaders as user_loaders
 if TYPE_CHECKING:
     from graph.users.types import User
 
-ADMIN_GUARD = Auth(role=Role.ADMIN)
+ADMIN_GUARD = Auth(role=Role.ADMIN, scope=Scope.READ)
 MESSAGE_FIELDS = ("from_", "to", "cc", "bcc", "preview", "has_attachments")
 
 

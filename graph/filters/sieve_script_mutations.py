@@ -20,9 +20,8 @@ from graph.types.object_references import id_from_ref
 from graph.types.references import UserSelection, user_selector_from_selection
 from graph.users.types import User
 from graph.users.update_mutations import UsersPayload
-from models.errors import require_found
+from models.errors import InvalidInput, check_limit, require_found
 from models.users.roles import Scope
-from resolvers.access import require_user_id
 from resolvers.filters import sieve_script_mutations, sieve_scripts
 from resolvers.filters.sieve_script_mutations import ScriptSelector
 from resolvers.users import loaders as user_loaders
@@ -168,21 +167,30 @@ async def _select_scripts(
     Without a selection the owners of scripts named by ID are selected. Raises NotFound if a script
     is not visible, InvalidInput for a malformed ID.
     """
-    selectors: list[ScriptSelector] = []
-    owner_ids: list[int] = []
-    for nth, ref in enumerate(refs):
-        path = [field_name, str(nth)] if field_name == "sieveScripts" else [field_name]
-        if ref.name:
-            selectors.append(ScriptSelector(name=ref.name.value))
-            continue
-        key = id_from_ref(ref, *path)
-        row = await info.context.load(sieve_scripts.load_visible_by_ids, key)
-        owner_ids.append(require_found(row, str(key), path=[*path, "id"]).user_id)
-        selectors.append(ScriptSelector(id=key))
+    max_count = info.context.environment.options.bulk_max_items
+    check_limit(len(refs), max_count, f"at most {max_count} at once", path=[field_name])
+    paths = [
+        [field_name, str(nth)] if field_name == "sieveScripts" else [field_name]
+        for nth in range(len(refs))
+    ]
+    selectors = [
+        ScriptSelector(name=ref.name.value)
+        if ref.name
+        else ScriptSelector(id=id_from_ref(ref, *path))
+        for ref, path in zip(refs, paths, strict=True)
+    ]
+    script_ids = [one.id for one in selectors if one.id is not None]
+    rows = await info.context.load_many(sieve_scripts.load_visible_by_ids, script_ids)
+    paths_of_ids = [path for one, path in zip(selectors, paths, strict=True) if one.id is not None]
+    owner_ids = [
+        require_found(row, str(script_id), path=[*path, "id"]).user_id
+        for script_id, row, path in zip(script_ids, rows, paths_of_ids, strict=True)
+    ]
     if selection or not owner_ids:
         return user_selector_from_selection(selection), selectors
-    if len(owner_ids) < len(refs):
-        owner_ids.append(require_user_id(info.context))
+    if len(owner_ids) < len(refs):  # a name would select the scripts of all these owners
+        text = "name all scripts by ID, or all by name, or give `users`"
+        raise InvalidInput(text, constraint="exclusive", path=[field_name])
     return UserSelector(was_sent=True, ids=tuple(dict.fromkeys(owner_ids))), selectors
 
 

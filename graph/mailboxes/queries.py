@@ -7,6 +7,7 @@ from graph.mailboxes.types import Mailbox
 from graph.types.connections import Connection, connection_of_page, page_request
 from graph.types.errors import attribute_field
 from graph.types.fields import Info, query
+from graph.types.input_conditions import ConditionsInput
 from graph.types.references import UserSelection, optional_tuple, user_selector_from_selection
 from graph.types.row_mapping import selected_columns
 from models.store.keyset_pages import Cursor, ordering_name
@@ -16,19 +17,21 @@ from resolvers.mailboxes.listing import MailboxConditions
 
 
 @strawberry.input(description="Conditions on mailboxes. All of them must hold.")
-class MailboxFilter:
+class MailboxFilter(ConditionsInput):
+    fields_with_empty_texts = frozenset({"patterns"})
+
     patterns: list[str] | None = attribute_field(
         "Paths with * for any text and % for any text without a slash. One of them must match. "
         "Null: all paths.",
         default=UNSET,
     )
-    has_special_use: bool = attribute_field(
-        "Whether only mailboxes with a special use are returned (RFC 6154).", default=False
+    has_special_use: bool | None = attribute_field(
+        "True returns only mailboxes with a special use (RFC 6154).", default=UNSET
     )
     subscribed: bool | None = attribute_field(
         "Whether the user subscribes to the mailbox. Null: either.", default=UNSET
     )
-    show_hidden: bool = attribute_field("Whether hidden mailboxes are returned too.", default=False)
+    show_hidden: bool | None = attribute_field("True returns hidden mailboxes too.", default=UNSET)
 
 
 def _conditions_from_filter(mailbox_filter: MailboxFilter | None) -> MailboxConditions:
@@ -38,8 +41,8 @@ def _conditions_from_filter(mailbox_filter: MailboxFilter | None) -> MailboxCond
     subscribed = mailbox_filter.subscribed
     return MailboxConditions(
         optional_tuple(mailbox_filter.patterns),
-        has_special_use=mailbox_filter.has_special_use,
-        include_hidden=mailbox_filter.show_hidden,
+        has_special_use=mailbox_filter.has_special_use is True,
+        include_hidden=mailbox_filter.show_hidden is True,
         is_subscribed=subscribed if isinstance(subscribed, bool) else None,
     )
 

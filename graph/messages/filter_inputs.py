@@ -206,7 +206,7 @@ class MessageFilter(ConditionsInput):
             every=all_of,
             some=self._conditions_of_filters(self.or_, info, depth),
             none=self.not_.to_conditions(info, depth + 1) if self.not_ else None,
-            thread_id=id_from_ref(self.thread, "thread") if self.thread else None,
+            thread_id=id_from_ref(self.thread, "filter", "thread") if self.thread else None,
             **self._compound_conditions(),
             **values,
             **times,

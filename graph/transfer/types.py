@@ -94,8 +94,8 @@ class UserExportInput(Options):
     )
     passphrase: str | None = attribute_field(
         "Encrypts the passwords of connectors, which are left out without it. 12 to 1024 "
-        "characters. Needs the scope SETTINGS. It is never returned and deleted when the file is "
-        "complete.",
+        "characters. Needs the scope SETTINGS. It is never returned. It is deleted when the file "
+        "is complete.",
         default=UNSET,
     )
 
@@ -108,7 +108,7 @@ class UserExportPayload(MutationPayload):
 @strawberry.input(description="Input of userImport.")
 class UserImportInput(Options):
     user: UserRef | None = attribute_field(
-        "User to export. Default: the signed-in user.", default=UNSET
+        "User who gets the imported data. Default: the signed-in user.", default=UNSET
     )
     archive: FileContent | None = attribute_field(
         "File of userExport, an mbox, a ZIP of .eml files or a tar of a Maildir.",
@@ -136,7 +136,7 @@ class UserImportInput(Options):
     )
     passphrase: str | None = attribute_field(
         "Passphrase of the export, for the passwords of connectors. Without it connectors are "
-        "imported inactive. Needs the scope SETTINGS. It is never returned and deleted when the "
+        "imported inactive. Needs the scope SETTINGS. It is never returned. It is deleted when the "
         "task ends.",
         default=UNSET,
     )

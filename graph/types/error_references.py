@@ -25,7 +25,6 @@ TYPE_NAME_BY_FIELD = {
     "keys": "Setting",
     "names": "SieveScript",
     "paths": "Mailbox",
-    "queueIds": "QueueEntry",
     "upload": "Upload",
     "usernames": "User",
 }

@@ -96,7 +96,7 @@ def user_selector_from_selection(
         usernames=tuple(selection.usernames or ()),
         patterns=tuple(selection.patterns or ()),
         domains=tuple(
-            domain_selector_from_ref(ref, path=path, index=nth)
+            domain_selector_from_ref(ref, path=[path, "domains"], index=nth)
             for nth, ref in enumerate(selection.domains or ())
         ),
         tags=tuple(selection.tags or ()),

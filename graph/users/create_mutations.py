@@ -239,8 +239,8 @@ class UserCreateMutation:
         return UserCreatePayload(user=User.from_row(user))
 
     @mutation(
-        "Creates accounts with folders and main addresses in one transaction: all or none. Each "
-        "error has the position of its account as its index.",
+        "Creates accounts with folders and main addresses in one transaction: all or none. The "
+        "path of each error begins with `users` and the position of the account.",
         role=Role.DOMAIN_ADMIN,
         scope=Scope.FULL,
         atomic_exclusion=AtomicExclusion(

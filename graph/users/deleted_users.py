@@ -12,7 +12,7 @@ from graph.http.admission_control import ConnectionRegistry
 from graph.types import global_ids
 from graph.types.connections import Connection, connection_of_page, page_request
 from graph.types.errors import MutationPayload, Options, UserSelectionPayload, attribute_field
-from graph.types.fields import Info, field, query
+from graph.types.fields import Auth, Info, field, query
 from graph.types.input_conditions import ConditionsInput
 from graph.types.mutations import mutation
 from graph.types.object_views import DerivedField
@@ -39,7 +39,10 @@ from resolvers.users.deleted_listing import DeletedUserConditions
 from resolvers.users.restore import DeletedUserRef
 
 
-@strawberry.type(description="A deleted account, whose data is kept until it is purged.")
+@strawberry.type(
+    description="A deleted account, whose data is kept until it is purged.",
+    directives=[Auth(role=Role.DOMAIN_ADMIN, scope=Scope.READ)],
+)
 class DeletedUser(NodeView):
     user_id: strawberry.ID = attribute_field("Global ID that the account had.")
     username: str = attribute_field("User name that the account had.")

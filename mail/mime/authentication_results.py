@@ -130,7 +130,7 @@ def method_verdict(
     """
     verdicts = [
         verdict
-        for text in fields_text.splitlines()
+        for text in fields_text.split("\n")  # a comment can have other line separators of Unicode
         for verdict in _method_verdicts(text[:MAX_FIELD_LENGTH], method)
     ]
     passed = [each for each in verdicts if each.result is AuthenticationResultCode.PASS]

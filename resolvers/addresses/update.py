@@ -15,6 +15,7 @@ from models.addresses.tables import Address, AddressKind
 from models.errors import (
     Conflict,
     ErrorCollector,
+    Forbidden,
     InvalidInput,
     RequestError,
     prefix_error_messages,
@@ -31,7 +32,6 @@ from resolvers.addresses.main_address import MainAddressChange
 from resolvers.addresses.mutations import (
     ADDRESS_TAKEN_TEXT,
     AUDIT_LOG_COLUMNS,
-    forbidden_at_index,
     is_administered_by_viewer,
     require_address_free,
     require_changeable_addresses,
@@ -196,7 +196,7 @@ async def _require_permission(
     ctx: Context, rows: Sequence[ColumnRow], patch: AddressPatchValues
 ) -> None:
     """Raise Forbidden if the viewer may not make these changes to one of the addresses."""
-    for index, row in enumerate(rows):
+    for row in rows:
         if is_administered_by_viewer(ctx, row):
             continue
         allowed_names = MASK_OWNER_COLUMNS if row.masked else OWNER_COLUMNS
@@ -207,9 +207,8 @@ async def _require_permission(
                 Role.ADMIN if ctx.viewer.role is Role.DOMAIN_ADMIN else Role.DOMAIN_ADMIN
             )
             message = f"to change {schema_name(forbidden_names[0])} needs the role {required_role}"
-            raise forbidden_at_index(
-                message, required_role, [*PATCH_PATH, *schema_path(forbidden_names[0])], index
-            )
+            path = [*PATCH_PATH, *schema_path(forbidden_names[0])]
+            raise Forbidden(f"{row.shown}: {message}", requires=required_role, path=path)
     await require_changeable_addresses(ctx, rows, ["addresses"])
 
 

@@ -131,7 +131,9 @@ def validate_secret(value: str, *path: str) -> str:
 def _validate_mechanism(value: str, _options: Options) -> AuthMechanism:
     if value not in {*AuthMechanism}:
         text = f"one of {', '.join(AuthMechanism)}"
-        raise InvalidInput(text, constraint="unknown", path=["authMechanism"])
+        raise InvalidInput(
+            text, constraint="unknown", path=["authMechanism"], allowed_values=AuthMechanism
+        )
     return AuthMechanism(value)
 
 

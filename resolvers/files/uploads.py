@@ -178,12 +178,13 @@ async def read_upload_head(ctx: Context, upload: ColumnRow, max_bytes: int) -> b
         raise _lost_object_error(upload) from problem
 
 
-async def read_and_verify_upload(ctx: Context, upload_id: int) -> bytes:
+async def read_and_verify_upload(ctx: Context, upload_id: int, *, path: str = "id") -> bytes:
     """Read and verify an upload.
 
     Raises NotFound if the viewer has none, CorruptBlob if it is damaged.
     """
-    row = require_found(await ctx.load(load_own_uploads_by_id, upload_id), str(upload_id))
+    row = await ctx.load(load_own_uploads_by_id, upload_id)
+    row = require_found(row, str(upload_id), path=[path])
     try:
         content = await ctx.environment.object_store.get(row.blob_name)
         return await asyncio.to_thread(verify_digest, row.digest, content)

@@ -360,7 +360,8 @@ async def _log_for_admins(
             return None
         logged = {name: values[name] for name in LOGGED_COLUMNS if name in values}
         if "forward_to" in logged:
-            logged["forward_to"] = [_target_without_secrets(one) for one in logged["forward_to"]]
+            targets = logged.pop("forward_to")
+            logged["forwardTo"] = [_target_without_secrets(one) for one in targets]
         return logged
 
     entries = [

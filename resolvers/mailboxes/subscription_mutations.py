@@ -6,7 +6,7 @@ from sqlalchemy import bindparam, select, update
 from sqlmodel import col
 
 from mail.mailboxes.paths import canonical_path, validate_path
-from models.errors import LimitReached, NotFound, check_count_from_one_to_limit
+from models.errors import LimitReached, NotFound, check_count_from_one_to_limit, check_limit
 from models.events.journal import ChangeKind
 from models.mailboxes.tables import Mailbox
 from models.store.columns import ColumnRow, core_table, select_columns
@@ -76,6 +76,9 @@ async def _paths_by_user(
     """
     named = [(nth, one) for nth, one in enumerate(selectors) if one.path is None]
     keys = [(user, one) for user in locked.user_ids for _, one in named]
+    max_count = locked.ctx.environment.options.bulk_max_items
+    text = f"at most {max_count} mailboxes of all users together"
+    check_limit(len(keys), max_count, text, path=["mailboxes"])
     rows = await locked.ctx.load_many(load_by_selectors, keys)
     given_paths = {canonical_path(one.path) for one in selectors if one.path is not None}
     paths = {user: set(given_paths) for user in locked.user_ids}

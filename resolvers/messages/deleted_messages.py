@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import ColumnElement, func, select
@@ -245,7 +245,8 @@ async def queue_restore_of_period(ctx: Context, period: DeletionPeriod) -> Task:
     if foreign and not can_see_managed_mail_records(ctx):
         requires = AdminPermission.IMPERSONATE
         raise Forbidden(f"this needs the permission {requires}", requires=requires)
-    before = min(period.before, ctx.environment.now())  # later deletions are not restored
+    # later deletions are not restored
+    before = min(period.before, ctx.environment.now() + timedelta(microseconds=1))
     order = {
         "since": period.since.isoformat(),
         "before": before.isoformat(),
@@ -273,7 +274,7 @@ def _deleted_in_period_sql(
         col(Message.user_id) == user_id,
         *restorable_conditions_without_access(ctx),
         at >= since,
-        at <= before,
+        at < before,
     ]
 
 

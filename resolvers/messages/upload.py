@@ -481,7 +481,7 @@ async def bytes_of_complete_message(
     """
     path = ["rawUpload" if upload_id is not None else "raw"]
     if upload_id is not None:
-        content = await uploads.read_and_verify_upload(ctx, upload_id)
+        content = await uploads.read_and_verify_upload(ctx, upload_id, path="rawUpload")
     else:
         content = decode_raw_message(raw_message or "")
     limit = ctx.environment.options.message_max_size

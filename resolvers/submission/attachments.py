@@ -78,7 +78,7 @@ async def read_attachments(
         if isinstance(file, UploadedAttachment):
             row = require_found(rows[file.upload_id])
             name, kind = file.filename or row.filename, file.content_type or row.content_type
-            content = await uploads.read_and_verify_upload(ctx, file.upload_id)
+            content = await uploads.read_and_verify_upload(ctx, file.upload_id, path=INPUT_PATH[0])
             attachments.append(OutgoingFile(content, name, kind, file.content_id))
         else:
             attachments.append(file)

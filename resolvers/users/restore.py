@@ -39,6 +39,8 @@ from resolvers.users.quota.quota_allocation import (
 
 StoredAddress = Mapping[str, Any]  # an address row of a deleted user
 
+MAX_LOCAL_PARTS = 5000  # of one statement: SQLite allows 32,766 parameters
+
 
 @dataclass(frozen=True, slots=True)
 class DeletedUserRef:
@@ -105,12 +107,15 @@ async def recoverable_addresses(
     ctx: Context, stored_addresses: Sequence[StoredAddress]
 ) -> list[StoredAddress]:
     """Return the addresses that are still free, in domains that still exist."""
-    local_parts = [address["local"] for address in stored_addresses]
-    statement = select(col(Address.local), col(Address.domain_id))
-    taken_addresses = {
-        tuple(row) for row in await ctx.read(statement.where(col(Address.local).in_(local_parts)))
-    }
+    local_parts = sorted({address["local"] for address in stored_addresses})
     domain_ids = {address["domain_id"] for address in stored_addresses} - {None}
+    is_in_domain = or_(col(Address.domain_id).in_(domain_ids), col(Address.domain_id).is_(None))
+    taken_addresses = set[tuple[str, int | None]]()
+    for start in range(0, len(local_parts), MAX_LOCAL_PARTS):
+        part = local_parts[start : start + MAX_LOCAL_PARTS]
+        statement = select(col(Address.local), col(Address.domain_id))
+        statement = statement.where(col(Address.local).in_(part), is_in_domain)
+        taken_addresses.update((row.local, row.domain_id) for row in await ctx.read(statement))
     domain_statement = select(col(Domain.id)).where(col(Domain.id).in_(domain_ids))
     existing_domain_ids = {None, *(row.id for row in await ctx.read(domain_statement))}
     return [

@@ -158,7 +158,7 @@ async def test_repair_checks_only_mailboxes_matching_patterns(
     assert (repaired["mailbox"]["path"], repaired["fixed"]) == ("A/B", True)
     assert (await ada.load_mailbox("C")).total == 77
     (error,) = (await repair(root, *["x"] * 21))["errors"]
-    assert (error["code"], error["path"]) == ("VALIDATION", ["patterns"])
+    assert (error["code"], error["path"]) == ("VALIDATION", ["mailboxPatterns"])
 
 
 async def test_repair_of_many_mailboxes_runs_as_task(

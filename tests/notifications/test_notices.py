@@ -121,7 +121,7 @@ async def test_limits_sign_ins_and_bounces_are_notified(
 ) -> None:
     start = await current_cursor(ada)
     limit_facts = {
-        "limit": "STORAGE", "level": "WARNING", "used": 81, "allowed": 100, "refused": False,
+        "limitKind": "STORAGE", "level": "WARNING", "used": 81, "limit": 100, "refused": False,
         "resetsAt": None,
     }  # fmt: skip
     user_id = ada.user.id

@@ -336,7 +336,7 @@ INVALID_P256_KEY = encode_base64url(b"\4" + b"\1" * 64)  # no point of the curve
         ({"key": "k\n", "token": "t"}, [(["key"], "format")]),
         ({"key": "k", "token": "t", "title": "x" * 251}, [(["title"], "length")]),
         ({"key": "k", "token": "t", "text": "a\tb"}, [(["text"], "pattern")]),
-        ({"key": "k", "token": "t", "senders": ["@"]}, [(["senders"], "pattern")]),
+        ({"key": "k", "token": "t", "senders": ["@"]}, [(["senders", "0"], "pattern")]),
         ({"key": "k", "token": "t", "senders": ["a.example"] * 101}, [(["senders"], "max")]),
         ({"key": "k", "token": "t", "sendersRegex": "(a"}, [(["sendersRegex"], "pattern")]),
         ({"key": "k", "token": "t", "sendersRegex": r"(a)\1"}, [(["sendersRegex"], "pattern")]),
@@ -346,7 +346,7 @@ INVALID_P256_KEY = encode_base64url(b"\4" + b"\1" * 64)  # no point of the curve
         ),
         (
             {"key": "k", "token": "t", "mailboxes": [{"path": "None"}]},
-            [(["mailboxes"], "NOT_FOUND")],
+            [(["mailboxes", "0"], "NOT_FOUND")],
         ),
     ],
 )

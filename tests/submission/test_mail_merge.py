@@ -73,7 +73,7 @@ async def test_merge_with_invalid_entry_sends_nothing(
     invalid_entries = [merge_entry("carol"), {"to": [{"address": "half@"}]}, {"to": []}]
     answer = await send_message(ada, subject="x", text="y", merge=invalid_entries)
     assert error_codes_and_paths(answer) == [
-        ("VALIDATION", ["merge", "1", "to"]),
+        ("VALIDATION", ["merge", "1", "to", "0"]),
         ("VALIDATION", ["merge", "2", "to"]),
     ]
     assert await load_queued_messages(environment) == []

@@ -347,7 +347,7 @@ async def test_cancel_of_leased_submission_is_refused(
     assert await claim_due_recipients(ada) == 1
     with pytest.raises(Conflict) as raised:
         await submission_mutations.cancel_submissions(client_context(ada), [second.id, first.id])
-    assert raised.value.index == 1
+    assert raised.value.path == ["submissions", "1"]
     (reloaded,) = await submission_loaders.load_own_submissions_by_id(
         client_context(ada), [second.id]
     )

@@ -56,7 +56,7 @@ async def test_file_links_are_added_below_text(
     assert sent["errors"] == []
     text = sent["message"]["text"].replace("\r\n", "\n")
     assert text.startswith("Look.\n\na & b <c>.txt (6 bytes, until 2030-01-03, with a password)\n")
-    (html,) = sent["message"]["html"]
+    html = sent["message"]["html"]
     assert "a &amp; b &lt;c&gt;.txt" in html
     url = re.findall(r"https?://\S+/share/\S+", text)[0]
     path = url.partition("/share/")[2]

@@ -148,8 +148,8 @@ async def test_update_of_many_users_is_all_or_nothing(
         ({"quota": 0}, "quota", "range"),
         ({"quota": 1, "inheritQuota": True}, "inheritQuota", "exclusive"),
         ({"retention": "PT0S"}, "retention", "range"),
-        ({"tags": [""]}, "tags", "length"),
-        ({"allowedSenders": ["a*b"]}, "allowedSenders", "pattern"),
+        ({"tags": [""]}, "tags.0", "length"),
+        ({"allowedSenders": ["a*b"]}, "allowedSenders.0", "pattern"),
         ({"retention": "P999Y"}, "retention", "range"),
     ],
 )
@@ -368,7 +368,7 @@ async def test_update_of_unmanaged_users_changes_nothing(
         users, (error,) = await try_update_users(client, target, name="X")
         error_texts.add((error["code"], error["message"], *error["path"]))
         assert users == []
-    assert error_texts == {("NOT_FOUND", "User not found", "users", "ids")}
+    assert error_texts == {("NOT_FOUND", "User not found", "users", "ids", "0")}
     for selection in ({"usernames": ["x@elsewhere.example"]}, {"usernames": ["nobody"]}):
         response = await domain_admin(
             UPDATE_USERS_MUTATION, input={"users": selection, "set": {"name": "X"}}

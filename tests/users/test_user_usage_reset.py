@@ -218,7 +218,7 @@ async def test_reset_of_many_users_runs_constant_statements(
     [
         ({"kinds": []}, "VALIDATION", ["kinds"]),
         ({"users": {"ids": [global_ids.encode("User", 7)]}}, "NOT_FOUND", ["users", "ids", "0"]),
-        ({"users": {"usernames": ["ada", "nobody"]}}, "NOT_FOUND", ["users", "usernames"]),
+        ({"users": {"usernames": ["ada", "nobody"]}}, "NOT_FOUND", ["users", "usernames", "1"]),
         ({"users": {}}, "VALIDATION", ["users"]),
     ],
 )

@@ -27,8 +27,8 @@ async def create_users(
 ) -> list[User]:
     """Create all of these users in one transaction, in this order.
 
-    Raises Several with all errors: each has the index of its user. `known_errors` are errors found
-    before, by index.
+    Raises MultipleErrors with all errors: the path of each begins with the index of its user.
+    `known_errors` are errors found before, by index.
     """
     known_errors = known_errors or {}
     valid_candidates = {nth: new for nth, new in enumerate(new_users) if nth not in known_errors}
