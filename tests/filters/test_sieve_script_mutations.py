@@ -366,3 +366,17 @@ async def test_scripts_are_named_by_id(ada: GraphQLClient, bob: GraphQLClient) -
     assert await load_active_flags(ada) == {"renamed": True}
     answer = await execute_mutation(ada, calls[2][0], "deletedIds", **calls[2][1])
     assert (answer["deletedIds"], await load_active_flags(ada)) == ([script["id"]], {})
+
+
+async def test_name_beside_an_id_selects_no_script_of_another_user(
+    root: GraphQLClient, ada: GraphQLClient
+) -> None:
+    (first,) = (await put_sieve_script(ada, "keep;", name="a", activate=False))["sieveScripts"]
+    await put_sieve_script(ada, "keep;", name="y", activate=False)
+    answer = await execute_mutation(
+        root, "sieveScriptDelete", "deletedIds", sieveScripts=[{"id": first["id"]}, {"name": "y"}]
+    )
+    assert [(error["code"], error["path"]) for error in answer["errors"]] == [
+        ("VALIDATION", ["sieveScripts"])
+    ]
+    assert await load_active_flags(ada) == {"a": False, "y": False}

@@ -30,6 +30,7 @@ from tests.conftest import (
     GraphQLClient,
     ManualClock,
     deliver_to,
+    make_api_key,
     make_client,
     make_user,
     raw_message,
@@ -521,3 +522,17 @@ async def test_deleted_users_are_listed_for_those_who_can_restore_them(
     eve = await make_client(root.environment, root.http, "eve")
     response = await eve.execute(DELETED_USERS_QUERY)
     assert response["errors"][0]["extensions"]["code"] == "FORBIDDEN"
+
+
+async def test_deleted_user_is_no_node_without_the_scope_read(
+    root: GraphQLClient, ada: GraphQLClient
+) -> None:
+    await delete_users(root, ada.user.id, purgeAt=LATER)
+    (deleted_user,) = (await root(DELETED_USERS_QUERY))["deletedUsers"]["nodes"]
+    document = "query ($id: ID!) { node(id: $id) { ... on DeletedUser { username } } }"
+    assert (await root(document, id=deleted_user["id"]))["node"] == {"username": "ada"}
+    secret = await make_api_key(root.environment, "mail", role=Role.ROOT, scopes=[Scope.MAIL_READ])
+    mail_client = GraphQLClient(root.http, root.environment, root.user, secret)
+    response = await mail_client.execute(document, id=deleted_user["id"])
+    assert response["errors"][0]["extensions"]["code"] == "FORBIDDEN"
+    assert "ada" not in str(response)

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mail.mime import read_facts, trusted_results
+from mail.mime.authentication_results import method_verdict
 
 OUR_FIELD = "Authentication-Results: mx.example.org;\r\n\t"
 BORDER_RECEIVED = (
@@ -150,3 +151,10 @@ FIELD_FRAGMENTS = [
 @settings(max_examples=500, deadline=None)
 def test_random_field_does_not_raise(text: str) -> None:
     parse_trusted_results(f"Authentication-Results: {text}\r\n{BORDER_RECEIVED}")
+
+
+@pytest.mark.parametrize("separator", ["\u2028", "\x85", "\x0b", "\x0c", "\x1c"])
+def test_comment_with_line_separator_is_no_second_field(separator: str) -> None:
+    text = f"mx.example.org; spf=fail (sender x{separator}y; dkim=pass header.d=b.example ;) x=y"
+    verdict = method_verdict(text, "dkim")
+    assert verdict is None or verdict.result.value != "PASS"
