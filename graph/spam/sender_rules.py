@@ -151,7 +151,7 @@ class SenderRuleFilter(ConditionsInput):
         """
         user = await load_user_or_viewer(info, self.user) if self.user else None
         domain = (
-            await domain_loaders.find_administered_domain_by_ref(
+            await domain_loaders.find_referenced_domain(
                 info.context, domain_selector_from_ref(self.domain, path=("filter", "domain", "id"))
             )
             if self.domain

@@ -178,7 +178,7 @@ async def update_rules(ctx: Context, ids: Sequence[int], changes: BccRuleChanges
     optional_columns = {"direction": changes.direction, "active": changes.active}
     columns |= {column: value for column, value in optional_columns.items() if value is not None}
     if not columns:
-        raise InvalidInput("say what to change", constraint="required", path=[])
+        raise InvalidInput("say what to change", constraint="required", path=["set"])
     domain_ids = {row.domain_id for row in await _require_visible_rules(ctx, ids)} | (
         {domain.id} if domain else set()
     )

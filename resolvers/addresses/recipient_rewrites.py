@@ -184,7 +184,7 @@ async def update_rewrites(
         None if changes.match is None else checked_rule_address(changes.match, path="from")
     )
     if matched_address is None and changes.to is None and changes.active is None:
-        raise InvalidInput("say what to change", constraint="required", path=[])
+        raise InvalidInput("say what to change", constraint="required", path=["set"])
     domain_names = _domain_names(
         await _require_visible_rewrites(ctx, ids), matched_address, changes.to
     )

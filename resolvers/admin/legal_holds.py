@@ -118,7 +118,7 @@ async def create_legal_hold(ctx: Context, new_legal_hold: NewLegalHold) -> int:
         )
     user = await load_managed_user(ctx, new_legal_hold.user_id)
     if user.id == ctx.viewer.user_id:
-        raise Forbidden("nobody legal holds the own account", path=["user"])
+        raise Forbidden("your own account can't have a legal hold", path=["user"])
     async with ctx.write_session(PLATFORM, user.id) as session:
         statement = select(func.count()).select_from(LegalHold)
         ((count,),) = await ctx.read(

@@ -117,18 +117,6 @@ async def find_administered_domain(ctx: Context, name: str) -> ColumnRow | None:
     return next(iter(rows), None)
 
 
-async def find_administered_domain_by_ref(ctx: Context, ref: DomainIdOrName) -> ColumnRow | None:
-    """Return the referenced domain, or None if the viewer doesn't administer it."""
-    is_referenced = (
-        col(Domain.id) == ref.id
-        if ref.name is None
-        else col(Domain.name) == normalized_domain(ref.name)
-    )
-    statement = select(*select_columns(Domain)).where(is_referenced, is_administered_domain(ctx))
-    rows: Sequence[ColumnRow] = await ctx.read(statement)
-    return next(iter(rows), None)
-
-
 async def load_referenced_domains(
     ctx: Context, refs: Sequence[DomainIdOrName], *, path: str = "domains"
 ) -> list[ColumnRow]:

@@ -174,6 +174,8 @@ async def update_labels(ctx: Context, label_ids: Sequence[int], change: LabelCha
 
     Raises InvalidInput, and NotFound for the first label that doesn't exist.
     """
+    if change == LabelChange():
+        raise InvalidInput("say what to change", constraint="required", path=["set"])
     name = _validated_name(change.name, path=["set", "name"])
     color = _validated_color(change.color, path=["set", "color"])
     user_id = require_user_id(ctx)
@@ -227,7 +229,11 @@ def _validated_color(text: str | None, *, path: Sequence[str]) -> str | None:
     """Return the color in lower case; None if it is not given. Raises InvalidInput."""
     color = text.lower() if text else None
     if color is not None and not COLOR_PATTERN.fullmatch(color):
-        raise InvalidInput("a colour is such as #1e90ff", constraint="pattern", path=path)
+        raise InvalidInput(
+            "a color is # and six hexadecimal digits, such as #1e90ff",
+            constraint="pattern",
+            path=path,
+        )
     return color
 
 

@@ -91,7 +91,7 @@ async def update_rows(
     Raises InvalidInput if a stored password would be sent to another server than before.
     """
     if not columns and password is None:
-        raise InvalidInput("say what to change", constraint="required", path=[])
+        raise InvalidInput("say what to change", constraint="required", path=["set"])
     table = core_table(routing_table.table)
     async with ctx.write_session(PLATFORM) as session:
         before, connection = (

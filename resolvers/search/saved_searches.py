@@ -155,6 +155,8 @@ async def update_saved_searches(
     Raises NotFound for the first that doesn't exist, Conflict if the new name is in use, and as
     `create_saved_search`.
     """
+    if change == SavedSearchChange():
+        raise InvalidInput("say what to change", constraint="required", path=["set"])
     name = None
     if change.name is not None:
         name = _validate_name(change.name, path=["set", "name"])

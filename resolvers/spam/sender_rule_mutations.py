@@ -168,7 +168,7 @@ async def _resolve_rule_place(ctx: Context, owner: RuleOwner) -> _RulePlace:
         return _RulePlace(place_of_user(row.id), user_id=row.id, log_domain_id=row.domain_id)
     if owner.domain is not None:
         _require_guard_rule(ctx, DOMAINS_RULE, ["scope", "domain"])
-        domain = await domain_loaders.find_administered_domain_by_ref(ctx, owner.domain)
+        domain = await domain_loaders.find_referenced_domain(ctx, owner.domain)
         if domain is None:
             ref = owner.domain.name or str(owner.domain.id)
             raise NotFound(ref, path=["scope", "domain"])

@@ -160,7 +160,7 @@ async def test_invalid_rule_is_refused_by_field_and_rule(
         ([third_id, first_id], {"bccTo": "taken@example.org"},
          ("VALIDATION", ["set", "bccTo"], None, "self")),
         ([first_id, missing_id], {"active": False}, ("NOT_FOUND", ["bccRules"], 1, str)),
-        ([first_id], {}, ("VALIDATION", [], None, "required")),
+        ([first_id], {}, ("VALIDATION", ["set"], None, "required")),
         ([], {"active": True}, ("VALIDATION", ["bccRules"], None, "required")),
     ]  # fmt: skip
     for ids, patch, expected in changes:

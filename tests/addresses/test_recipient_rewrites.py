@@ -164,7 +164,7 @@ async def test_invalid_rewrite_is_refused_by_field_and_rule(
         ),
         (
             {"recipientRewrites": [{"id": first_id}], "set": {}},
-            ("VALIDATION", [], None, "required"),
+            ("VALIDATION", ["set"], None, "required"),
         ),
         (
             {"recipientRewrites": [], "set": {"active": True}},

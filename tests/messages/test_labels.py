@@ -52,7 +52,6 @@ async def test_label_is_created_changed_and_deleted(ada_with_mail: GraphQLClient
     assert (created["keyword"], created["name"], created["color"]) == ("work", "work", None)
     for fields, expected in (
         ({"name": " Work ", "color": "#1E90FF"}, ("Work", "#1e90ff")),
-        ({}, ("Work", "#1e90ff")),
         ({"name": "Jobs"}, ("Jobs", "#1e90ff")),
         ({"color": None}, ("Jobs", None)),
     ):
@@ -200,3 +199,9 @@ async def test_labels_are_changed_all_or_none(ada: GraphQLClient) -> None:
     for fields, path in (({"name": " "}, "name"), ({"color": "red"}, "color")):
         (error,) = (await update_labels(ada, {"keyword": "a"}, **fields))["errors"]
         assert error["path"] == ["set", path]
+
+
+async def test_update_without_new_values_is_refused(ada: GraphQLClient) -> None:
+    await create_label(ada, "work", name="Work")
+    answer = await update_labels(ada, {"keyword": "work"})
+    assert [(e["path"], e["constraint"]) for e in answer["errors"]] == [(["set"], "required")]

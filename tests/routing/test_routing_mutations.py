@@ -274,7 +274,7 @@ async def test_destination_has_one_transport_and_one_policy(
         page = (await root(list_document(kind)))[KINDS[kind][0]]
         assert [node["active"] for node in page["nodes"]] == [True, True]
         for arguments, expected_error in (
-            ({**refs(kind, first["id"]), "set": {}}, ("VALIDATION", [], None, "required")),
+            ({**refs(kind, first["id"]), "set": {}}, ("VALIDATION", ["set"], None, "required")),
             (
                 {**refs(kind), "set": {"active": False}},
                 ("VALIDATION", [list_field], None, "required"),

@@ -276,3 +276,9 @@ async def test_subscription_to_foreign_saved_search_is_refused(
 ) -> None:
     saved = (await create_saved_search(ada_with_mail, "Unread", query="is:unread"))["savedSearch"]
     assert await live_server.follow_until_refused(bob, SUBSCRIPTION, id=saved["id"]) == "NOT_FOUND"
+
+
+async def test_update_without_new_values_is_refused(ada: GraphQLClient) -> None:
+    await create_saved_search(ada, "unread", query="is:unread")
+    answer = await update_saved_search(ada, {"name": "unread"})
+    assert [(e["code"], e["path"]) for e in answer["errors"]] == [("VALIDATION", ["set"])]
