@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Sequence
-from itertools import islice
 from typing import Any
 
 from strawberry import Some
@@ -13,17 +12,11 @@ from graph.types import global_ids
 from models.errors import NotFound, RequestError
 
 WORD_START = re.compile(r"(?<=[a-z])[A-Z]")
-PARENT_FIELDS = (
-    "set",
-    "select",
-    "filter",
-)  # fields of inputs whose values are checked in shared code
+# Fields whose members are checked by code that does not know in which input they are.
+PARENT_FIELDS = ("set", "select", "filter")
 # Fields of inputs that name an object by another text than its global ID.
 TYPE_NAME_BY_FIELD = {
-    "hosts": "ForwardingHost",
-    "hashes": "TrustedDocument",
     "keys": "Setting",
-    "names": "SieveScript",
     "paths": "Mailbox",
     "upload": "Upload",
     "usernames": "User",
@@ -60,7 +53,7 @@ def path_in_input(error: RequestError, input_value: Any) -> list[str]:
     does not name. If there is none, the wrong value is not in a list.
     """
     value, path, missing_index = input_value, list[str](), error.index
-    for part in (*_missing_parents(error.path, input_value), *error.path):
+    for part in (*_missing_parent(error.path, input_value), *error.path):
         if missing_index is not None and isinstance(value, list) and not part.isdecimal():
             path.append(str(missing_index))
             value, missing_index = _member_by_schema_name(value, path[-1]), None
@@ -71,12 +64,14 @@ def path_in_input(error: RequestError, input_value: Any) -> list[str]:
     return path
 
 
-def _missing_parents(path: Sequence[str], input_value: Any) -> tuple[str, ...]:
+def _missing_parent(path: Sequence[str], input_value: Any) -> list[str]:
+    """Return the parent field that a path lacks, as a list. Empty if the path is complete."""
     fields = _input_fields(input_value)
-    if not path or path[0] in fields:
-        return ()
-    parents = (name for name in PARENT_FIELDS if path[0] in _input_fields(fields.get(name)))
-    return tuple(islice(parents, 1))
+    if path and path[0] not in fields:
+        for name in PARENT_FIELDS:
+            if path[0] in _input_fields(fields.get(name)):
+                return [name]
+    return []
 
 
 def _noun_of_reference(value: Any, path: Sequence[str]) -> str:
