@@ -8,7 +8,7 @@ BINARY_UNITS = (("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 
 UNIT_EXPONENTS = {"k": 1, "m": 2, "g": 3, "t": 4}
 DURATION_PATTERN = re.compile(
     r"P(?:(?P<years>\d{1,4})Y)?(?:(?P<months>\d{1,5})M)?(?:(?P<weeks>\d{1,5})W)?"
-    r"(?:(?P<days>\d{1,6})D)?(?:T(?:(?P<hours>\d{1,7})H)?(?:(?P<minutes>\d{1,8})M)?"
+    r"(?:(?P<days>\d{1,8})D)?(?:T(?:(?P<hours>\d{1,7})H)?(?:(?P<minutes>\d{1,8})M)?"
     r"(?:(?P<seconds>\d{1,9}(?:\.\d{1,6})?)S)?)?",
     re.ASCII,
 )

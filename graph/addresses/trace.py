@@ -9,7 +9,7 @@ from strawberry import UNSET
 from graph.addresses.recipient_rewrites import RecipientRewrite
 from graph.addresses.types import Address
 from graph.autoreply.types import Autoreply
-from graph.domains.types import DomainAlias
+from graph.domains.types import Domain, DomainAlias
 from graph.filters.types import Filter
 from graph.spam.sender_rules import SenderRule
 from graph.types.errors import attribute_field
@@ -23,6 +23,7 @@ from resolvers.addresses import trace
 RECORD_TYPES: Mapping[str, type[NodeView]] = {
     "Address": Address,
     "Autoreply": Autoreply,
+    "Domain": Domain,
     "DomainAlias": DomainAlias,
     "Filter": Filter,
     "RecipientRewrite": RecipientRewrite,

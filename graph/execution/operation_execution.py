@@ -30,6 +30,7 @@ from graph.execution.documents.document_cache import (
 from graph.execution.resolver_binding import bind_resolvers
 from graph.execution.resolver_plans import PlanCache
 from graph.execution.response_size import ResponseBudget, ResponseTooLarge
+from graph.execution.strawberry_definitions import mark_one_of_inputs
 from graph.execution.telemetry import OperationObserver
 from graph.http.admission_control import (
     AdmissionControl,
@@ -108,6 +109,7 @@ class ExecutableSchema(strawberry.Schema):
     ) -> None:
         super().__init__(*args, **kwargs)
         bind_resolvers(self._schema.type_map, self.schema_converter)
+        mark_one_of_inputs(self._schema.type_map.values())
         self.limits = limits
         self.choose_executor(is_compiled=compiled)
 

@@ -1,9 +1,15 @@
 """Access from graphql-core's types and fields to Strawberry's definitions."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from graphql import GraphQLField, GraphQLInputField, GraphQLNamedType, GraphQLObjectType
+from graphql import (
+    GraphQLField,
+    GraphQLInputField,
+    GraphQLInputObjectType,
+    GraphQLNamedType,
+    GraphQLObjectType,
+)
 from strawberry.schema.schema_converter import GraphQLCoreConverter
 from strawberry.types.base import StrawberryObjectDefinition
 from strawberry.types.field import StrawberryField
@@ -57,3 +63,13 @@ def python_class_of_type(object_type: GraphQLObjectType) -> type:
         raise FallbackNeeded("unknown")
     cls: type = (definition.concrete_of or definition).origin
     return cls
+
+
+def mark_one_of_inputs(graphql_types: Iterable[GraphQLNamedType]) -> None:
+    """Set the flag by which graphql-core checks oneOf inputs, with the path of the value.
+
+    strawberry sets only its own flag, and its check has no path.
+    """
+    for graphql_type in graphql_types:
+        if isinstance(graphql_type, GraphQLInputObjectType):
+            graphql_type.is_one_of = strawberry_definition(graphql_type).is_one_of

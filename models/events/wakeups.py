@@ -212,7 +212,7 @@ class BusWakeups(Wakeups):
             async with asyncio.timeout(SEND_TIMEOUT):
                 await self._bus.send(message)
         except Exception:  # the connection may be older than an outage of the bus
-            if self.dead:
+            if self.is_disconnected:
                 raise
             async with asyncio.timeout(SEND_TIMEOUT):
                 await self._bus.send(message)
@@ -226,7 +226,7 @@ class BusWakeups(Wakeups):
         self._is_failure_logged = True
 
     def _log_recovery_and_reset_delay(self) -> None:
-        if self._is_failure_logged and not self.dead:
+        if self._is_failure_logged and not self.is_disconnected:
             log.info("wake-ups are passed on again", extra={"bus": self._bus.name})
             self._is_failure_logged = False
         self._retry_at, self._reconnect_delay = 0.0, MIN_RECONNECT_DELAY
@@ -242,7 +242,7 @@ class BusWakeups(Wakeups):
         """Receive wake-ups of other processes until cancelled; reconnect after each failure."""
 
         def note_connected() -> None:
-            self.dead = False
+            self.is_disconnected = False
             self._log_recovery_and_reset_delay()
             on_connected()
 
@@ -252,7 +252,7 @@ class BusWakeups(Wakeups):
                 await self._bus.receive(self._wake_or_recheck_from_message, note_connected)
             except Exception as broken:  # noqa: BLE001 - no event depends on the bus
                 problem = broken
-            self.dead = True
+            self.is_disconnected = True
             self._log_failure(problem)
             await asyncio.sleep(self._next_reconnect_delay())
 

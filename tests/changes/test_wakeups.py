@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -23,6 +23,10 @@ from models.events.wakeups import (
     Wakeups,
     _messages_from_lines,
 )
+from models.runtime.environment import Environment
+from resolvers.changes.stream_reader import POLL_SECONDS
+from resolvers.changes.wakeups import receive_wakeups
+from tests.conftest import GraphQLClient, deliver_to
 from tests.support.servers.bus_servers import BROKERS
 
 SECRET = b"s" * 32
@@ -141,9 +145,12 @@ async def test_wakeups_arrive_after_bus_outage(
     ):
         with receiver.follow([7]) as event:
             await await_if_coroutine(bus_setup.stop())
+            was_disconnected = False
             for number in range(50):  # logged once
                 sender.announce({7: 100 + number})
                 await asyncio.sleep(0.02)
+                was_disconnected = was_disconnected or receiver.is_disconnected
+            assert was_disconnected
             await await_if_coroutine(bus_setup.start())
             async with asyncio.timeout(15):
                 await receiver_connected.wait()
@@ -204,3 +211,25 @@ async def test_invalid_bus_messages_are_ignored(tmp_path: Path) -> None:
             await other_bus.send("x\n7 3")
             await wait_for_wakeup(event)
     await other_bus.close()
+
+
+class UnreachableBus(CountingBus):
+    """An event bus to which no connection is possible."""
+
+    async def receive(self, on_message: MessageHandler, on_connected: Callable[[], None]) -> None:
+        raise ConnectionError
+
+
+async def test_changes_of_other_processes_are_found_without_bus(
+    environment: Environment, ada: GraphQLClient
+) -> None:
+    wakeups = BusWakeups(UnreachableBus())
+    task = asyncio.create_task(receive_wakeups(replace(environment, wakeups=wakeups)))
+    try:
+        with wakeups.follow([ada.user.id]) as event:
+            await deliver_to(ada, "by another process")
+            await wait_for_wakeup(event, POLL_SECONDS / 2)
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+        await wakeups.close()

@@ -120,9 +120,11 @@ async def test_deadline_rolls_back_atomic_request(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(schema, "limits", replace(schema.limits, deadline=0.5))
+    content = incompressible_base64(ada)
     async with client_in_world(gated_world, ada, tmp_path) as client:
-        answer = await client.execute(UPLOAD_MUTATION, text=incompressible_base64(ada))
+        with monkeypatch.context() as patch:
+            patch.setattr(schema, "limits", replace(schema.limits, deadline=0.5))
+            answer = await client.execute(UPLOAD_MUTATION, text=content)
     assert answer["errors"][0]["extensions"]["code"] == "DEADLINE_EXCEEDED"
     assert gated_store.write_started.is_set()
     assert await load_key_values(ada) == {}
@@ -131,8 +133,8 @@ async def test_deadline_rolls_back_atomic_request(
 async def test_deadline_during_commit_returns_the_payloads(
     ada: GraphQLClient, environment: Environment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(schema, "limits", replace(schema.limits, deadline=1.5))
     await ada(COMMITTED_MUTATION)  # compiles the statements before the measurement
+    monkeypatch.setattr(schema, "limits", replace(schema.limits, deadline=1.5))
     waits: list[float] = []
 
     def delay(_: Any) -> None:

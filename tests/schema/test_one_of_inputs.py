@@ -6,7 +6,6 @@ import pytest
 from graphql import is_input_object_type
 
 from tests.conftest import GraphQLClient, ManualClock
-from tests.support.differential.random_values import strawberry_definition
 from tests.support.lists.input_locations import (
     input_locations,
     run_at_location,
@@ -18,7 +17,7 @@ from tests.support.lists.list_rows import add_list_rows
 ONE_OF_INPUTS = {
     name: kind
     for name, kind in schema.type_map.items()
-    if is_input_object_type(kind) and (kind.is_one_of or strawberry_definition(kind).is_one_of)
+    if is_input_object_type(kind) and kind.is_one_of
 }
 INPUT_LOCATIONS = {one.key: one for one in input_locations(ONE_OF_INPUTS)}
 # inputs that select users: their members are tested like those of a `@oneOf` input
@@ -77,3 +76,23 @@ def _sample_values(name: str, unmatched: Any) -> list[Any]:
 def _always_returns_data(key: str) -> bool:
     """True if a field returns data even if no object is found."""
     return key.startswith("Mutation.")
+
+
+@pytest.mark.parametrize("value", ["{}", '{id: "a", path: "b"}'])
+async def test_value_without_exactly_one_member_is_refused_with_its_location(
+    ada: GraphQLClient, value: str
+) -> None:
+    document = f"mutation {{ mailboxDelete(input: {{mailboxes: [{value}]}}) {{ deletedIds }} }}"
+    (error,) = (await ada.execute(document))["errors"]
+    assert error["locations"] == [{"line": 1, "column": document.index(value) + 1}], error
+
+
+async def test_variable_without_exactly_one_member_is_refused_with_its_path(
+    ada: GraphQLClient,
+) -> None:
+    answer = await ada.execute(
+        "mutation ($input: MailboxDeleteInput!) { mailboxDelete(input: $input) { deletedIds } }",
+        input={"mailboxes": [{"path": "A"}, {"path": "A", "id": "a"}]},
+    )
+    (error,) = answer["errors"]
+    assert "at .mailboxes[1]" in error["message"]

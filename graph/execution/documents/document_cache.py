@@ -29,7 +29,6 @@ from graphql import (
 from graphql.language import BREAK, Visitor, visit
 from graphql.validation import validate
 from strawberry.schema.validation_rules.maybe_null import MaybeNullValidationRule
-from strawberry.schema.validation_rules.one_of import OneOfInputValidationRule
 
 from graph.execution.documents.cost_limits import (
     NO_COST,
@@ -51,7 +50,7 @@ Value = TypeVar("Value")
 KNOWN_RULES = tuple(
     LocatedLiteralRule if rule is ValuesOfCorrectTypeRule else rule for rule in specified_rules
 )
-RULES = (*KNOWN_RULES, MaybeNullValidationRule, OneOfInputValidationRule)
+RULES = (*KNOWN_RULES, MaybeNullValidationRule)
 MAX_ERRORS = 10  # of one document
 MAX_MESSAGE_LENGTH = 400  # characters; graphql-core shows whole objects in some
 MAX_DOCUMENT_LENGTH = 100_000  # characters of a document

@@ -92,6 +92,7 @@ class _FileLock:
     def __init__(self, path: Path, *, writes_pid: bool = True) -> None:
         self._path = path
         self._writes_pid = writes_pid
+        self._handle = -1
 
     def __enter__(self) -> str | None:
         self._handle = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)

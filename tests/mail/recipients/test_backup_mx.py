@@ -284,11 +284,14 @@ async def test_address_trace_shows_backup_mx(
 ) -> None:
     await set_up_backup_mx(environment, root, relayAllRecipients=True, relayUnknownOnly=True)
     await create_address(root, f"ada@{DOMAIN}", ada)
-    document = "query ($a: String!) { addressTrace(address: $a) { stage output } }"
+    document = """query ($a: String!) {
+      addressTrace(address: $a) { stage output record { __typename id } } }"""
 
     async def stages(name: str) -> list[Any]:
         result = await root(document, a=f"{name}@{DOMAIN}")
-        return [step["stage"] for step in result["addressTrace"]]
+        records = {step["stage"]: step["record"] for step in result["addressTrace"]}
+        assert records.get("BACKUP_MX", {"__typename": "Domain"})["__typename"] == "Domain"
+        return [*records]
 
     assert await stages("eve") == ["BACKUP_MX"]
     assert await stages("ada") == ["ADDRESS", "ACCOUNT"]

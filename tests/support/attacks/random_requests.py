@@ -1,7 +1,10 @@
 """Random requests for a schema, with values that its types allow or almost allow."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
+from random import Random
 from typing import Any
 
 from graphql import (
@@ -19,8 +22,6 @@ from graphql import (
     is_required_argument,
     is_required_input_field,
 )
-from hypothesis import strategies as some
-from hypothesis.strategies import DrawFn, SearchStrategy
 
 ODD_TEXTS = [
     "",
@@ -174,7 +175,8 @@ INTEGERS = [0, 1, -1, 2, 20, 100, 101, 1000, 1001, 2**31 - 1, -(2**31), 2**31, 2
 MAILBOX_PATHS = ["INBOX", "Sent", "Trash", "Drafts", "Junk", "Clients", "Clients/Eve", "A", "A/B"]
 ADDRESSES = ["ada@example.org", "bob@example.org", "carol@far.example", "eve@example.org"]
 FLAGS = ["work", "$label", "\\Seen", "SEEN", "a" * 50]
-# Values that are often valid, by the name of the argument or field
+PAGE_ARGUMENTS = (("first", "after"), ("last", "before"))  # a page is given by one pair
+# Values that are often valid, by field or argument, by scalar, or by type and field
 LIKELY_VALUES: Mapping[str, Sequence[str]] = {
     "path": MAILBOX_PATHS,
     "paths": MAILBOX_PATHS,
@@ -186,7 +188,13 @@ LIKELY_VALUES: Mapping[str, Sequence[str]] = {
     "addFlags": FLAGS,
     "removeFlags": FLAGS,
     "query": ["news", "news -rich", '"news 1"', "ne*"],
+    "clientIp": ["192.0.2.1", "2001:db8::1", "localhost"],
     "content": ["SGVsbG8=", "", "zz"],
+    "EmailAddress": ADDRESSES,
+    "CIDR": ["192.0.2.0/24", "2001:db8::/32", "10.0.0.1"],
+    "IPAddress": ["192.0.2.1", "2001:db8::1"],
+    "URL": ["https://example.org/hook", "http://127.0.0.1:1/", "ftp://example.org"],
+    "Domain.name": ["example.org", "example.net"],
 }
 JSON_VALUES: list[Any] = [
     {"a": [[{}]]},
@@ -200,36 +208,43 @@ JSON_VALUES: list[Any] = [
 
 @dataclass(frozen=True)
 class KnownValues:
-    """Ids, cursors and other texts that exist in the store."""
+    """Cursors, ids and other texts that exist in the store."""
 
-    ids: tuple[str, ...] = ()
-    cursors: tuple[str, ...] = ()
-    texts: tuple[str, ...] = ()
+    cursors: Sequence[str]
+    ids_by_type: Mapping[str, Sequence[str]]
+    texts: Sequence[str]
+
+    @property
+    def ids(self) -> list[str]:
+        """The ids of all types."""
+        return [*chain.from_iterable(self.ids_by_type.values())]
 
 
-def text_strategy(known_values: KnownValues, *, is_strict: bool = False) -> SearchStrategy[str]:
-    characters = some.characters(codec="utf-8", exclude_characters="\0" if is_strict else "")
+def draw_text(random: Random, known_values: KnownValues, *, is_strict: bool = False) -> str:
+    """Draw a text: an odd one, a value that exists, or random characters."""
     odd_texts = [text for text in ODD_TEXTS if not is_strict or text.isprintable()]
-    return some.sampled_from([*odd_texts, *known_values.texts, *known_values.ids]) | some.text(
-        characters, max_size=12
-    )
+    if random.random() < 0.5:
+        return random.choice([*odd_texts, *known_values.texts, *known_values.ids])
+    lowest = 1 if is_strict else 0
+    characters = (random.randint(lowest, random.choice([0x7F, 0xFF, 0xD7FF])) for _ in range(12))
+    return "".join(map(chr, characters))[: random.randint(0, 12)]
 
 
-def draw_json_value(draw: DrawFn, depth: int = 0) -> Any:
+def draw_json_value(random: Random, depth: int = 0) -> Any:
     """Draw any JSON value."""
-    match draw(some.integers(0, 7 if depth < 3 else 5)):
+    match random.randint(0, 7 if depth < 3 else 5):
         case 0 | 1 | 2:
-            return draw(some.sampled_from(ODD_TEXTS))
+            return random.choice(ODD_TEXTS)
         case 3:
-            return draw(some.integers(-(2**70), 2**70))
+            return random.choice([random.randint(-(2**70), 2**70), random.randint(-2, 2)])
         case 4:
-            return draw(some.floats(allow_nan=False, allow_infinity=False))
+            return random.choice([0.5, -0.0, 5e-324, 1.7e308, random.uniform(-1000, 1000)])
         case 5:
-            return draw(some.sampled_from([None, True, False]))
+            return random.choice([None, True, False])
         case 6:
-            return [draw_json_value(draw, depth + 1) for _ in range(draw(some.integers(0, 3)))]
-    names = draw(some.lists(some.sampled_from(ODD_TEXTS), max_size=3))
-    return {name: draw_json_value(draw, depth + 1) for name in names}
+            return [draw_json_value(random, depth + 1) for _ in range(random.randint(0, 3))]
+    names = random.choices(ODD_TEXTS, k=random.randint(0, 3))
+    return {name: draw_json_value(random, depth + 1) for name in names}
 
 
 @dataclass
@@ -238,64 +253,72 @@ class RequestGenerator:
 
     schema: GraphQLSchema
     known_values: KnownValues
-    draw: DrawFn
+    random: Random
     is_strict: bool = False  # True if all values match their types
     variables: dict[str, Any] = field(default_factory=dict)
     variable_definitions: list[str] = field(default_factory=list)
 
     def happens(self, percent: int) -> bool:
-        # Hypothesis shrinks to small numbers, so they must stand for the common case
-        return self.draw(some.integers(0, 99)) >= 100 - percent
+        return self.random.randrange(100) < percent
 
-    def draw_leaf(self, leaf_type: GraphQLNamedType, name: str) -> Any:
+    def draw_leaf(self, leaf_type: GraphQLNamedType, name: str, owner: str = "") -> Any:
+        """Draw a value for a field of this name, in an input about objects of type `owner`."""
         if isinstance(leaf_type, GraphQLEnumType):
-            return self.draw(some.sampled_from([*leaf_type.values]))
-        if name in LIKELY_VALUES and self.happens(80 if self.is_strict else 20):
-            return self.draw(some.sampled_from(LIKELY_VALUES[name]))
-        any_text = text_strategy(self.known_values, is_strict=self.is_strict)
-        integers = INTEGERS[: 11 if self.is_strict else None]
-        by_name: Mapping[str, SearchStrategy[Any]] = {
-            "Boolean": some.booleans(),
-            "Int": some.sampled_from(INTEGERS[:11]),
-            "BigInt": some.sampled_from([*integers, 2**53 - 1, "12", "9007199254740991"]),
-            "ByteSize": some.sampled_from([0, 1, 2**31, 2**53 - 1, "3 GiB", "0", "1.5k"]),
-            "ID": some.sampled_from(self.known_values.ids or ("x",)),
-            "Cursor": some.sampled_from(
-                [*CURSORS[: 3 if self.is_strict else None], *self.known_values.cursors]
-            ),
-            "DateTime": some.sampled_from(DATE_TIMES[: 7 if self.is_strict else None]),
-            "Duration": some.sampled_from(DURATIONS[: 11 if self.is_strict else None]),
-            "JSON": some.sampled_from(JSON_VALUES),
-        }
-        if not self.is_strict:
-            by_name = {
-                **by_name,
-                "ID": by_name["ID"] | any_text,
-                "ByteSize": by_name["BigInt"] | any_text,
-            }
-        if leaf_type.name == "JSON" and self.happens(50):
-            return draw_json_value(self.draw)
-        return self.draw(by_name.get(leaf_type.name, any_text))
+            return self.random.choice([*leaf_type.values])
+        likely = [
+            *LIKELY_VALUES.get(name, ()),
+            *LIKELY_VALUES.get(leaf_type.name, ()),
+            *LIKELY_VALUES.get(f"{owner}.{name}", ()),
+            *(self.known_values.ids_by_type.get(owner, ()) if name in {"id", "ids"} else ()),
+        ]
+        if likely and self.happens(80 if self.is_strict else 20):
+            return self.random.choice(likely)
+        return self._draw_any_leaf(leaf_type)
 
-    def draw_value(self, value_type: Any, depth: int = 0, name: str = "") -> Any:
+    def _draw_any_leaf(self, leaf_type: GraphQLNamedType) -> Any:
+        end = 11 if self.is_strict else None
+        values: Mapping[str, Sequence[Any]] = {
+            "Boolean": [True, False],
+            "Int": INTEGERS[:11],
+            "BigInt": [*INTEGERS[:end], 2**53 - 1, "12", "9007199254740991"],
+            "ByteSize": [0, 1, 2**31, 2**53 - 1, "3 GiB", "0", "1.5k"],
+            "ID": self.known_values.ids,
+            "Cursor": [*CURSORS[: 3 if self.is_strict else None], *self.known_values.cursors],
+            "DateTime": DATE_TIMES[: 7 if self.is_strict else None],
+            "Duration": DURATIONS[:end],
+            "JSON": JSON_VALUES,
+        }
+        if leaf_type.name == "JSON" and self.happens(50):
+            return draw_json_value(self.random)
+        is_text = leaf_type.name not in values or (
+            not self.is_strict and leaf_type.name in {"ID", "ByteSize"} and self.happens(50)
+        )
+        if is_text:
+            return draw_text(self.random, self.known_values, is_strict=self.is_strict)
+        return self.random.choice(values[leaf_type.name])
+
+    def draw_value(self, value_type: Any, depth: int = 0, name: str = "", owner: str = "") -> Any:
         """Draw a value for a field of this name. If not strict, it sometimes has another type."""
         if not self.is_strict and self.happens(2):
-            return draw_json_value(self.draw)
+            return draw_json_value(self.random)
         if isinstance(value_type, GraphQLNonNull):
-            return self.draw_value(value_type.of_type, depth, name)
+            return self.draw_value(value_type.of_type, depth, name, owner)
         if isinstance(value_type, GraphQLList):
-            item_count = self.draw(some.sampled_from([0, 1, 1, 2, 3]))
+            item_count = self.random.choice([0, 1, 1, 2, 3])
             if self.happens(2):
-                return [self.draw_value(value_type.of_type, 9, name)] * 101
-            return [self.draw_value(value_type.of_type, depth, name) for _ in range(item_count)]
+                return [self.draw_value(value_type.of_type, 9, name, owner)] * 101
+            return [
+                self.draw_value(value_type.of_type, depth, name, owner) for _ in range(item_count)
+            ]
         if isinstance(value_type, GraphQLInputObjectType):
             return self.draw_object(value_type, depth)
-        return self.draw_leaf(value_type, name)
+        return self.draw_leaf(value_type, name, owner)
 
     def draw_object(self, input_type: GraphQLInputObjectType, depth: int) -> Any:
+        owner = input_type.name.removesuffix("Ref").removesuffix("Selection")
         if input_type.is_one_of and (self.is_strict or not self.happens(3)):
-            name = self.draw(some.sampled_from([*input_type.fields]))
-            return {name: self.draw_value(input_type.fields[name].type, depth + 1, name)}
+            name = self.random.choice([*input_type.fields])
+            return {name: self.draw_value(input_type.fields[name].type, depth + 1, name, owner)}
         percent = (45, 30, 20, 10)[min(depth, 3)]
         values = {}
         for name, field_definition in input_type.fields.items():
@@ -305,15 +328,20 @@ class RequestGenerator:
                     self.is_strict and is_required_input_field(field_definition)
                 ) and self.happens(3)
                 values[name] = (
-                    None if is_null else self.draw_value(field_definition.type, depth + 1, name)
+                    None
+                    if is_null
+                    else self.draw_value(field_definition.type, depth + 1, name, owner)
                 )
         return values
 
     def draw_arguments(self, field_definition: GraphQLField, *, is_root: bool) -> str:
         """Draw the arguments of a field, each in its own variable."""
         arguments = []
+        unused_names = self.random.choice(PAGE_ARGUMENTS) if self.is_strict else ()
         for name, argument in field_definition.args.items():
-            if not (is_required_argument(argument) or self.happens(60 if is_root else 30)):
+            if name in unused_names or not (
+                is_required_argument(argument) or self.happens(60 if is_root else 30)
+            ):
                 continue
             variable = f"v{len(self.variable_definitions)}"
             self.variable_definitions.append(f"${variable}: {argument.type}")
@@ -328,9 +356,7 @@ class RequestGenerator:
         selections = ["__typename"]
         if isinstance(selected_type, GraphQLInterfaceType):
             # only one type, since fields of the same name but different types would conflict
-            object_type = self.draw(
-                some.sampled_from(self.schema.get_possible_types(selected_type))
-            )
+            object_type = self.random.choice(self.schema.get_possible_types(selected_type))
             selections.append(
                 f"... on {object_type.name} {self.draw_selection(object_type, depth + 1)}"
             )
@@ -360,9 +386,8 @@ class RequestGenerator:
         return {"query": query, "variables": self.variables}
 
 
-@some.composite
-def random_requests(
-    draw: DrawFn, schema: GraphQLSchema, known_values: KnownValues
+def draw_request(
+    random: Random, schema: GraphQLSchema, known_values: KnownValues
 ) -> dict[str, Any]:
     """Draw a request for any root field."""
     roots = [
@@ -374,8 +399,33 @@ def random_requests(
         )
         for name, field_definition in (root.fields if root else {}).items()
     ]
-    operation, name, field_definition = draw(some.sampled_from(roots))
-    is_strict = draw(some.sampled_from([True, True, False]))
-    return RequestGenerator(schema, known_values, draw, is_strict).draw_request(
-        operation, name, field_definition
-    )
+    operation, name, field_definition = random.choice(roots)
+    generator = RequestGenerator(schema, known_values, random, is_strict=random.random() < 2 / 3)
+    return generator.draw_request(operation, name, field_definition)
+
+
+BODY_MEMBERS = ("query", "variables", "operationName", "extensions", "query", "\0")
+QUERIES = ("{ __typename }", "{ viewer { role } }", "{ nope }", "mutation", *ODD_TEXTS)
+
+
+def draw_body(random: Random) -> bytes:
+    """Draw a valid, nearly valid or invalid JSON body."""
+    names = random.choices(BODY_MEMBERS, k=random.randint(0, 4))
+    value: Any = {name: draw_json_value(random) for name in names}
+    match random.randint(0, 3):
+        case 0:
+            value = draw_json_value(random)
+        case 1:
+            value["query"] = random.choice(QUERIES)
+        case 2:
+            value = {"query": random.choice(QUERIES[:3]), "variables": {}}
+    body = json.dumps(value).encode()
+    match random.randint(0, 5):
+        case 0:
+            return body[: random.randint(0, len(body))]
+        case 1:
+            position = random.randint(0, len(body))
+            return body[:position] + random.randbytes(random.randint(0, 3)) + body[position:]
+        case 2:
+            return random.randbytes(random.randint(0, 40))
+    return body

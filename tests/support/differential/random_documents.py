@@ -24,7 +24,7 @@ from graphql import (
     is_required_input_field,
 )
 
-from tests.support.differential.random_values import PathRandom, strawberry_definition
+from tests.support.differential.random_values import PathRandom
 
 LEVELS_AND_WIDTHS = [(2, 6), (3, 5), (3, 8), (4, 4), (5, 3), (6, 2), (14, 1)]
 MAX_ROOT_FIELDS = 3
@@ -214,7 +214,7 @@ class DocumentGenerator:
         if not is_input_object_type(input_type):
             return self.random.choice(INPUT_SAMPLES[input_type.name])
         # lexicographic_sort_schema drops is_one_of
-        if input_type.is_one_of or strawberry_definition(input_type).is_one_of:
+        if input_type.is_one_of:
             name = self.random.choice(list(input_type.fields))
             member_type = input_type.fields[name].type
             value = None

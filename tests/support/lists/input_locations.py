@@ -18,7 +18,6 @@ from graphql import (
 
 from graph.schema import schema as strawberry_schema
 from tests.conftest import GraphQLClient
-from tests.support.differential.random_values import strawberry_definition
 
 schema = strawberry_schema._schema  # noqa: SLF001 - the schema of graphql-core
 ERROR_FIELDS = "errors { code path message }"
@@ -102,7 +101,7 @@ def sample_value(value_type: Any) -> Any:
         return next(iter(value_type.values))
     if is_leaf_type(value_type):
         return SAMPLE_VALUES[value_type.name]
-    if value_type.is_one_of or strawberry_definition(value_type).is_one_of:
+    if value_type.is_one_of:
         name = next(iter(value_type.fields))
         return {name: sample_value(value_type.fields[name].type)}
     if not any(map(is_required_input_field, value_type.fields.values())):
