@@ -275,6 +275,11 @@ VALUE_DESCRIPTIONS = {
         "READ_ONLY_LINK": "Link to a read-only copy as of now.",
         "WRITABLE_LINK": "Link that can also be written to.",
     },
+    "ForwardTargetKind": {
+        "MAIL": "A mail address.",
+        "RELAY": "An SMTP server, given as an smtp:// or smtps:// URL.",
+        "HTTP": "A web page that receives the message in a POST request.",
+    },
     "PushKind": {
         "PUSHOVER": "Pushover.",
         "WEB_PUSH": "A browser, by the push service it names (RFC 8030).",
