@@ -70,7 +70,7 @@ VALUE_DESCRIPTIONS = {
         "WEBMAIL_ACCESS": "Who may use browser clients.",
         "APP_PASSWORDS": "Application passwords of users.",
         "BCC_RULES": "BCC rules.",
-        "PUSHOVER": "Push channels of users.",
+        "PUSH_CHANNELS": "Push channels of users.",
         "FILTERS": "Filters and scripts of users.",
         "RATE_LIMITS": "Sending rates.",
         "SPAM_POLICY": "Sender rules and spam thresholds.",
@@ -95,7 +95,7 @@ VALUE_DESCRIPTIONS = {
         "SUBMIT": "Sending by this API only.",
         "ALL": "All of these; never FULL.",
     },
-    "ChangeKind": {
+    "EventType": {
         "MAILBOX_CREATED": "A folder was made.",
         "MAILBOX_UPDATED": "A folder was changed or repaired.",
         "MAILBOX_RENAMED": "A folder has another path.",
@@ -443,7 +443,7 @@ VALUE_DESCRIPTIONS = {
         "QUARANTINE_ATTACHMENTS": "Attachments of held mail.",
         "QUARANTINE_NOTIFICATION": "Interval of the summaries.",
         "APP_PASSWORDS": "Application passwords.",
-        "PUSHOVER": "Push channels.",
+        "PUSH_CHANNELS": "Push channels.",
     },
     "WebauthnCeremony": {
         "REGISTRATION": "To add a key.",
