@@ -291,15 +291,15 @@ VALUE_DESCRIPTIONS = {
         "POP3": "Fetching with a mail program.",
         "SMTP": "Sending with a mail program.",
     },
-    "ReferenceQuote": {
-        "NONE": "Not at all.",
-        "BELOW": "Below what is written.",
-        "ABOVE": "Above what is written.",
+    "QuotePosition": {
+        "NONE": "The original message is not quoted.",
+        "BELOW": "Below the new text.",
+        "ABOVE": "Above the new text.",
     },
-    "ReferenceAction": {
-        "REPLY": "Answer to whoever wrote.",
-        "REPLY_ALL": "Answer to all who had it.",
-        "FORWARD": "Pass it on.",
+    "MessageRelationKind": {
+        "REPLY": "A reply to the author.",
+        "REPLY_ALL": "A reply to the author and all recipients.",
+        "FORWARD": "A forward to new recipients.",
     },
     "ResyncReason": {
         "CURSOR_EXPIRED": "Older than the journal is kept.",
