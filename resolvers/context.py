@@ -7,10 +7,11 @@ from collections.abc import (
     Callable,
     Hashable,
     Iterable,
+    Iterator,
     Mapping,
     Sequence,
 )
-from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
@@ -310,9 +311,6 @@ class Context:
                     self.environment.write_session(*stream_ids)
                 )
                 open_transaction.last_session = open_transaction.session
-                open_transaction.exit_stack.push_async_callback(
-                    open_transaction.wait_for_reads_and_close
-                )
             else:
                 await journal.lock_streams(open_transaction.session, stream_ids)
             async with nullcontext() if is_outermost else _savepoint(open_transaction.session):
@@ -353,9 +351,11 @@ class Context:
         """Open a separate transaction, which drops no loaded values of this context.
 
         Inside an open transaction it is a savepoint, since a database may allow one writer only.
+        Then the caller must not wait for other loads, since they can't read until it ends.
         """
-        if self._transaction is not None:
-            async with self.write_session(*stream_ids) as session:
+        transaction = self._transaction
+        if transaction is not None and not transaction.has_ended:
+            async with transaction.lock_session(), self.write_session(*stream_ids) as session:
                 yield self, session
         else:
             separate_ctx = self.fresh_copy()
@@ -460,7 +460,10 @@ class Context:
         try:
             async with exit_stack:
                 current_transaction.set(request_transaction)
-                yield request_transaction
+                try:
+                    yield request_transaction
+                finally:
+                    await request_transaction.wait_for_loads_and_close()
                 if not request_transaction.commits:
                     self.committed_position = None
                     raise DryRunRollback
@@ -488,7 +491,9 @@ async def _load_measured(
     with TimedBlock(BATCH_SECONDS_METRIC, f"load {name}", name) as timing:
         if timing.span is not None:
             timing.span.attributes["merganser.keys"] = len(keys)
-        return await batch(ctx, keys)
+        transaction = ctx._transaction  # noqa: SLF001 - the same module
+        with nullcontext() if transaction is None else transaction.track_load():
+            return await batch(ctx, keys)
 
 
 def _batch_name(batch: object) -> str:
@@ -519,7 +524,10 @@ class RequestTransaction:
     session: AsyncSession | None = None  # None before the first write, and after the end
     last_session: AsyncSession | None = None  # the same session, also after the end
     after_commit: list[Callable[[], object]] = field(default_factory=list)
-    read_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    session_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    lock_owner: asyncio.Task[Any] | None = None  # the task that holds `session_lock`
+    running_loads: set[asyncio.Future[None]] = field(default_factory=set)
+    has_ended: bool = False  # True from the moment when the commit or rollback begins
 
     @property
     def is_open(self) -> bool:
@@ -537,17 +545,50 @@ class RequestTransaction:
         """Return the rows as this transaction sees them; None if it is not open."""
         if self.session is None:
             return None
-        async with self.read_lock:  # fields that are resolved concurrently share one session
+        async with self.lock_session():
             if self.session is None:  # the transaction has ended in the meantime
                 return None
             await self.session.flush()
             connection = await self.session.connection()
             return (await connection.execute(statement, parameters)).all()
 
-    async def wait_for_reads_and_close(self) -> None:
-        """Wait for running reads; later reads use the committed rows."""
-        async with self.read_lock:
-            self.session = None
+    @asynccontextmanager
+    async def lock_session(self) -> AsyncGenerator[None]:
+        """Lock the session, which concurrent loads share. Its owner can lock it again."""
+        task = asyncio.current_task()
+        if self.lock_owner is task:
+            yield
+            return
+        async with self.session_lock:
+            self.lock_owner = task
+            try:
+                yield
+            finally:
+                self.lock_owner = None
+
+    @contextmanager
+    def track_load(self) -> Iterator[None]:
+        """Make the end of the transaction wait for this load.
+
+        A load runs on if the fields that wait for it are cancelled, and can use the session.
+        """
+        running: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.running_loads.add(running)
+        try:
+            yield
+        finally:
+            self.running_loads.discard(running)
+            running.set_result(None)
+
+    async def wait_for_loads_and_close(self) -> None:
+        """Wait for running loads; later ones use the committed rows."""
+        try:
+            while self.running_loads:
+                await asyncio.wait(self.running_loads)
+            async with self.lock_session():
+                self.session = None
+        finally:
+            self.session, self.has_ended = None, True
 
 
 @asynccontextmanager
