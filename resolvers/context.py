@@ -23,7 +23,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from models.errors import Forbidden, Unauthenticated
 from models.events import journal
-from models.events.journal import ChangeKind, JournalEntry, StreamPositions
+from models.events.journal import EventType, JournalEntry, StreamPositions
 from models.observability import metrics
 from models.observability.traces import TimedBlock
 from models.runtime.environment import DatabaseTransaction, Environment
@@ -366,7 +366,7 @@ class Context:
         self,
         session: AsyncSession,
         stream_id: int,
-        kind: ChangeKind,
+        event_type: EventType,
         ids: Sequence[int],
         **facts: Any,
     ) -> JournalPosition:
@@ -375,14 +375,14 @@ class Context:
         Too many ids for one row become several entries; a list in `facts` is split in the same way.
         """
         last_position = 0
-        for entry in self.journal_entries(kind, ids, **facts):
+        for entry in self.journal_entries(event_type, ids, **facts):
             last_position = await journal.record_entry(
                 session, stream_id, entry, at=self.environment.now()
             )
         return last_position
 
     def journal_entries(
-        self, kind: ChangeKind, ids: Sequence[int], **facts: Any
+        self, event_type: EventType, ids: Sequence[int], **facts: Any
     ) -> list[JournalEntry]:
         """Return the journal entries of a change of these objects, with reason and origin."""
         if self.reason:
@@ -391,13 +391,13 @@ class Context:
         for start in range(0, len(ids), journal.MAX_IDS_PER_ROW):
             part = slice(start, start + journal.MAX_IDS_PER_ROW)
             part_facts = {k: v[part] if isinstance(v, list) else v for k, v in facts.items()}
-            result.append(JournalEntry(kind, ids[part], part_facts, self.origin))
+            result.append(JournalEntry(event_type, ids[part], part_facts, self.origin))
         return result
 
     async def record_changes(
         self,
         session: AsyncSession,
-        changes_by_stream: Mapping[int, Sequence[tuple[ChangeKind, Sequence[int]]]],
+        changes_by_stream: Mapping[int, Sequence[tuple[EventType, Sequence[int]]]],
         **facts: Any,
     ) -> None:
         """Write changes to the journals of many locked streams, with as few statements as for one.
@@ -406,9 +406,11 @@ class Context:
         """
         entries = {
             stream: [
-                entry for kind, ids in kinds for entry in self.journal_entries(kind, ids, **facts)
+                entry
+                for event_type, ids in changes
+                for entry in self.journal_entries(event_type, ids, **facts)
             ]
-            for stream, kinds in changes_by_stream.items()
+            for stream, changes in changes_by_stream.items()
         }
         await journal.record_entries_in_streams_or_raise(
             session, entries, at=self.environment.now()

@@ -253,7 +253,7 @@ class Message(MessageContentFields):
         "forwarded": DerivedField(("keywords",), lambda keywords: "$Forwarded" in keywords),
         "has_attachments": DerivedField(("attachment_count",), lambda count: count > 0),
         "attachments": ThreadedIfLargeField(
-            ("attachments", "user_id"), Attachment.list_from_row, Attachment.has_long_list
+            ("attachments", "user_id"), Attachment.list_from_message, Attachment.has_long_list
         ),
         "mime_structure": ThreadedIfLargeField(
             ("structure", "user_id"), MimePart.from_row, is_large_structure

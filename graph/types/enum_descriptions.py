@@ -95,7 +95,7 @@ VALUE_DESCRIPTIONS = {
         "SUBMIT": "Sending by this API only.",
         "ALL": "All of these; never FULL.",
     },
-    "ChangeKind": {
+    "EventType": {
         "MAILBOX_CREATED": "A folder was made.",
         "MAILBOX_UPDATED": "A folder was changed or repaired.",
         "MAILBOX_RENAMED": "A folder has another path.",

@@ -35,7 +35,7 @@ from mail.storage.thread_assignment import (
 from mail.text.storable_text import make_storable
 from models.admin.legal_holds import CopyOrigin
 from models.errors import Conflict, StaleObject
-from models.events.journal import ChangeKind, JournalEntry
+from models.events.journal import EventType, JournalEntry
 from models.events.wakeups import UNINDEXED
 from models.files.blobs import MessageBlob
 from models.mailboxes.tables import Mailbox
@@ -224,7 +224,7 @@ def _replacement_entry(
         "fromUid": [earlier_row.uid],
         "flags": [imap_flags(values)],
     }
-    return JournalEntry(ChangeKind.MESSAGE_UPDATED, [earlier_row.id], facts, placement.origin)
+    return JournalEntry(EventType.MESSAGE_UPDATED, [earlier_row.id], facts, placement.origin)
 
 
 def _add_to_quota(

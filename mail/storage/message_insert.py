@@ -27,7 +27,7 @@ from mail.storage.thread_assignment import ThreadAssignment
 from mail.text.storable_text import make_storable
 from models.admin.legal_holds import CopyOrigin
 from models.errors import NotFound, OverQuota, RequestError
-from models.events.journal import ChangeKind, JournalEntry
+from models.events.journal import EventType, JournalEntry
 from models.events.wakeups import UNINDEXED
 from models.mailboxes.tables import Mailbox
 from models.messages.tables import DeliveryReceipt, Message
@@ -369,7 +369,7 @@ def _journal_entry(
     if kind in RECEIVED_KINDS:
         facts["did"] = "received"
     return JournalEntry(
-        ChangeKind.MESSAGE_ADDED, [row["id"] for row in message_rows], facts, placement.origin
+        EventType.MESSAGE_ADDED, [row["id"] for row in message_rows], facts, placement.origin
     )
 
 

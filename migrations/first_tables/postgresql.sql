@@ -446,7 +446,7 @@ CREATE TABLE changes (
     stream_id BIGINT NOT NULL,
     last BIGINT NOT NULL,
     at TIMESTAMP WITH TIME ZONE NOT NULL,
-    kind VARCHAR(32) NOT NULL,
+    type VARCHAR(32) NOT NULL,
     ids JSONB NOT NULL,
     facts JSONB NOT NULL,
     origin VARCHAR,

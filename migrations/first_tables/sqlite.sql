@@ -446,7 +446,7 @@ CREATE TABLE changes (
     stream_id INTEGER NOT NULL,
     last INTEGER NOT NULL,
     at DATETIME NOT NULL,
-    kind VARCHAR(32) NOT NULL,
+    type VARCHAR(32) NOT NULL,
     ids JSON NOT NULL,
     facts JSON NOT NULL,
     origin VARCHAR,

@@ -28,7 +28,7 @@ from models.errors import (
     check_limit,
     require_found,
 )
-from models.events.journal import ChangeKind
+from models.events.journal import EventType
 from models.files.tables import FileAttachmentMode
 from models.runtime import leases
 from models.runtime.environment import DatabaseTransaction
@@ -55,7 +55,7 @@ from resolvers.users.selection import load_managed_user
 
 LIFETIME = timedelta(minutes=10)  # after that a request is expired
 MAX_OPEN_REQUESTS = 100  # of one account
-CHANGE_KINDS = frozenset({ChangeKind.COMPOSE_REQUESTED})
+EVENT_TYPES = frozenset({EventType.COMPOSE_REQUESTED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +111,7 @@ async def create_compose_request(ctx: Context, new: NewComposeRequest) -> Create
             session, lambda transaction: _insert_and_count_listeners(transaction, user_id, row)
         )
         await file_shares.insert_shares(owner_ctx, session, shares)
-        await ctx.record_change(session, user_id, ChangeKind.COMPOSE_REQUESTED, [request_id])
+        await ctx.record_change(session, user_id, EventType.COMPOSE_REQUESTED, [request_id])
         if owner_ctx is not ctx:
             entry = NewAuditLogEntry("composeRequest", "User", user_id, domain)
             await audit_log.log_changes(ctx, session, entry)
@@ -273,7 +273,7 @@ async def follow_compose_requests(
             for row in await _read_requests_after(ctx, after_id):
                 last_id = row.id
                 yield row
-        async for batch in stream_reader.follow_changes(ctx, FollowRequest(position, CHANGE_KINDS)):
+        async for batch in stream_reader.follow_changes(ctx, FollowRequest(position, EVENT_TYPES)):
             keys = [event.object_id for event in batch.events]
             if batch.resync_reason:  # open requests are still stored after their events are deleted
                 rows: Sequence[ColumnRow | None] = await _read_requests_after(ctx, last_id)

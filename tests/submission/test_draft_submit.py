@@ -10,7 +10,7 @@ from sqlalchemy import update
 from sqlmodel import col
 
 from graph.types import global_ids
-from models.events.journal import ChangeKind
+from models.events.journal import EventType
 from models.mailboxes.tables import Mailbox
 from models.runtime.environment import Environment
 from models.users.roles import Role, Scope
@@ -91,7 +91,7 @@ async def test_submitted_draft_is_sent_and_moved_to_sent(
     assert sent_copy["Date"] == "Tue, 01 Jan 2030 02:00:00 +0000"
     assert sent_copy["Bcc"] == "dave@example.net"
     kinds = [kind for kind, _ in await load_journal_entries(environment, ada.user.id, before)]
-    assert kinds[:2] == [ChangeKind.MESSAGE_UPDATED, ChangeKind.SUBMISSION_CHANGED]
+    assert kinds[:2] == [EventType.MESSAGE_UPDATED, EventType.SUBMISSION_CHANGED]
 
 
 async def test_submit_of_non_draft_is_refused(

@@ -19,7 +19,7 @@ from mail.storage.blobs.object_stores import FolderStore
 from mail.storage.draft_replacement import EarlierDraft
 from mail.storage.message_insert import MessagePlacement
 from models.errors import Conflict, StaleObject
-from models.events.journal import ChangeKind
+from models.events.journal import EventType
 from models.runtime.environment import Environment
 from models.users.tables import User
 from resolvers.mailboxes import loaders as mailbox_loaders
@@ -87,7 +87,7 @@ async def test_saved_draft_keeps_id_and_unchanged_fields(
     message = await parse_uploaded_message(ada, answer)
     assert (str(message["Subject"]), message["To"]) == ("Geese", None)
     assert str(message["Date"]) == "Tue, 01 Jan 2030 00:01:00 +0000"
-    expected_journal = [(ChangeKind.MESSAGE_UPDATED, [global_ids.decode("Message", draft["id"])])]
+    expected_journal = [(EventType.MESSAGE_UPDATED, [global_ids.decode("Message", draft["id"])])]
     assert await load_journal_entries(environment, ada.user.id, before) == expected_journal
     drafts = await ada.load_mailbox("Drafts")
     assert (drafts.total, drafts.unseen, drafts.size, drafts.uid_next) == (

@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy import update
 
 from graph.types import global_ids
-from models.events.journal import ChangeKind
+from models.events.journal import EventType
 from models.runtime.environment import Environment
 from models.users.roles import Scope
 from models.users.tables import User
@@ -73,7 +73,7 @@ async def test_forwarded_message_is_unchanged(
     (stored,) = await list_messages(ada)
     assert stored["flags"] == ["$Forwarded"]
     kinds = {kind for kind, _ in await load_journal_entries(environment, ada.user.id, last)}
-    assert kinds == {ChangeKind.SUBMISSION_CHANGED, ChangeKind.MESSAGE_UPDATED}
+    assert kinds == {EventType.SUBMISSION_CHANGED, EventType.MESSAGE_UPDATED}
 
 
 async def test_deleted_message_is_still_forwarded(

@@ -13,7 +13,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from mail.storage.message_insert import SELECT_QUOTA
 from models.admin.tasks import Task
 from models.errors import NotFound, OverQuota
-from models.events.journal import PLATFORM, ChangeKind
+from models.events.journal import PLATFORM, EventType
 from models.mailboxes.shares import ShareRight
 from models.messages.tables import Message
 from models.store.columns import ColumnRow, select_columns
@@ -71,7 +71,7 @@ async def queue_task(
         ctx, session, request.task_kind, orders, user_id=owner, total=len(rows)
     )
     stream = PLATFORM if owner is None else owner
-    await ctx.record_change(session, stream, ChangeKind.TASK_CHANGED, [task.id])
+    await ctx.record_change(session, stream, EventType.TASK_CHANGED, [task.id])
     return task
 
 

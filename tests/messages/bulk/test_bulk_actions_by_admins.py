@@ -10,7 +10,7 @@ import pytest
 
 from graph.app import create_app
 from graph.types import global_ids
-from models.events.journal import PLATFORM, ChangeKind
+from models.events.journal import PLATFORM, EventType
 from models.runtime.environment import Environment
 from models.users.roles import AdminPermission, Role
 from models.users.tables import User
@@ -94,7 +94,7 @@ async def test_bulk_update_changes_mail_of_selected_users(
     for client, last in zip(two_users, before, strict=True):
         assert await load_flags(client) == [[], ["x"]]
         ((kind, changed_ids),) = await load_journal_entries(environment, client.user.id, last)
-        assert (kind, len(changed_ids)) == (ChangeKind.MESSAGE_UPDATED, 1)
+        assert (kind, len(changed_ids)) == (EventType.MESSAGE_UPDATED, 1)
     targets = sorted(client.user.id for client in two_users)
     assert await message_audit_log(environment) == [("messageUpdate", target) for target in targets]
 
@@ -177,7 +177,7 @@ async def test_large_move_across_accounts_runs_as_platform_task(
         {"a": "Keep", "b": "Keep"}
     ] * 2
     kinds = {kind for kind, _ in await load_journal_entries(environment, PLATFORM, last)}
-    assert kinds == {ChangeKind.TASK_CHANGED}
+    assert kinds == {EventType.TASK_CHANGED}
     targets = sorted(user.user.id for user in two_users)
     assert await message_audit_log(environment) == [("messageMove", target) for target in targets]
 
