@@ -91,6 +91,8 @@ async def send_request(app: Starlette, body: bytes, headers: dict[str, str]) -> 
         if request_messages:
             return request_messages.pop()
         await asyncio.sleep(SILENT_STREAM_LIMIT)
+        while response.media_type != "text/event-stream":  # the client waits for the response
+            await asyncio.sleep(SILENT_STREAM_LIMIT)
         return {"type": "http.disconnect"}
 
     async def send(message: Any) -> None:
