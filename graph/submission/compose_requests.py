@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator, Mapping
 from datetime import datetime
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import strawberry
 from strawberry import UNSET
@@ -18,11 +18,11 @@ from graph.submission.inputs import (
     absolute_url_builder,
     file_attachments_from_inputs,
 )
-from graph.submission.references import IdentityRef
-from graph.types import global_ids
+from graph.submission.references import ComposeRequestRef, IdentityRef
 from graph.types.errors import MutationPayload, Options, attribute_field
 from graph.types.fields import Info, field, subscription
 from graph.types.mutations import mutation
+from graph.types.object_references import id_from_ref
 from graph.types.object_views import DerivedField, NestedViewField
 from graph.types.references import (
     MailboxRef,
@@ -40,6 +40,14 @@ from resolvers.messages import loaders as message_loaders
 from resolvers.submission import compose_requests, identities
 from resolvers.submission.compose_requests import NewComposeRequest
 from resolvers.submission.composition import MessageFields
+
+LastSeenArgument = Annotated[
+    ComposeRequestRef | None,
+    strawberry.argument(
+        description="Last request that this client has seen. Default: none; requests before the "
+        "subscription are left out."
+    ),
+]
 
 
 def _addresses_field(key: str) -> NestedViewField:
@@ -189,8 +197,8 @@ class ComposeSubscription:
         scope=Scope.MAIL_READ,
     )
     async def compose_requested(
-        self, info: Info, after: strawberry.ID | None = UNSET
+        self, info: Info, after: LastSeenArgument = UNSET
     ) -> AsyncIterator[ComposeRequest]:
-        key = global_ids.decode("ComposeRequest", after, path="after") if after else None
+        key = id_from_ref(after, "after") if after else None
         async for row in compose_requests.follow_compose_requests(info.context, key):
             yield ComposeRequest.from_row(row)

@@ -70,7 +70,7 @@ VALUE_DESCRIPTIONS = {
         "WEBMAIL_ACCESS": "Who may use browser clients.",
         "APP_PASSWORDS": "Application passwords of users.",
         "BCC_RULES": "BCC rules.",
-        "PUSHOVER": "Push channels of users.",
+        "PUSH_CHANNELS": "Push channels of users.",
         "FILTERS": "Filters and scripts of users.",
         "RATE_LIMITS": "Sending rates.",
         "SPAM_POLICY": "Sender rules and spam thresholds.",
@@ -275,6 +275,11 @@ VALUE_DESCRIPTIONS = {
         "READ_ONLY_LINK": "Link to a read-only copy as of now.",
         "WRITABLE_LINK": "Link that can also be written to.",
     },
+    "ForwardTargetKind": {
+        "MAIL": "A mail address.",
+        "RELAY": "An SMTP server, given as an smtp:// or smtps:// URL.",
+        "HTTP": "A web page that receives the message in a POST request.",
+    },
     "PushKind": {
         "PUSHOVER": "Pushover.",
         "WEB_PUSH": "A browser, by the push service it names (RFC 8030).",
@@ -438,7 +443,7 @@ VALUE_DESCRIPTIONS = {
         "QUARANTINE_ATTACHMENTS": "Attachments of held mail.",
         "QUARANTINE_NOTIFICATION": "Interval of the summaries.",
         "APP_PASSWORDS": "Application passwords.",
-        "PUSHOVER": "Push channels.",
+        "PUSH_CHANNELS": "Push channels.",
     },
     "WebauthnCeremony": {
         "REGISTRATION": "To add a key.",

@@ -29,6 +29,7 @@ from models.messages.message_trace import LogComponent
 from models.messages.mime_values import AttachmentDisposition, CalendarMethod
 from models.notifications.push_channels import PushKind
 from models.notifications.webhooks import WebhookDeliveryState
+from models.queue.forward_target_kinds import ForwardTargetKind
 from models.queue.rate_values import RatePeriod
 from models.queue.tables import DeliveryState
 from models.routing.tables import TlsPolicyLevel
@@ -76,6 +77,7 @@ strawberry.enum(
     "free data and settings beside the messages.",
 )
 strawberry.enum(FileAttachmentMode, description="How somebody gets a file.")
+strawberry.enum(ForwardTargetKind, description="How a forwarded message reaches its target.")
 strawberry.enum(Frequency, description="How often something is written to somebody.")
 strawberry.enum(
     LegalHoldAccessAction,

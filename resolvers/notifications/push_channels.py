@@ -126,7 +126,7 @@ async def create_or_update_channels(
 def _require_permissions(ctx: Context, user_ids: Sequence[int]) -> None:
     """Raise Forbidden if the viewer may not manage channels of these users."""
     if any(user != ctx.viewer.user_id for user in user_ids):
-        for permission in (AdminPermission.PUSHOVER, AdminPermission.IMPERSONATE):
+        for permission in (AdminPermission.PUSH_CHANNELS, AdminPermission.IMPERSONATE):
             ctx.viewer.require(GuardRule(role=Role.DOMAIN_ADMIN, admin_permission=permission))
 
 
@@ -413,7 +413,7 @@ async def _load_channels_in_transaction(
 
 
 def _is_visible(ctx: Context) -> ColumnElement[bool]:
-    return managed_objects.is_visible_sql(ctx, PushChannel, AdminPermission.PUSHOVER)
+    return managed_objects.is_visible_sql(ctx, PushChannel, AdminPermission.PUSH_CHANNELS)
 
 
 def _visible_channels(ctx: Context) -> Select[*tuple[Any, ...]]:

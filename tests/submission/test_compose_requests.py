@@ -25,9 +25,8 @@ REQUEST_FIELDS = """id subject text priority requestedBy requestedAt expiresAt
   to { name address } files { filename } identity { address } mailbox { path }
   reference { action message { subject } }"""
 PAYLOAD_FIELDS = f"deliveredCount composeRequest {{ {REQUEST_FIELDS} }}"
-SUBSCRIPTION = (
-    f"subscription ($after: ID) {{ composeRequested(after: $after) {{ {REQUEST_FIELDS} }} }}"
-)
+SUBSCRIPTION = f"""subscription ($after: ComposeRequestRef) {{
+  composeRequested(after: $after) {{ {REQUEST_FIELDS} }} }}"""
 
 
 async def request_compose(client: GraphQLClient, **fields: Any) -> Any:
@@ -113,11 +112,11 @@ async def test_reconnected_client_gets_missed_requests(
     await closed.unsubscribe()
     for subject in ("two", "three"):
         assert (await request_compose(ada, subject=subject))["errors"] == []
-    resumed = await live_server.follow(ada, SUBSCRIPTION, after=first_request["id"])
+    resumed = await live_server.follow(ada, SUBSCRIPTION, after={"id": first_request["id"]})
     await wait_until(lambda: len(resumed.payloads) == 2)
     assert [request["subject"] for request in resumed.results] == ["two", "three"]
     clock.tick(minutes=11)
-    after_expiry = await live_server.follow(ada, SUBSCRIPTION, after=first_request["id"])
+    after_expiry = await live_server.follow(ada, SUBSCRIPTION, after={"id": first_request["id"]})
     await wait_for_listeners(environment, 3)  # a listener does not expire
     assert after_expiry.payloads == []
     await housekeeping.run_round(environment)
