@@ -72,5 +72,5 @@ async def test_concurrent_loads_with_writes_share_a_transaction(
             ctx.load(load_usernames, bob.user.id),
             ctx.load(load_and_log_for_bob, bob.user.id),
         )
-    assert names == ["ada", "bob", "bob"]
+    assert list(names) == ["ada", "bob", "bob"]
     assert await count_events(ctx) == 2
