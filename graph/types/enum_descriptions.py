@@ -275,6 +275,11 @@ VALUE_DESCRIPTIONS = {
         "READ_ONLY_LINK": "Link to a read-only copy as of now.",
         "WRITABLE_LINK": "Link that can also be written to.",
     },
+    "ForwardTargetKind": {
+        "MAIL": "A mail address.",
+        "RELAY": "An SMTP server, given as an smtp:// or smtps:// URL.",
+        "HTTP": "A web page that receives the message in a POST request.",
+    },
     "PushKind": {
         "PUSHOVER": "Pushover.",
         "WEB_PUSH": "A browser, by the push service it names (RFC 8030).",
@@ -286,15 +291,15 @@ VALUE_DESCRIPTIONS = {
         "POP3": "Fetching with a mail program.",
         "SMTP": "Sending with a mail program.",
     },
-    "ReferenceQuote": {
-        "NONE": "Not at all.",
-        "BELOW": "Below what is written.",
-        "ABOVE": "Above what is written.",
+    "QuotePosition": {
+        "NONE": "The original message is not quoted.",
+        "BELOW": "Below the new text.",
+        "ABOVE": "Above the new text.",
     },
-    "ReferenceAction": {
-        "REPLY": "Answer to whoever wrote.",
-        "REPLY_ALL": "Answer to all who had it.",
-        "FORWARD": "Pass it on.",
+    "MessageRelationKind": {
+        "REPLY": "A reply to the author.",
+        "REPLY_ALL": "A reply to the author and all recipients.",
+        "FORWARD": "A forward to new recipients.",
     },
     "ResyncReason": {
         "CURSOR_EXPIRED": "Older than the journal is kept.",

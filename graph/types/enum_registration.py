@@ -29,6 +29,7 @@ from models.messages.message_trace import LogComponent
 from models.messages.mime_values import AttachmentDisposition, CalendarMethod
 from models.notifications.push_channels import PushKind
 from models.notifications.webhooks import WebhookDeliveryState
+from models.queue.forward_target_kinds import ForwardTargetKind
 from models.queue.rate_values import RatePeriod
 from models.queue.tables import DeliveryState
 from models.routing.tables import TlsPolicyLevel
@@ -51,7 +52,7 @@ from resolvers.auth.second_factors.webauthn import Ceremony
 from resolvers.changes.stream_reader import ResyncReason
 from resolvers.connectors.options import OptionName
 from resolvers.queue.loaders import QueueName
-from resolvers.submission.reply_references import ReferenceAction, ReferenceQuote
+from resolvers.submission.message_source import MessageRelationKind, QuotePosition
 from resolvers.users.listing import UserOrder
 
 strawberry.enum(AddressKind, description="What happens to mail for an address.")
@@ -78,6 +79,7 @@ strawberry.enum(
     "free data and settings beside the messages.",
 )
 strawberry.enum(FileAttachmentMode, description="How somebody gets a file.")
+strawberry.enum(ForwardTargetKind, description="How a forwarded message reaches its target.")
 strawberry.enum(Frequency, description="How often something is written to somebody.")
 strawberry.enum(
     LegalHoldAccessAction,
@@ -103,7 +105,10 @@ strawberry.enum(
     name="RevocationReason",
     description="Why a certificate is revoked (RFC 5280).",
 )
-strawberry.enum(ReferenceAction, description="What is done with the message referred to.")
+strawberry.enum(
+    MessageRelationKind,
+    description="How a message is related to the message it replies to or forwards.",
+)
 strawberry.enum(ResyncReason, description="Why a stream cannot go on from a cursor.")
 strawberry.enum(AuthMechanism, description="SASL mechanism for signing in on a remote server.")
 strawberry.enum(
@@ -150,4 +155,4 @@ strawberry.enum(AdminPermission, description="What a DOMAIN_ADMIN may do for use
 strawberry.enum(UserPermission, description="What a USER may change himself.")
 strawberry.enum(QueueName, description="Where in the queue something stands.")
 strawberry.enum(Priority, description="How much its sender hurries.")
-strawberry.enum(ReferenceQuote, description="Where the message referred to is quoted.")
+strawberry.enum(QuotePosition, description="Where a reply or forward quotes the original message.")
