@@ -153,14 +153,19 @@ VALUE_DESCRIPTIONS = {
         "RETIRED": "It signs no more; its record is needed for what is on its way.",
     },
     "TlsPolicyLevel": {
-        "NONE": "No TLS, even where it is offered.",
-        "MAY": "TLS where it is offered; any certificate.",
-        "ENCRYPT": "TLS, or it waits; any certificate.",
-        "DANE": "As DNS says (TLSA), else as ENCRYPT.",
-        "DANE_ONLY": "As DNS says (TLSA), or it waits.",
-        "FINGERPRINT": "TLS with a certificate that has one of these fingerprints, or it waits.",
-        "VERIFY": "TLS with a certificate for the server's name, as DNS says it, or it waits.",
-        "SECURE": "TLS with a certificate for the destination's own name, or it waits.",
+        "NONE": "Sends without TLS, even if the server offers it.",
+        "MAY": "Uses TLS if the server offers it, with any certificate.",
+        "ENCRYPT": "Requires TLS, with any certificate. Otherwise delivery is deferred.",
+        "DANE": "Requires the certificate that DNSSEC-signed TLSA records name (RFC 7672). "
+        "Without such records TLS is used if the server offers it.",
+        "DANE_ONLY": "Requires the certificate that DNSSEC-signed TLSA records name (RFC 7672). "
+        "Otherwise delivery is deferred.",
+        "FINGERPRINT": "Requires TLS with a certificate that has one of the fingerprints. "
+        "Otherwise delivery is deferred.",
+        "VERIFY": "Requires TLS with a trusted certificate for the MX host name. Otherwise "
+        "delivery is deferred.",
+        "SECURE": "Requires TLS with a trusted certificate for the destination domain or a "
+        "name below it. Otherwise delivery is deferred.",
     },
     "AutoreplySuppression": {
         "OFF": "It is not enabled.",
@@ -189,19 +194,20 @@ VALUE_DESCRIPTIONS = {
         "DELETED_DESC": "By time of deletion, the newest first.",
     },
     "DeliveryState": {
-        "PENDING": "Not tried yet.",
-        "DEFERRED": "Refused for now or put off, will be tried again.",
-        "DELIVERED": "With the server of the recipient.",
-        "RELAYED": "With the next hop.",
-        "BOUNCED": "Refused for good.",
-        "EXPIRED": "Given up: nobody took it in the time that the queue keeps it.",
-        "CANCELLED": "Taken back.",
+        "PENDING": "No attempt was made yet.",
+        "DEFERRED": "The last attempt failed temporarily, or was postponed. The delivery is "
+        "retried.",
+        "DELIVERED": "The recipient's server accepted the message.",
+        "RELAYED": "A relay accepted the message.",
+        "BOUNCED": "The message was refused permanently.",
+        "EXPIRED": "The message was not delivered within its lifetime in the queue.",
+        "CANCELLED": "The delivery was cancelled.",
     },
     "QueueName": {
-        "INCOMING": "Not tried yet.",
-        "ACTIVE": "Being sent right now.",
-        "DEFERRED": "Waits for another try.",
-        "HOLD": "Stopped by an administrator.",
+        "INCOMING": "No delivery attempt was made yet.",
+        "ACTIVE": "A delivery is in progress.",
+        "DEFERRED": "A delivery failed temporarily and is retried.",
+        "HOLD": "An administrator holds the entry.",
     },
     "DnsState": {
         "OK": "It says what it should.",
@@ -246,22 +252,23 @@ VALUE_DESCRIPTIONS = {
         "STORE": "It keeps messages.",
     },
     "RatePeriod": {
-        "SECOND": "A second.",
-        "MINUTE": "A minute.",
-        "HOUR": "An hour.",
+        "SECOND": "One second.",
+        "MINUTE": "One minute.",
+        "HOUR": "One hour.",
         "DAY": "24 hours.",
     },
     "LimitKind": {
-        "STORAGE": "Bytes of messages.",
-        "RECIPIENTS": "Addresses written to, per 24 h.",
-        "RECEIVED": "Messages received, per hour.",
-        "FORWARDS": "Messages sent on to targets, per 24 h.",
-        "RATE": "Messages sent in a time: of the account, its domain, or the platform.",
+        "STORAGE": "Bytes of stored messages.",
+        "RECIPIENTS": "Recipients of sent messages in 24 hours.",
+        "RECEIVED": "Received messages in one hour.",
+        "FORWARDS": "Forwarded messages in 24 hours.",
+        "RATE": "Sent messages in the time window of a rate limit: of the user, the domain, "
+        "or the platform.",
     },
     "LimitSource": {
-        "USER": "It is set on the account.",
-        "DOMAIN": "It is what the domain gives its users.",
-        "PLATFORM": "It is what the platform gives everybody.",
+        "USER": "The limit is set on the user.",
+        "DOMAIN": "The limit is set on the user's domain.",
+        "PLATFORM": "The limit is a setting of the platform.",
     },
     "MessageOrder": {
         "RECEIVED_DESC": "The newest arrival first.",

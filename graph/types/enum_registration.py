@@ -69,7 +69,7 @@ strawberry.enum(BccDirection, description="Whose mail is copied.")
 strawberry.enum(Ceremony, name="WebauthnCeremony", description="Purpose of a WebAuthn challenge.")
 strawberry.enum(EventType, description="What happened. New kinds may come: have a default.")
 strawberry.enum(SubaddressAction, description="What becomes of mail to an address with a label.")
-strawberry.enum(DeliveryState, description="How far a delivery to one recipient has come.")
+strawberry.enum(DeliveryState, description="State of the delivery to one recipient.")
 strawberry.enum(DkimAlgorithm, description="What a key signs with.")
 strawberry.enum(DkimKeyState, description="Where a key stands in its life.")
 strawberry.enum(DnsState, description="How what DNS says compares with what it should.")
@@ -85,8 +85,8 @@ strawberry.enum(
     LegalHoldAccessAction,
     description="What an administrator did with the copies of a legal hold.",
 )
-strawberry.enum(LimitKind, description="What is limited.")
-strawberry.enum(LimitSource, description="Who has set a limit.")
+strawberry.enum(LimitKind, description="What a limit counts.")
+strawberry.enum(LimitSource, description="Owner of a limit.")
 strawberry.enum(LogComponent, description="A part of the server that decides about mail.")
 strawberry.enum(
     OptionName, name="ConnectorOptionName", description="Name of a custom option of a connector."
@@ -99,7 +99,7 @@ strawberry.enum(
 )
 strawberry.enum(ProtocolScope, description="A protocol of mail programs.")
 strawberry.enum(PushKind, description="By which service a user is told.")
-strawberry.enum(RatePeriod, description="In what time.")
+strawberry.enum(RatePeriod, description="Length of the time window of a rate limit.")
 strawberry.enum(
     RevocationReason,
     name="RevocationReason",
@@ -134,7 +134,9 @@ strawberry.enum(
     SubmissionState, description="Where a submission stands: the sum of its deliveries."
 )
 strawberry.enum(TaskState, description="Where a task stands.")
-strawberry.enum(TlsPolicyLevel, description="How much encryption the way to a destination has.")
+strawberry.enum(
+    TlsPolicyLevel, description="TLS level and certificate check for a destination, as in Postfix."
+)
 strawberry.enum(TwoFactorMethod, description="Method by which a second factor is proved.")
 strawberry.enum(UsageKind, description="A counter that begins anew.")
 strawberry.enum(
@@ -153,6 +155,6 @@ strawberry.enum(
 strawberry.enum(Scope, description="A right or protocol that a credential is valid for.")
 strawberry.enum(AdminPermission, description="What a DOMAIN_ADMIN may do for users of the domains.")
 strawberry.enum(UserPermission, description="What a USER may change himself.")
-strawberry.enum(QueueName, description="Where in the queue something stands.")
+strawberry.enum(QueueName, description="Queue of an entry, by the state of its deliveries.")
 strawberry.enum(Priority, description="How much its sender hurries.")
 strawberry.enum(QuotePosition, description="Where a reply or forward quotes the original message.")
