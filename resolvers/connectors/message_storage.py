@@ -28,8 +28,9 @@ from mail.recipients.recipient_routes import AcceptedAccount, AcceptedRecipient
 from mail.scanners import clamd, rspamd
 from mail.storage import received_messages
 from mail.storage.blobs.blob_writer import StoredMessageBlobs
-from mail.storage.message_insert import InsertedMessage, InsertKind, StorableMessage
+from mail.storage.message_insert import InsertedMessage, InsertKind
 from mail.storage.received_messages import receipt_digest
+from mail.storage.storable_message import StorableMessage
 from models.addresses.tables import Address
 from models.connectors import FetchedMessage, RemoteMailbox
 from models.errors import OverQuota, RequestError
