@@ -45,7 +45,7 @@ from models.users.tables import (
     UsageKind,
     UsageLevel,
 )
-from resolvers.auth.app_passwords import AppPasswordScope
+from resolvers.auth.app_password_validation import AppPasswordScope
 from resolvers.auth.second_factors.second_factor_check import TwoFactorMethod
 from resolvers.auth.second_factors.webauthn import Ceremony
 from resolvers.changes.stream_reader import ResyncReason
