@@ -24,7 +24,7 @@ from mail.storage.message_insert import (
     MessagePlacement,
     count_messages_and_take_uids,
     quota_error,
-    reference_columns,
+    source_columns,
 )
 from mail.storage.storable_message import StorableMessage
 from mail.storage.thread_assignment import (
@@ -157,7 +157,7 @@ def replace_message(
         "public_metadata": row.public_metadata
         if placement.public_metadata is None
         else placement.public_metadata,
-        **(reference_columns(placement) if placement.reference else {}),
+        **(source_columns(placement) if placement.source else {}),
     }
     _update_message(transaction, row.id, values, list(blobs.values()))
     if thread_id != row.thread_id:

@@ -139,8 +139,8 @@ class MessagePlacement:
     envelope_from: str | None = None
     envelope_to: Sequence[str] = ()
     public_metadata: dict[str, Any] | None = None
-    reference: tuple[int, str] | None = (
-        None  # the id of the message it answers or forwards, and the action
+    source: tuple[int, str] | None = (
+        None  # the id of the message it answers or forwards, and the relation
     )
     origin: str | None = None
     receipt_digest: str | None = None  # identifies a repeated delivery
@@ -335,7 +335,7 @@ def _message_row(
         "verification": make_storable(letter.verification),
         "spam": make_storable(letter.scan.json_to_store()) if letter.scan else None,
         "filters": list(to.filter_ids) or None,
-        **reference_columns(to),
+        **source_columns(to),
     }
 
 
@@ -430,10 +430,10 @@ def count_messages_and_take_uids(  # noqa: PLR0913 - the counters of a mailbox
     return row
 
 
-def reference_columns(placement: MessagePlacement) -> dict[str, Any]:
+def source_columns(placement: MessagePlacement) -> dict[str, Any]:
     """The values of the columns for the message that is answered or forwarded."""
-    key, action = placement.reference or (None, None)
-    return {"reference_id": key, "reference_action": action}
+    key, relation = placement.source or (None, None)
+    return {"source_id": key, "source_relation": relation}
 
 
 def _copy_origin(placement: MessagePlacement, kind: InsertKind) -> CopyOrigin:
