@@ -283,7 +283,12 @@ class RateLimitQuery:
     async def rate_limit_holds(
         self,
         info: Info,
-        users: UserSelection | None = UNSET,
+        users: Annotated[
+            UserSelection | None,
+            strawberry.argument(
+                description="Users to return. Default: all that the caller can see."
+            ),
+        ] = UNSET,
         first: int | None = UNSET,
         after: str | None = UNSET,
         last: int | None = UNSET,

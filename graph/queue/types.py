@@ -225,9 +225,9 @@ async def _hold_or_release(
 @strawberry.type
 class QueueQuery:
     @query(
-        "Returns queue entries with unfinished deliveries: those that the signed-in "
-        "user sent. A DOMAIN_ADMIN also sees those of the users of administered "
-        "domains, an ADMIN all. Oldest first.",
+        "Returns queue entries with unfinished deliveries that the signed-in user "
+        "sent. A DOMAIN_ADMIN also sees entries of the users of administered "
+        "domains, an ADMIN all entries. Oldest first.",
         scope=Scope.MAIL_READ,
     )
     async def queue(
@@ -261,9 +261,9 @@ WRITE_GUARD: dict[str, Any] = {"role": Role.ADMIN, "scope": Scope.FULL}
 @strawberry.type
 class QueueMutation:
     @mutation(
-        "Deletes queue entries: cancels their deliveries, except those in progress. "
-        "A DOMAIN_ADMIN can delete entries of the users of administered domains, an "
-        "ADMIN all. A task deletes large numbers in the background.",
+        "Deletes queue entries: cancels all deliveries that are not in progress. A "
+        "DOMAIN_ADMIN can delete entries of the users of administered domains, an "
+        "ADMIN all entries. A task deletes large numbers in the background.",
         scope=Scope.SUBMIT,
     )
     async def queue_delete(self, info: Info, input: QueueDeleteInput) -> QueueDeletePayload:

@@ -198,7 +198,7 @@ class TlsPolicyDeleteInput(Options):
 class ForwardingHostCreateInput(Options):
     hostname: str = attribute_field(
         "Host name, domain, IP address or network. A name is looked up at once: its "
-        "SPF record, else its MX hosts, else its own addresses."
+        "SPF record, else its MX hosts, else its addresses."
     )
     filter_spam: bool = attribute_field(
         "Runs the spam filter on mail from the host. If false, mail from the host "

@@ -53,8 +53,8 @@ VALUE_DESCRIPTIONS = {
         "NEW_MAILBOX": "One folder for all, named after the day.",
     },
     "SenderAction": {
-        "ALLOW": "It is never spam.",
-        "BLOCK": "It is always spam: it goes to Junk.",
+        "ALLOW": "Mail from the senders is never spam.",
+        "BLOCK": "Mail from the senders is always spam and goes to Junk.",
     },
     "AddressKind": {
         "MAILBOX": "Delivers to user.",
@@ -141,11 +141,11 @@ VALUE_DESCRIPTIONS = {
         "ED25519": "Short and quick; not every server knows it, so it stands beside RSA.",
     },
     "RevocationReason": {
-        "UNSPECIFIED": "None is said.",
-        "KEY_COMPROMISE": "Somebody else has its key, or may have it.",
-        "AFFILIATION_CHANGED": "Its names belong to somebody else now.",
-        "SUPERSEDED": "Another one is in its place.",
-        "CESSATION_OF_OPERATION": "Its names are served no more.",
+        "UNSPECIFIED": "No reason is given.",
+        "KEY_COMPROMISE": "The private key is known to others, or may be.",
+        "AFFILIATION_CHANGED": "The names in the certificate belong to someone else.",
+        "SUPERSEDED": "Another certificate replaces the certificate.",
+        "CESSATION_OF_OPERATION": "The names in the certificate are no longer served.",
     },
     "DkimKeyState": {
         "PENDING": "It signs as soon as DNS has its record.",
@@ -236,10 +236,13 @@ VALUE_DESCRIPTIONS = {
         "ABORTED": "Given up with the others of its unit.",
     },
     "Frequency": {
-        "NEVER": "No letters.",
-        "HOURLY": "An hour after the first that is held.",
-        "DAILY": "A day after the first that is held.",
-        "WEEKLY": "A week after the first that is held.",
+        "NEVER": "No digest is sent.",
+        "HOURLY": "The digest is sent one hour after the first message that it lists was "
+        "quarantined.",
+        "DAILY": "The digest is sent one day after the first message that it lists was "
+        "quarantined.",
+        "WEEKLY": "The digest is sent one week after the first message that it lists was "
+        "quarantined.",
     },
     "SubaddressAction": {
         "NONE": "Delivered as if there were no label.",
@@ -277,10 +280,10 @@ VALUE_DESCRIPTIONS = {
         "of the text. Of the newest 500 that match; for searches with words.",
     },
     "FileAttachmentMode": {
-        "ATTACH": "In the message.",
-        "LINK": "Link to the file.",
-        "READ_ONLY_LINK": "Link to a read-only copy as of now.",
-        "WRITABLE_LINK": "Link that can also be written to.",
+        "ATTACH": "The file is attached to the message.",
+        "LINK": "A link to the present version of the file.",
+        "READ_ONLY_LINK": "A link to a copy of the file at the time when the link was created.",
+        "WRITABLE_LINK": "A link by which the file can also be replaced.",
     },
     "ForwardTargetKind": {
         "MAIL": "A mail address.",

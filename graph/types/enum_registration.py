@@ -46,7 +46,7 @@ from models.users.tables import (
     UsageKind,
     UsageLevel,
 )
-from resolvers.auth.app_passwords import AppPasswordScope
+from resolvers.auth.app_password_validation import AppPasswordScope
 from resolvers.auth.second_factors.second_factor_check import TwoFactorMethod
 from resolvers.auth.second_factors.webauthn import Ceremony
 from resolvers.changes.stream_reader import ResyncReason
@@ -78,9 +78,11 @@ strawberry.enum(
     description="How an account is written into a file. All but MBOX have folders, flags, dates, "
     "free data and settings beside the messages.",
 )
-strawberry.enum(FileAttachmentMode, description="How somebody gets a file.")
+strawberry.enum(FileAttachmentMode, description="How a recipient gets a file.")
 strawberry.enum(ForwardTargetKind, description="How a forwarded message reaches its target.")
-strawberry.enum(Frequency, description="How often something is written to somebody.")
+strawberry.enum(
+    Frequency, description="How often a user receives a digest of quarantined messages."
+)
 strawberry.enum(
     LegalHoldAccessAction,
     description="What an administrator did with the copies of a legal hold.",
@@ -103,7 +105,7 @@ strawberry.enum(RatePeriod, description="Length of the time window of a rate lim
 strawberry.enum(
     RevocationReason,
     name="RevocationReason",
-    description="Why a certificate is revoked (RFC 5280).",
+    description="Reason for the revocation of a certificate (RFC 5280).",
 )
 strawberry.enum(
     MessageRelationKind,
@@ -116,7 +118,7 @@ strawberry.enum(
     name="ConnectorSecurity",
     description="Encryption of the connection to a remote server.",
 )
-strawberry.enum(SenderAction, description="What becomes of a sender's mail.")
+strawberry.enum(SenderAction, description="Treatment of mail from the senders of a rule.")
 strawberry.enum(ShareRight, description="What somebody may do in another's folder (RFC 4314).")
 strawberry.enum(
     NoReplyReason,
