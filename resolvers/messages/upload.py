@@ -21,6 +21,7 @@ from mail.storage.blobs.blob_writer import BlobRowDeleted, StoredMessageBlobs
 from mail.storage.blobs.message_layout import NewBlob
 from mail.storage.draft_replacement import INPUT_PATH, EarlierDraft
 from mail.storage.message_content import StoredMessage
+from mail.storage.message_flags import MAX_KEYWORDS
 from mail.storage.message_insert import (
     SELECT_QUOTA,
     InsertedMessage,
@@ -53,10 +54,12 @@ from resolvers.mailboxes import rights as mailbox_rights
 from resolvers.mailboxes.loaders import MailboxSelector, require_own_or_shared_mailbox
 from resolvers.mailboxes.owners import load_managed_mail_owners, lock_mail_owners_and_log_change
 from resolvers.messages import loaders as message_loaders
+from resolvers.messages.bulk import row_changes
 from resolvers.messages.loaders import is_not_deleted_sql
 from resolvers.submission import composition, file_attachments, reply_references
 from resolvers.submission.attachments import AttachmentSelection
 from resolvers.submission.composition import DraftBasis, MessageFields, PreviousDraft
+from resolvers.submission.file_attachments import DraftFileChanges
 from resolvers.submission.send_on_behalf import context_as_user
 from resolvers.users.selection import UserSelector
 
@@ -77,6 +80,7 @@ class NewMessage:
     is_seen: bool = True
     is_flagged: bool = False
     is_draft: bool = False
+    keywords: Sequence[str] = ()
     received_at: datetime | None = None
     public_metadata: dict[str, Any] | None = None
     replaced_draft_id: int | None = None  # the draft that it replaces
@@ -150,16 +154,18 @@ async def store_message(
             ctx.environment, source, parsed_message, home, mailbox
         )
     stored_blobs = await store_blobs(ctx.environment, home.tenant_id, parsed_message)
-    files = [file.file_id for file in new_message.fields.files] if new_message.fields else []
+    files = DraftFileChanges(
+        [file.file_id for file in new_message.fields.files] if new_message.fields else []
+    )
     try:
-        inserted = await _insert_or_replace_draft(
+        inserted = await insert_or_replace_draft(
             ctx, parsed_message, stored_blobs, (to, before), files
         )
     except BlobRowDeleted:
         stored_blobs = await store_blobs(
             ctx.environment, home.tenant_id, parsed_message, store_again=True
         )
-        inserted = await _insert_or_replace_draft(
+        inserted = await insert_or_replace_draft(
             ctx, parsed_message, stored_blobs, (to, before), files
         )
     row = await ctx.load(message_loaders.load_visible_by_ids, inserted.message_id)
@@ -326,6 +332,7 @@ def _placement(
         seen=new_message.is_seen and ShareRight.SEEN in rights,
         flagged=new_message.is_flagged and ShareRight.WRITE in rights,
         draft=new_message.is_draft and ShareRight.WRITE in rights,
+        keywords=new_message.keywords if ShareRight.WRITE in rights else (),
         public_metadata=new_message.public_metadata if ShareRight.WRITE in rights else None,
         reference=reply_references.reference_columns(
             new_message.fields.reference if new_message.fields else None
@@ -334,13 +341,14 @@ def _placement(
     )
 
 
-async def _insert_or_replace_draft(
+async def insert_or_replace_draft(
     ctx: Context,
     parsed_message: StorableMessage,
     stored_blobs: StoredMessageBlobs,
     placement_and_draft: tuple[MessagePlacement, EarlierDraft | None],
-    file_ids: Sequence[int] = (),
+    files: DraftFileChanges | None = None,
 ) -> InsertedMessage:
+    """Insert a message, or put it in the place of a draft, in one transaction."""
     to, before = placement_and_draft
 
     def insert_in_transaction(transaction: DatabaseTransaction) -> InsertedMessage:
@@ -350,8 +358,8 @@ async def _insert_or_replace_draft(
             )
         else:
             inserted = insert_message(transaction, parsed_message, stored_blobs, to)
-        if file_ids and to.draft:
-            file_attachments.replace_file_list_of_draft(transaction, inserted.message_id, file_ids)
+        if files is not None and to.draft:
+            file_attachments.change_file_list_of_draft(transaction, inserted.message_id, files)
         return inserted
 
     async with ctx.write_session(to.user_id) as session:
@@ -369,6 +377,22 @@ def _require_recipient_limit(ctx: Context, fields: MessageFields) -> None:
     used = sum(len(people or ()) for people in (fields.to, fields.cc, fields.bcc))
     check_limit(used, most, f"more than {most} recipients", path=["to"])
     check_limit(len(fields.reply_to or ()), most, f"more than {most} addresses", path=["replyTo"])
+
+
+def validated_keywords(names: Sequence[str]) -> list[str]:
+    """Return valid keywords, each once. Raises InvalidInput if there are too many."""
+    keywords = list[str]()
+    for index, name in enumerate(names):
+        try:
+            keywords.append(row_changes.validate_keyword(name))
+        except InvalidInput as error:
+            path = ["keywords", str(index)]
+            raise InvalidInput(error.message, constraint=error.constraint, path=path) from error
+    keywords = list(dict.fromkeys(keywords))
+    if len(keywords) > MAX_KEYWORDS:
+        text = f"a message has at most {MAX_KEYWORDS} keywords"
+        raise InvalidInput(text, constraint="max", path=["keywords"])
+    return keywords
 
 
 def _with_draft_mark_and_complete_recipients(

@@ -213,6 +213,7 @@ FIELDS_THAT_DIFFER = {  # fields with random values, and a log that a dry run do
     "messageRedirect": RANDOM_FIELDS,
     "messageSend": RANDOM_FIELDS,
     "draftSend": RANDOM_FIELDS,
+    "draftSave": {"boundary"},
     "messageUpload": {"boundary"},
     "quarantineRelease": RANDOM_FIELDS,
     "routeTest": {"log"},

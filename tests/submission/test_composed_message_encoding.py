@@ -11,7 +11,7 @@ from tests.support.operations.message_sources import (
     load_attached_files,
     load_message_source,
     names_and_addresses,
-    parse_uploaded_message,
+    parse_stored_message,
     upload_message,
 )
 from tests.support.schema.error_paths import field_path, item_index
@@ -61,7 +61,7 @@ async def test_names_in_every_script_are_read_back_unchanged(ada: GraphQLClient,
         headers=[{"key": "X-Note", "value": text}], attachments=[new_attachment(file_name)],
         draft=True,
     )  # fmt: skip
-    message = await parse_uploaded_message(ada, answer)
+    message = await parse_stored_message(ada, answer)
     for header in ("From", "To", "Cc", "Bcc", "Reply-To"):
         assert split_words(names_and_addresses(message, header)[0][0]) == split_words(text), header
     assert [address for _, address in names_and_addresses(message, "To")] == [
@@ -97,7 +97,7 @@ async def test_addresses_in_every_script_are_read_back(
     answer = await upload_message(ada, to=[{"address": address, "name": "Ü"}], text="x", draft=True)
     raw = await load_message_source(ada, answer["message"]["id"])
     assert raw.isascii() is not utf8
-    (person,) = (await parse_uploaded_message(ada, answer))["To"].addresses
+    (person,) = (await parse_stored_message(ada, answer))["To"].addresses
     assert (person.addr_spec, person.display_name) == (expected, "Ü")
 
 
@@ -138,7 +138,7 @@ async def test_mime_parts_have_standard_structure(
     ada: GraphQLClient, arguments: dict[str, Any], types: list[str]
 ) -> None:
     answer = await upload_message(ada, draft=True, **arguments)
-    message = await parse_uploaded_message(ada, answer)
+    message = await parse_stored_message(ada, answer)
     assert [part.get_content_type() for part in message.walk()] == types
     html = message.get_body(("html",))
     for part in message.walk():
@@ -156,7 +156,7 @@ async def test_mime_parts_have_standard_structure(
 async def test_incomplete_recipient_is_dropped_only_from_to(ada: GraphQLClient) -> None:
     people = [{"address": address} for address in ("car", "carol@example.net", "", "d@", "e@f g")]
     answer = await upload_message(ada, to=people, subject="Soon", draft=True)
-    assert str((await parse_uploaded_message(ada, answer))["To"]) == "carol@example.net"
+    assert str((await parse_stored_message(ada, answer))["To"]) == "carol@example.net"
     assert answer["warnings"] == [
         {"code": "RECIPIENT_DROPPED", "path": ["to", str(nth)]} for nth in (0, 2, 3, 4)
     ]
@@ -172,7 +172,7 @@ async def test_draft_needs_own_from_address_but_old_message_does_not(
     (error,) = (await upload_message(ada, draft=True, **foreign_from))["errors"]
     assert (error["code"], error["path"]) == ("FORBIDDEN_OPERATION", ["from"])
     old = await upload_message(ada, receivedAt="2001-02-03T04:05:06Z", **foreign_from)
-    message = await parse_uploaded_message(ada, old)
+    message = await parse_stored_message(ada, old)
     assert (str(message["From"]), str(message["Date"])) == (
         bob.address,
         "Sat, 03 Feb 2001 04:05:06 +0000",
@@ -180,7 +180,7 @@ async def test_draft_needs_own_from_address_but_old_message_does_not(
     own = await upload_message(
         ada, subject="x", draft=True, priority="HIGH", bcc=[{"address": "z@y.org"}]
     )
-    message = await parse_uploaded_message(ada, own)
+    message = await parse_stored_message(ada, own)
     assert str(message["From"]) == ada.address
     assert (str(message["X-Priority"]), str(message["Bcc"])) == ("1", "z@y.org")
 
@@ -191,7 +191,7 @@ async def test_reply_draft_joins_the_thread(ada: GraphQLClient, bob: GraphQLClie
     )
     reference = {"message": {"id": message_id}, "action": "REPLY"}
     answer = await upload_message(ada, reference=reference, text="Yes.")
-    message = await parse_uploaded_message(ada, answer)
+    message = await parse_stored_message(ada, answer)
     assert answer["message"]["flags"] == ["\\Seen", "\\Draft"]
     assert answer["message"]["thread"] == {**answer["message"]["thread"], "messageCount": 2}
     assert (str(message["Subject"]), str(message["To"])) == (

@@ -25,7 +25,7 @@ from tests.support.mail_servers.queue_worker import (
 )
 from tests.support.mail_servers.smtp_and_dns_servers import FakeSmtpServer, run_smtp_server
 from tests.support.operations.bulk_operations import undo_mutation
-from tests.support.operations.message_sources import parse_uploaded_message, upload_message
+from tests.support.operations.message_sources import parse_stored_message, upload_message
 from tests.support.stores.counter_check import load_journal_entries, load_stream_position
 
 FIELDS = """submission {
@@ -87,7 +87,7 @@ async def test_submitted_draft_is_sent_and_moved_to_sent(
     (received,) = server.messages
     assert b"Bcc" not in received.raw
     assert sorted(received.to) == ["carol@example.net", "dave@example.net"]
-    sent_copy = await parse_uploaded_message(ada, answer)
+    sent_copy = await parse_stored_message(ada, answer)
     assert sent_copy["Date"] == "Tue, 01 Jan 2030 02:00:00 +0000"
     assert sent_copy["Bcc"] == "dave@example.net"
     kinds = [kind for kind, _ in await load_journal_entries(environment, ada.user.id, before)]

@@ -21,7 +21,7 @@ from tests.support.accounts.identity_operations import (
 )
 from tests.support.operations.message_sources import (
     names_and_addresses,
-    parse_uploaded_message,
+    parse_stored_message,
     upload_message,
 )
 
@@ -154,20 +154,20 @@ async def test_draft_uses_identity_fields(ada: GraphQLClient, full_identity: Any
         "draft": True,
         "text": "x",
     }
-    empty = await parse_uploaded_message(ada, await upload_message(ada, **arguments))
+    empty = await parse_stored_message(ada, await upload_message(ada, **arguments))
     assert names_and_addresses(empty, "From") == [("Countess", full_identity["address"])]
     assert names_and_addresses(empty, "Reply-To") == [("", "desk@example.net")]
     assert "Bcc" not in empty
     to_field = {"to": [{"address": CAROL}]}
     saved = await upload_message(ada, **arguments, **to_field)
-    assert names_and_addresses(await parse_uploaded_message(ada, saved), "Bcc") == [
+    assert names_and_addresses(await parse_stored_message(ada, saved), "Bcc") == [
         ("", "log@example.net")
     ]
     previous = {"replaces": {"id": saved["message"]["id"]}}
     repeated = await upload_message(
         ada, **arguments, **to_field, **previous, bcc=[{"address": "log@example.net"}]
     )
-    assert names_and_addresses(await parse_uploaded_message(ada, repeated), "Bcc") == [
+    assert names_and_addresses(await parse_stored_message(ada, repeated), "Bcc") == [
         ("", "log@example.net")
     ]
     draft = (await send_message(ada, identity={"id": full_identity["id"]}, isDraft=True))["message"]
@@ -181,11 +181,11 @@ async def test_uploaded_message_keeps_its_from_field(
     ada: GraphQLClient, full_identity: Any
 ) -> None:
     foreign = await upload_message(ada, **{"from": {"address": "eve@example.net"}}, text="x")
-    assert names_and_addresses(await parse_uploaded_message(ada, foreign), "From") == [
+    assert names_and_addresses(await parse_stored_message(ada, foreign), "From") == [
         ("", "eve@example.net")
     ]
     own = await upload_message(ada, **{"from": {"address": full_identity["address"]}}, text="x")
-    message = await parse_uploaded_message(ada, own)
+    message = await parse_stored_message(ada, own)
     assert (names_and_addresses(message, "From"), "Reply-To" in message) == (
         [("", full_identity["address"])],
         False,

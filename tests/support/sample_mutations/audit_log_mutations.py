@@ -328,6 +328,13 @@ AUDIT_LOG_EXPECTATIONS: dict[str, AuditLogExpectation] = {
         prepare=_call_on_messages_of_ada("messageMove", to={"path": "Sent"}),
     ),
     "messageTierMove": AuditLogExpectation("User", after=("messages",)),
+    "draftSave": AuditLogExpectation(
+        "User", prepare=_call_on_user_ada("draftSave", set={"subject": "x"})
+    ),
+    "messageImport": AuditLogExpectation(
+        "User",
+        prepare=_call_on_ada("messageImport", mailbox={"path": "INBOX"}, raw="Subject: x\n\nx\n"),
+    ),
     "messageUpload": AuditLogExpectation(
         "User",
         prepare=_call_on_ada("messageUpload", mailbox={"path": "INBOX"}, raw="Subject: x\n\nx\n"),
