@@ -43,7 +43,6 @@ from graph.messages import (
     import_mutations,
     labels,
     threads,
-    upload_mutations,
 )
 from graph.messages import mutations as message_mutations
 from graph.messages import trace as message_trace
@@ -148,7 +147,6 @@ Mutation = merge_types(
         saved_searches.SavedSearchMutation,
         threads.ThreadMutation,
         forward_mutations.MessageRedirectMutation,
-        upload_mutations.MessageUploadMutation,
         import_mutations.MessageImportMutation,
         draft_mutations.DraftMutation,
         deleted_messages.ArchiveMutation,

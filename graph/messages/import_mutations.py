@@ -23,8 +23,8 @@ from graph.types.references import (
 from graph.types.scalars import Upload, validate_custom_data
 from models.errors import NotFound
 from models.users.roles import Scope
-from resolvers.messages import upload
-from resolvers.messages.upload import NewMessage
+from resolvers.messages import message_import
+from resolvers.messages.message_import import NewMessage
 
 
 @strawberry.input(description="Input of messageImport: a complete message, and where it is stored.")
@@ -86,16 +86,16 @@ class MessageImportMutation:
             is_seen=input.seen,
             is_flagged=input.flagged,
             is_draft=input.draft,
-            keywords=upload.validated_keywords(input.keywords),
+            keywords=message_import.validated_keywords(input.keywords),
             received_at=value_or_none(input.received_at),
             public_metadata=validate_custom_data(input.metadata, "metadata"),
             replaced_draft_id=await _replaced_draft_id(info, input.replaces or None),
         )
         if input.users:
             users = user_selector_from_selection(input.users)
-            rows, _ = await upload.store_for_users(info.context, new_message, users)
+            rows = await message_import.store_for_users(info.context, new_message, users)
         else:
-            row = (await upload.store_message(info.context, new_message)).message
+            row = await message_import.store_message(info.context, new_message)
             rows = [row] if row else []
         return MessagesPayload(messages=[Message.from_row(row) for row in rows])
 

@@ -21,7 +21,6 @@ from resolvers.context import Context
 from resolvers.submission import attachments, file_attachments, identities
 from resolvers.submission.attachments import (
     AttachmentBudget,
-    AttachmentSelection,
     UploadedAttachment,
 )
 from resolvers.submission.file_attachments import StoredFileAttachment
@@ -76,11 +75,10 @@ class MessageFields:
 
 @dataclass(frozen=True, slots=True)
 class PreviousDraft:
-    """An earlier version of a draft with all columns, and its attachments to keep."""
+    """An earlier version of a draft with all columns, and the attachments to remove."""
 
     message: StoredMessage
-    kept_attachments: AttachmentSelection | None = None  # None: all, unless new ones are given
-    removed_numbers: Collection[int] | None = None  # all other attachments are kept
+    removed_numbers: Collection[int] = ()  # of attachments; all others are kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,29 +297,16 @@ async def _copy_kept_attachments(
 
     Images stay if the new HTML shows them and no new attachment has their Content-ID.
     """
-    message, path = previous.message, ["keepAttachments"]
-    copies_referenced = fields.reference is not None and fields.reference.attachments is not None
+    message, path = previous.message, ["attachments"]
     new_content_ids = {file.content_id for file in fields.attachments or ()}
-    kept_numbers = {
+    kept_numbers = [
         number
         for number, each in enumerate(message.row.attachments)
-        if each["inline"]
-        and each["content_id"] not in new_content_ids
-        and _html_shows_content_id(each["content_id"], fields.html)
-    }
-    if previous.removed_numbers is not None:
-        everything = AttachmentSelection(all_unrelated=True)
-        kept_numbers |= set(attachments.attachment_numbers(message, everything, path))
-        kept_numbers -= set(previous.removed_numbers)
-    elif previous.kept_attachments is not None:
-        kept_numbers |= set(
-            attachments.attachment_numbers(message, previous.kept_attachments, path)
-        )
-    elif fields.attachments is None and not copies_referenced:
-        kept_numbers |= set(
-            attachments.attachment_numbers(message, AttachmentSelection(all_unrelated=True), path)
-        )
-    return await attachments.copy_attachments(message, sorted(kept_numbers), budget, path)
+        if number not in previous.removed_numbers
+        and not (each["inline"] and each["content_id"] in new_content_ids)
+        and (not each["inline"] or _html_shows_content_id(each["content_id"], fields.html))
+    ]
+    return await attachments.copy_attachments(message, kept_numbers, budget, path)
 
 
 def _html_shows_content_id(content_id: str | None, html: str | None) -> bool:

@@ -5,20 +5,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from sqlalchemy import select
-from sqlmodel import col
-
 from mail.compose import message_builder
 from mail.compose.message_builder import OutgoingFile
 from mail.mime.header_encoding import NamedAddress
-from mail.storage import message_content, openpgp_encryption
-from mail.storage.blobs.blob_writer import BlobRowDeleted
+from mail.storage import openpgp_encryption
 from mail.storage.draft_replacement import EarlierDraft
 from mail.storage.message_content import StoredMessage
 from mail.storage.message_insert import MessagePlacement
-from mail.storage.received_messages import parse_storable_message, store_blobs
+from mail.storage.received_messages import parse_storable_message
 from models.errors import (
-    Conflict,
     ErrorCollector,
     Forbidden,
     InvalidInput,
@@ -30,8 +25,7 @@ from models.errors import (
 )
 from models.mailboxes.shares import Rights, ShareRight
 from models.mailboxes.tables import SpecialUse
-from models.messages.tables import Message
-from models.store.columns import ColumnRow, select_columns
+from models.store.columns import ColumnRow
 from resolvers.access import require_user_id
 from resolvers.admin import audit_log
 from resolvers.context import Context
@@ -39,8 +33,8 @@ from resolvers.mailboxes import rights as mailbox_rights
 from resolvers.mailboxes.loaders import MailboxSelector, require_own_or_shared_mailbox
 from resolvers.mailboxes.owners import load_managed_mail_owners
 from resolvers.messages import loaders as message_loaders
-from resolvers.messages import upload
-from resolvers.messages.loaders import is_not_deleted_sql
+from resolvers.messages import message_import
+from resolvers.messages.message_import import MessageInsert
 from resolvers.submission import composition, draft_content, file_attachments, reply_references
 from resolvers.submission.attachments import UploadedAttachment
 from resolvers.submission.composition import (
@@ -193,22 +187,14 @@ async def _find_draft(ctx: Context, request: DraftSaveRequest) -> PreviousDraft 
         if removed:
             raise NotFound(str(removed[0][0]), path=[*_REMOVED_PATH, "0"])
         return None
-    statement = select(*select_columns(Message)).where(
-        col(Message.user_id) == require_user_id(ctx),
-        is_not_deleted_sql(),
-        col(Message.id) == request.draft_id,
-    )
-    found = next(iter(await ctx.read(statement)), None)
-    row = require_found(found, str(request.draft_id), path=DRAFT_PATH)
-    if not row.draft:
-        raise Conflict("the message is not a draft", path=DRAFT_PATH)
+    message = await message_import.open_own_draft(ctx, request.draft_id, DRAFT_PATH)
+    row = message.row
     since = request.unchanged_since_modseq
     if since is not None and row.modseq > since:
         raise StaleObject(current_modseq=row.modseq, path=["ifUnchangedSince"])
     for index, (message_id, number) in enumerate(removed):
         if message_id != row.id or number >= len(row.attachments):
             raise NotFound(str(message_id), path=[*_REMOVED_PATH, str(index)])
-    (message,) = await message_content.open_messages_unlogged(ctx.environment, [row], ctx.read)
     return PreviousDraft(message, removed_numbers=frozenset(number for _, number in removed))
 
 
@@ -282,7 +268,7 @@ async def _compose(
             [file.file_id for file in changes.added_files],
             frozenset(
                 previous.message.row.attachments[number]["sha256"]
-                for number in previous.removed_numbers or ()
+                for number in previous.removed_numbers
             )
             if previous
             else frozenset(),
@@ -310,7 +296,7 @@ def _path_in_patch(path: list[str], kept_attachment_count: int) -> list[str]:
     match path:
         case ["attachments", number, *rest] if number.isdecimal():
             return [*_ADDED_PATH, str(int(number) - kept_attachment_count), *rest]
-        case ["attachments" | "keepAttachments", *rest]:
+        case ["attachments", *rest]:
             return [*_ADDED_PATH, *rest]
         case ["addFiles", number, "file"]:
             return ["set", "addFiles", number, "id"]
@@ -331,7 +317,8 @@ async def _merge_with_stored_draft(
     stored_sender = await _stored_sender(ctx, account, stored)
     if _SENDER_FIELDS & values.keys():
         values = {"from_": None, **values}
-        if stored.reply_to == (stored_sender.reply_to if stored_sender else ()):
+        default_reply_to = stored_sender.reply_to if stored_sender else ()
+        if _addresses(stored.reply_to) == _addresses(default_reply_to):
             values.setdefault("reply_to", None)
         if stored_sender:
             values.setdefault("bcc", _without_addresses(stored.bcc, stored_sender.always_bcc))
@@ -362,6 +349,10 @@ async def _stored_sender(
         return SenderFields(stored.from_, ())
 
 
+def _addresses(people: Sequence[NamedAddress] | None) -> list[str]:
+    return [person.address.casefold() for person in people or ()]
+
+
 def _without_addresses(
     people: Sequence[NamedAddress], addresses: Sequence[str]
 ) -> list[NamedAddress]:
@@ -387,8 +378,8 @@ async def _build_with_stored_body(
 async def _earlier_draft(
     ctx: Context, changes: DraftChanges, previous: PreviousDraft
 ) -> EarlierDraft:
-    earlier = await upload.draft_to_replace(ctx, previous.message)
-    return replace(earlier, input_path=DRAFT_PATH, clears_metadata=changes.clears_metadata)
+    earlier = await message_import.draft_to_replace(ctx, previous.message, DRAFT_PATH)
+    return replace(earlier, clears_metadata=changes.clears_metadata)
 
 
 def _placement(
@@ -424,15 +415,7 @@ async def _store(ctx: Context, account: ColumnRow, composed: _ComposedDraft) -> 
         message = await openpgp_encryption.encrypt_if_required(
             ctx.environment, composed.raw, message, owner, mailbox
         )
-    destination = (composed.placement, composed.earlier)
-    blobs = await store_blobs(ctx.environment, owner.tenant_id, message)
-    try:
-        inserted = await upload.insert_or_replace_draft(
-            ctx, message, blobs, destination, composed.files
-        )
-    except BlobRowDeleted:
-        blobs = await store_blobs(ctx.environment, owner.tenant_id, message, store_again=True)
-        inserted = await upload.insert_or_replace_draft(
-            ctx, message, blobs, destination, composed.files
-        )
-    return inserted.message_id
+    insert = MessageInsert(
+        message, owner.tenant_id, composed.placement, composed.earlier, composed.files
+    )
+    return await message_import.insert_or_replace_draft(ctx, insert)

@@ -96,9 +96,9 @@ async def test_posted_message_is_stored_unchanged(ada: GraphQLClient) -> None:
     ("query", "flags"),
     [
         ("", (True, False, False)),
-        ("?unseen=true", (False, False, False)),
-        ("?unseen=0&flagged=1&draft=yes", (True, True, True)),
-        ("?flagged=TRUE&unseen=no", (True, True, False)),
+        ("?seen=false", (False, False, False)),
+        ("?seen=1&flagged=1&draft=yes", (True, True, True)),
+        ("?flagged=TRUE&seen=yes", (True, True, False)),
     ],
 )
 async def test_query_parameters_set_flags(

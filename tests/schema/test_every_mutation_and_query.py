@@ -214,7 +214,7 @@ FIELDS_THAT_DIFFER = {  # fields with random values, and a log that a dry run do
     "messageSend": RANDOM_FIELDS,
     "draftSend": RANDOM_FIELDS,
     "draftSave": {"boundary"},
-    "messageUpload": {"boundary"},
+    "messageImport": RANDOM_FIELDS,
     "quarantineRelease": RANDOM_FIELDS,
     "routeTest": {"log"},
 }

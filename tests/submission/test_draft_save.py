@@ -181,7 +181,8 @@ async def test_saved_reply_keeps_source_and_its_attachments(ada: GraphQLClient) 
     message_id = global_ids.encode("Message", (await deliver_to(ada, raw)).message_id)
     source = {"message": {"id": message_id}, "action": "REPLY", "attachments": {"all": True}}
     draft = await create_draft(ada, source=source)
-    for arguments in ({"subject": "Re: Plans"}, {"text": "Yes."}, {"cc": []}):
+    patches: list[dict[str, Any]] = [{"subject": "Re: Plans"}, {"text": "Yes."}, {"cc": []}]
+    for arguments in patches:
         answer = await save_draft(ada, draft={"id": draft["id"]}, **arguments)
         current = answer["message"]
         assert [name for name, *_ in await load_attached_files(ada, answer)] == ["p.csv"]

@@ -329,15 +329,11 @@ AUDIT_LOG_EXPECTATIONS: dict[str, AuditLogExpectation] = {
     ),
     "messageTierMove": AuditLogExpectation("User", after=("messages",)),
     "draftSave": AuditLogExpectation(
-        "User", prepare=_call_on_user_ada("draftSave", set={"subject": "x"})
+        "User", prepare=_call_on_account_of_ada("draftSave", set={"subject": "x"})
     ),
     "messageImport": AuditLogExpectation(
         "User",
         prepare=_call_on_ada("messageImport", mailbox={"path": "INBOX"}, raw="Subject: x\n\nx\n"),
-    ),
-    "messageUpload": AuditLogExpectation(
-        "User",
-        prepare=_call_on_ada("messageUpload", mailbox={"path": "INBOX"}, raw="Subject: x\n\nx\n"),
     ),
     "messageUpdate": AuditLogExpectation(
         "User",

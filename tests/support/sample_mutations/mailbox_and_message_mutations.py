@@ -278,20 +278,6 @@ async def draft_save(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
 
 
 @register_call
-async def message_upload(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
-    file = {"content": "eA==", "filename": "a.txt"}
-    draft_input = {"mailbox": {"specialUse": "DRAFTS"}, "draft": True, "attachments": [file]}
-    payload = await MutationCall("messageUpload", draft_input, "message { id }")(ada)
-    replacement = {
-        "replaces": {"id": payload["message"]["id"]},
-        "mailbox": {"path": "INBOX"},
-    }
-    input_fields = {**replacement, "subject": "Mine", "to": [{"address": "carol"}]}
-    selection = "message { subject attachments { filename } } replaced warnings { path }"
-    return MutationCall("messageUpload", input_fields, selection)
-
-
-@register_call
 async def draft_send(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
     draft_input = {"set": {"text": "Hi.", "to": [{"address": "carol@example.com"}]}}
     payload = await MutationCall("draftSave", draft_input, "message { id }")(ada)
