@@ -173,14 +173,14 @@ class PushQuery:
         return await web_push.get_or_create_public_key(info.context.environment)
 
 
-WRITE_GUARD: dict[str, Any] = {"scope": Scope.FULL, "user_permission": UserPermission.PUSHOVER}
+WRITE_GUARD: dict[str, Any] = {"scope": Scope.FULL, "user_permission": UserPermission.PUSH_CHANNELS}
 
 
 @strawberry.type
 class PushMutation:
     @mutation(
         "Makes or changes channels: one for each user and kind. Of others it needs the "
-        "permissions PUSHOVER and IMPERSONATE, and is in their security log.",
+        "permissions PUSH_CHANNELS and IMPERSONATE, and is in their security log.",
         **WRITE_GUARD,
     )
     async def push_channel_set(self, info: Info, input: PushChannelSetInput) -> PushChannelsPayload:

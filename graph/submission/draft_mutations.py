@@ -14,11 +14,11 @@ from graph.submission.compose_inputs import (
     AttachmentInput,
     HeaderInput,
     MailAddressInput,
-    ReferenceInput,
+    MessageRelationInput,
     attachments_from_inputs,
     named_address,
     named_addresses,
-    resolve_reference,
+    resolve_source,
 )
 from graph.submission.references import IdentityRef
 from graph.types.errors import MutationPayload, Options, Warning, attribute_field  # noqa: A004 - the outline's word
@@ -171,7 +171,7 @@ class DraftSaveInput(Options):
         "mailbox with the role DRAFTS.",
         default=UNSET,
     )
-    source: ReferenceInput | None = attribute_field(
+    source: MessageRelationInput | None = attribute_field(
         "The message that a new draft answers or forwards. Refused for an existing draft, which "
         "keeps its source.",
         default=UNSET,
@@ -210,7 +210,7 @@ class DraftMutation:
             input.set.to_changes(problems),
             await _draft_id(info, input.draft or None, user_id),
             mailbox_selector_from_ref(mailbox) if mailbox else None,
-            await resolve_reference(info, input.source, "source") if input.source else None,
+            await resolve_source(info, input.source) if input.source else None,
             since,
         )
         user = user_selector_from_ref(input.user, path="user") if input.user else None

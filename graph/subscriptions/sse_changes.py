@@ -16,8 +16,9 @@ from graph.http.http_errors import (
 )
 from graph.http.rate_budgets import payer_key
 from graph.http.upload_body import UploadService
+from graph.subscriptions.result_pulling import pull_results
 from graph.subscriptions.result_stream import StreamResult
-from graph.subscriptions.shared_subscriptions import SubscriptionGroups, pull_results
+from graph.subscriptions.shared_subscriptions import SubscriptionGroups
 from graph.subscriptions.sse import (
     EVENT_STREAM_HEADERS,
     ConnectionWatch,
@@ -34,7 +35,7 @@ from resolvers.context import GuardRule
 from resolvers.users import loaders as user_loaders
 
 RULE = GuardRule(role=Role.USER, scope=Scopes.MAIL_READ)
-CHANGE_FIELDS = """{ cursor events { cursor kind at origin
+CHANGE_FIELDS = """{ cursor events { cursor type at origin
   ... on MailboxChange { folder: mailboxId path oldPath modseq
     mailbox { messageCount unseenCount } }
   ... on MessageChange { messageId mailboxId uid fromMailboxId fromUid flags modseq }

@@ -20,13 +20,14 @@ from mail.queue.dsn_requests import DELIVERED_STATES, FAILED_STATES
 from mail.queue.dsn_writer import report_from_results
 from mail.queue.enqueue import SubmissionOwner, build_submission_and_insert_blobs, enqueue
 from mail.storage.blobs.blob_writer import StoredMessageBlobs
-from mail.storage.message_insert import MessagePlacement, StorableMessage, insert_message
+from mail.storage.message_insert import MessagePlacement, insert_message
 from mail.storage.received_messages import (
     parse_storable_message,
     store_all_blobs_and_run_transaction,
 )
+from mail.storage.storable_message import StorableMessage
 from models.errors import InvalidInput, OverQuota
-from models.events.journal import ChangeKind, JournalEntry
+from models.events.journal import EventType, JournalEntry
 from models.mailboxes.tables import Mailbox, SpecialUse
 from models.observability import metrics
 from models.queue.tables import NORMAL_RANK, DeliveryState, QueueEntry
@@ -390,7 +391,7 @@ def refresh_submission_state(
     state = state_from_deliveries(
         [row.state for row in rows], rows[0].now, was_attempted=was_attempted
     )
-    entry = JournalEntry(ChangeKind.SUBMISSION_CHANGED, [submission_id], {"state": state.value})
+    entry = JournalEntry(EventType.SUBMISSION_CHANGED, [submission_id], {"state": state.value})
     _, journal_statements = transaction.lock_stream_and_plan_entry_statements(
         stream, [entry], at=changed_at
     )

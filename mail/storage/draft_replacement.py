@@ -17,16 +17,16 @@ from mail.storage.blobs.blob_writer import (
     insert_blob_rows,
     reference_statements,
 )
+from mail.storage.message_columns import content_columns
 from mail.storage.message_flags import MAX_KEYWORDS, imap_flags
 from mail.storage.message_insert import (
     InsertedMessage,
     MessagePlacement,
-    StorableMessage,
-    content_columns,
     count_messages_and_take_uids,
     quota_error,
-    reference_columns,
+    source_columns,
 )
+from mail.storage.storable_message import StorableMessage
 from mail.storage.thread_assignment import (
     delete_empty_threads_statement,
     new_thread_insert,
@@ -35,7 +35,7 @@ from mail.storage.thread_assignment import (
 from mail.text.storable_text import make_storable
 from models.admin.legal_holds import CopyOrigin
 from models.errors import Conflict, StaleObject
-from models.events.journal import ChangeKind, JournalEntry
+from models.events.journal import EventType, JournalEntry
 from models.events.wakeups import UNINDEXED
 from models.files.blobs import MessageBlob
 from models.mailboxes.tables import Mailbox
@@ -158,7 +158,7 @@ def replace_message(
         "public_metadata": row.public_metadata
         if placement.public_metadata is None and not earlier.clears_metadata
         else placement.public_metadata,
-        **(reference_columns(placement) if placement.reference else {}),
+        **(source_columns(placement) if placement.source else {}),
     }
     _update_message(transaction, row.id, values, list(blobs.values()))
     if thread_id != row.thread_id:
@@ -225,7 +225,7 @@ def _replacement_entry(
         "fromUid": [earlier_row.uid],
         "flags": [imap_flags(values)],
     }
-    return JournalEntry(ChangeKind.MESSAGE_UPDATED, [earlier_row.id], facts, placement.origin)
+    return JournalEntry(EventType.MESSAGE_UPDATED, [earlier_row.id], facts, placement.origin)
 
 
 def _add_to_quota(

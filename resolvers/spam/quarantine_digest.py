@@ -16,17 +16,13 @@ from mail.compose.message_builder import CustomHeader, MessageDraft
 from mail.delivery.quarantine import NOTIFICATION_TASK
 from mail.mime.header_encoding import NamedAddress
 from mail.storage.blobs.blob_writer import StoredMessageBlobs
-from mail.storage.message_insert import (
-    InsertKind,
-    MessagePlacement,
-    StorableMessage,
-    insert_message,
-)
+from mail.storage.message_insert import InsertKind, MessagePlacement, insert_message
 from mail.storage.received_messages import parse_storable_message, store_blobs
+from mail.storage.storable_message import StorableMessage
 from mail.text.languages import text_in_language
 from models.addresses.tables import Address
 from models.errors import NotFound
-from models.events.journal import ChangeKind
+from models.events.journal import EventType
 from models.mailboxes.tables import Mailbox, SpecialUse
 from models.runtime.environment import Environment
 from models.spam.quarantine import QuarantineItem
@@ -103,7 +99,7 @@ async def insert_digest(
     if not ids:  # all items were released or deleted in the meantime
         return TaskStepResult({})
     await ctx.record_change(
-        session, require_user_id(ctx), ChangeKind.QUARANTINE_CHANGED, ids, did="notified"
+        session, require_user_id(ctx), EventType.QUARANTINE_CHANGED, ids, did="notified"
     )
     insert_digest_message = partial(
         insert_message,

@@ -25,10 +25,10 @@ from resolvers.submission.attachments import (
 )
 from resolvers.submission.file_attachments import StoredFileAttachment
 from resolvers.submission.identities import SenderIdentity
-from resolvers.submission.reply_references import (
+from resolvers.submission.message_source import (
     InheritedContent,
-    Reference,
-    ReferenceQuote,
+    MessageSource,
+    QuotePosition,
     read_inherited_content,
 )
 from resolvers.submission.sender_authorization import authorize_sender, read_main_address
@@ -69,7 +69,7 @@ class MessageFields:
     headers: Sequence[CustomHeader] = ()
     attachments: Sequence[OutgoingFile | UploadedAttachment] | None = None
     priority: Priority = Priority.NORMAL
-    reference: Reference | None = None
+    source: MessageSource | None = None
     files: Sequence[StoredFileAttachment] = ()
 
 
@@ -214,8 +214,8 @@ async def compose_draft(
 def _add_inherited_content(fields: MessageFields, inherited: InheritedContent) -> MessageFields:
     """Return the fields, with recipients, subject and quote of the referenced message added."""
     text, html = fields.text, fields.html
-    if inherited.quote and fields.reference:
-        is_quote_above = fields.reference.quote is ReferenceQuote.ABOVE
+    if inherited.quote and fields.source:
+        is_quote_above = fields.source.quote is QuotePosition.ABOVE
         text, html = reply_quote.combine_with_quote(
             text, html, inherited.quote, quote_above=is_quote_above
         )
@@ -230,17 +230,17 @@ def _add_inherited_content(fields: MessageFields, inherited: InheritedContent) -
     )
 
 
-async def add_referenced_content(ctx: Context, fields: MessageFields) -> MessageFields:
+async def add_source_content(ctx: Context, fields: MessageFields) -> MessageFields:
     """Return the fields, with recipients, subject and quote of the referenced message.
 
     Attachments are not copied. Raises NotFound if the viewer has no such message.
     """
-    if not fields.reference:
+    if not fields.source:
         return fields
     return _add_inherited_content(
         fields,
         await read_inherited_content(
-            ctx, fields.reference, AttachmentBudget(ctx.environment.options.message_max_size)
+            ctx, fields.source, AttachmentBudget(ctx.environment.options.message_max_size)
         ),
     )
 
@@ -282,8 +282,8 @@ async def _read_inherited_content(
     ctx: Context, fields: MessageFields, basis: DraftBasis, budget: AttachmentBudget
 ) -> InheritedContent:
     """Read what the draft takes from the referenced message, or took when it was saved earlier."""
-    if fields.reference:
-        return await read_inherited_content(ctx, fields.reference, budget)
+    if fields.source:
+        return await read_inherited_content(ctx, fields.source, budget)
     if not basis.previous:
         return InheritedContent("")
     row = basis.previous.message.row

@@ -35,7 +35,7 @@ from resolvers.mailboxes.owners import load_managed_mail_owners
 from resolvers.messages import loaders as message_loaders
 from resolvers.messages import message_import
 from resolvers.messages.message_import import MessageInsert
-from resolvers.submission import composition, draft_content, file_attachments, reply_references
+from resolvers.submission import composition, draft_content, file_attachments, message_source
 from resolvers.submission.attachments import UploadedAttachment
 from resolvers.submission.composition import (
     DraftBasis,
@@ -44,7 +44,7 @@ from resolvers.submission.composition import (
     SenderFields,
 )
 from resolvers.submission.file_attachments import DraftFileChanges, StoredFileAttachment
-from resolvers.submission.reply_references import Reference
+from resolvers.submission.message_source import MessageSource
 from resolvers.submission.send_on_behalf import context_as_user
 from resolvers.users.selection import UserSelector
 
@@ -93,7 +93,7 @@ class DraftSaveRequest:
     changes: DraftChanges
     draft_id: int | None = None
     mailbox: MailboxSelector | None = None  # None: the draft's own, or Drafts for a new one
-    source: Reference | None = None  # the message that a new draft answers or forwards
+    source: MessageSource | None = None  # the message that a new draft answers or forwards
     unchanged_since_modseq: int | None = None
 
 
@@ -242,7 +242,7 @@ async def _compose(
         fields = MessageFields(
             **changes.fields,
             attachments=changes.added_attachments,
-            reference=request.source,
+            source=request.source,
             files=changes.added_files,
         )
         sender = await composition.resolve_sender_fields(ctx, account, fields)
@@ -300,8 +300,6 @@ def _path_in_patch(path: list[str], kept_attachment_count: int) -> list[str]:
             return [*_ADDED_PATH, *rest]
         case ["addFiles", number, "file"]:
             return ["set", "addFiles", number, "id"]
-        case ["reference", *rest]:
-            return ["source", *rest]
     return path
 
 
@@ -399,7 +397,7 @@ def _placement(
         seen=is_seen and ShareRight.SEEN in share_rights,
         draft=can_write,
         public_metadata=request.changes.public_metadata if can_write else None,
-        reference=reply_references.reference_columns(request.source),
+        source=message_source.source_columns(request.source),
         origin=ctx.origin,
     )
 

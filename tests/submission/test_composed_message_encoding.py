@@ -182,7 +182,7 @@ async def test_reply_draft_joins_the_thread(ada: GraphQLClient, bob: GraphQLClie
     message_id = global_ids.encode(
         "Message", (await deliver_to(ada, raw_message("Plans"))).message_id
     )
-    reference = {"message": {"id": message_id}, "action": "REPLY"}
+    reference = {"message": {"id": message_id}, "relation": "REPLY"}
     answer = await save_draft(ada, source=reference, text="Yes.")
     message = await parse_stored_message(ada, answer)
     assert answer["message"]["flags"] == ["\\Seen", "\\Draft"]

@@ -21,7 +21,7 @@ from mail.storage.blobs.object_stores import FolderStore
 from mail.storage.draft_replacement import EarlierDraft
 from mail.storage.message_insert import MessagePlacement
 from models.errors import Conflict, StaleObject
-from models.events.journal import ChangeKind
+from models.events.journal import EventType
 from models.runtime.environment import Environment
 from models.users.tables import User
 from resolvers.mailboxes import loaders as mailbox_loaders
@@ -92,7 +92,7 @@ async def test_saved_draft_keeps_id_and_unchanged_fields(
     message = await parse_stored_message(ada, answer)
     assert (str(message["Subject"]), message["To"]) == ("Geese", "carol@example.net")
     assert str(message["Date"]) == "Tue, 01 Jan 2030 00:01:00 +0000"
-    expected_journal = [(ChangeKind.MESSAGE_UPDATED, [global_ids.decode("Message", draft["id"])])]
+    expected_journal = [(EventType.MESSAGE_UPDATED, [global_ids.decode("Message", draft["id"])])]
     assert await load_journal_entries(environment, ada.user.id, before) == expected_journal
     drafts = await ada.load_mailbox("Drafts")
     assert (drafts.total, drafts.unseen, drafts.size, drafts.uid_next) == (
@@ -179,7 +179,7 @@ async def test_saved_reply_keeps_source_and_its_attachments(ada: GraphQLClient) 
         b"Content-Type: text/csv\r\nContent-Disposition: attachment; filename=p.csv\r\n\r\n1;2\r\n"
     )
     message_id = global_ids.encode("Message", (await deliver_to(ada, raw)).message_id)
-    source = {"message": {"id": message_id}, "action": "REPLY", "attachments": {"all": True}}
+    source = {"message": {"id": message_id}, "relation": "REPLY", "attachments": {"all": True}}
     draft = await create_draft(ada, source=source)
     patches: list[dict[str, Any]] = [{"subject": "Re: Plans"}, {"text": "Yes."}, {"cc": []}]
     for arguments in patches:
@@ -203,7 +203,7 @@ async def test_draft_joins_and_leaves_thread_by_subject(
     message_id = global_ids.encode(
         "Message", (await deliver_to(ada, raw_message("Plans"))).message_id
     )
-    source = {"message": {"id": message_id}, "action": "REPLY"}
+    source = {"message": {"id": message_id}, "relation": "REPLY"}
     joined = await create_draft(ada, subject="Plans", source=source)
     assert (joined["thread"]["subject"], joined["thread"]["messageCount"]) == ("Plans", 2)
     assert len(await select_rows(environment, "SELECT id FROM threads")) == 1
@@ -546,7 +546,7 @@ async def test_attached_message_stays_a_message(ada: GraphQLClient) -> None:
     message_id = global_ids.encode(
         "Message", (await deliver_to(ada, raw_message("Plans"))).message_id
     )
-    source = {"message": {"id": message_id}, "action": "FORWARD", "includeMessage": True}
+    source = {"message": {"id": message_id}, "relation": "FORWARD", "includeMessage": True}
     draft = await create_draft(ada, source=source)
     for text in ("one", "two"):
         answer = await save_draft(ada, draft={"id": draft["id"]}, text=text)
