@@ -46,7 +46,7 @@ from resolvers.domains import listing as domain_listing
 from resolvers.domains import loaders as domain_loaders
 from resolvers.domains.dns_records import DnsRecordsKey
 from resolvers.domains.listing import DomainMembersPageKey
-from resolvers.domains.loaders import DomainConditions
+from resolvers.domains.loaders import DomainConditions, DomainOrder
 from resolvers.queue import rate_limits
 from resolvers.routing import loaders as routing_loaders
 from resolvers.spam import sender_rules
@@ -416,11 +416,12 @@ class DomainQuery:
         (row,) = await domain_loaders.load_administered_domains_by_id(info.context, [ref.id])
         return Domain.from_row_or_none(row)
 
-    @query("Those the viewer administers, by name.", scope=Scope.READ, **DOMAIN_ADMIN_GUARD)
+    @query("Lists the domains that the viewer administers.", scope=Scope.READ, **DOMAIN_ADMIN_GUARD)
     async def domains(
         self,
         info: Info,
         filter: DomainFilter | None = UNSET,
+        order_by: DomainOrder = DomainOrder.NAME_ASC,
         first: int | None = UNSET,
         after: str | None = UNSET,
         last: int | None = UNSET,
@@ -428,16 +429,17 @@ class DomainQuery:
     ) -> Connection[Domain]:
         conditions = await filter.resolve_conditions(info) if filter else DomainConditions()
         list_ordering = ordering_name(
-            "domain", None if conditions == DomainConditions() else conditions
+            f"domains-{order_by}", None if conditions == DomainConditions() else conditions
         )
+        list_order = domain_loaders.LIST_ORDERS[order_by]
         requested_page = page_request(list_ordering, first, after, last, before)
         return await connection_of_page(
             info,
             Domain,
             await domain_loaders.read_domain_page(
-                info.context, conditions, requested_page, selected_columns(info, Domain)
+                info.context, conditions, requested_page, selected_columns(info, Domain), order_by
             ),
-            lambda row: Cursor(requested_page.ordering, row.name, row.id),
+            lambda row: list_order.cursor_of_row(row, list_ordering),
             lambda: domain_loaders.count_domains(info.context, conditions),
         )
 
