@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from graph.types import global_ids
-from models.events.journal import ChangeKind
+from models.events.journal import EventType
 from models.runtime.environment import Environment
 from resolvers.auth import security_log
 from resolvers.auth.security_log import NewSecurityEvent
@@ -23,7 +23,7 @@ from tests.support.servers.live_server import (
 )
 
 NOTIFICATIONS_SUBSCRIPTION = """subscription ($after: Cursor) {
-  notifications(after: $after) { kind title text at cursor hasMore message { id subject } } }"""
+  notifications(after: $after) { type title text at cursor hasMore message { id subject } } }"""
 CURSOR_QUERY = "{ viewer { user { cursor } } }"
 
 
@@ -54,7 +54,7 @@ async def test_new_mail_notifies_only_its_owner(
     await wait_until(lambda: ada_follower.payloads)
     (notification,) = received_notifications(ada_follower)
     message_id = global_ids.encode("Message", message.message_id)
-    assert (notification["kind"], notification["title"], notification["text"]) == (
+    assert (notification["type"], notification["title"], notification["text"]) == (
         "message.received",
         "Carol",
         "Hello",
@@ -99,7 +99,7 @@ async def test_subscription_continues_after_cursor_without_gaps(
         ada, NOTIFICATIONS_SUBSCRIPTION, after=stream_cursor(ada, 10_000)
     )
     await wait_until(lambda: resync_follower.payloads)
-    assert [notification["kind"] for notification in received_notifications(resync_follower)] == [
+    assert [notification["type"] for notification in received_notifications(resync_follower)] == [
         "resync"
     ]
     await resync_follower.unsubscribe()
@@ -125,10 +125,10 @@ async def test_limits_sign_ins_and_bounces_are_notified(
         "resetsAt": None,
     }  # fmt: skip
     user_id = ada.user.id
-    await record_journal_entry(ada, ChangeKind.LIMIT_REACHED, [user_id], **limit_facts)
+    await record_journal_entry(ada, EventType.LIMIT_REACHED, [user_id], **limit_facts)
     await record_journal_entry(
         ada,
-        ChangeKind.LIMIT_REACHED,
+        EventType.LIMIT_REACHED,
         [user_id],
         **{**limit_facts, "level": "FULL", "refused": True},
     )
@@ -141,12 +141,12 @@ async def test_limits_sign_ins_and_bounces_are_notified(
         await security_log.log_event_separately(
             client_context(ada), NewSecurityEvent(action, user_id, result, protocol="IMAP")
         )
-    await record_journal_entry(ada, ChangeKind.SUBMISSION_CHANGED, [7], state="SENT")
-    await record_journal_entry(ada, ChangeKind.SUBMISSION_CHANGED, [7], state="FAILED")
+    await record_journal_entry(ada, EventType.SUBMISSION_CHANGED, [7], state="SENT")
+    await record_journal_entry(ada, EventType.SUBMISSION_CHANGED, [7], state="FAILED")
     follower = await live_server.follow(ada, NOTIFICATIONS_SUBSCRIPTION, after=start)
     await wait_until(lambda: len(follower.payloads) == 6)
     assert [
-        (notification["kind"], notification["title"])
+        (notification["type"], notification["title"])
         for notification in received_notifications(follower)
     ] == [
         ("limit.reached", "Storage: used up to 81 %"),
