@@ -61,7 +61,9 @@ from resolvers.submission.message_source import MessageRelationKind, QuotePositi
 from resolvers.users.listing import UserOrder
 
 strawberry.enum(AddressKind, description="What happens to mail for an address.")
-strawberry.enum(AppPasswordScope, description="What an application password may be good for.")
+strawberry.enum(
+    AppPasswordScope, description="A protocol or right that an application password can have."
+)
 strawberry.enum(AttachmentDisposition, description="Disposition of a MIME part (RFC 2183).")
 strawberry.enum(
     AuthenticationResultCode, description="Result of an authentication method (RFC 8601)."
@@ -69,7 +71,7 @@ strawberry.enum(
 strawberry.enum(CalendarMethod, description="iTIP method of a calendar (RFC 5546).")
 strawberry.enum(CopyOrigin, description="How a message came to be copied.")
 strawberry.enum(BccDirection, description="Whose mail is copied.")
-strawberry.enum(Ceremony, name="WebauthnCeremony", description="What a challenge is for.")
+strawberry.enum(Ceremony, name="WebauthnCeremony", description="Purpose of a WebAuthn challenge.")
 strawberry.enum(EventType, description="What happened. New kinds may come: have a default.")
 strawberry.enum(SubaddressAction, description="What becomes of mail to an address with a label.")
 strawberry.enum(DeliveryState, description="How far a delivery to one recipient has come.")
@@ -138,7 +140,7 @@ strawberry.enum(
 )
 strawberry.enum(TaskState, description="Where a task stands.")
 strawberry.enum(TlsPolicyLevel, description="How much encryption the way to a destination has.")
-strawberry.enum(TwoFactorMethod, description="How a second factor is proved.")
+strawberry.enum(TwoFactorMethod, description="Method by which a second factor is proved.")
 strawberry.enum(UsageKind, description="A counter that begins anew.")
 strawberry.enum(
     UsageLevel,
@@ -171,8 +173,12 @@ strawberry.enum(
     UserOrder, description="Order of a list of accounts. Equal ones are ordered by creation."
 )
 strawberry.enum(errors.ErrorCode, name="ErrorCode", description="Why; clients switch on it.")
-strawberry.enum(Role, description="Each includes the ones before it.")
-strawberry.enum(Scope, description="What a credential is good for.")
+strawberry.enum(
+    Role,
+    description="Role of a user or credential. Each role includes the earlier ones: PUBLIC, "
+    "USER, DOMAIN_ADMIN, ADMIN, ROOT.",
+)
+strawberry.enum(Scope, description="A right or protocol that a credential is valid for.")
 strawberry.enum(AdminPermission, description="What a DOMAIN_ADMIN may do for users of the domains.")
 strawberry.enum(UserPermission, description="What a USER may change himself.")
 strawberry.enum(QueueName, description="Where in the queue something stands.")
