@@ -19,7 +19,8 @@ from graph.types.row_mapping import NodeView, global_id_field, lazy_view_factory
 from graph.types.scalars import Duration, EmailAddress
 from models.users.roles import Scope, UserPermission
 from resolvers.auth import app_passwords, security_log
-from resolvers.auth.app_passwords import AppPasswordChanges, AppPasswordScope, NewAppPassword
+from resolvers.auth.app_password_validation import AppPasswordScope, NewAppPassword
+from resolvers.auth.app_passwords import AppPasswordChanges
 from resolvers.users import loaders as user_loaders
 
 if TYPE_CHECKING:

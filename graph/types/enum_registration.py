@@ -48,7 +48,7 @@ from models.users.tables import (
 )
 from resolvers.addresses.loaders import AddressOrder
 from resolvers.admin.audit_log import AuditLogOrder
-from resolvers.auth.app_passwords import AppPasswordScope
+from resolvers.auth.app_password_validation import AppPasswordScope
 from resolvers.auth.second_factors.second_factor_check import TwoFactorMethod
 from resolvers.auth.second_factors.webauthn import Ceremony
 from resolvers.changes.stream_reader import ResyncReason
