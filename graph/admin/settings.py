@@ -19,6 +19,7 @@ from graph.types.row_mapping import NodeView, global_id_field, selected_columns
 from models.errors import InvalidInput
 from models.store.keyset_pages import Cursor, ordering_name
 from models.users.roles import Role, Scope
+from models.validation_constraints import ValidationConstraint
 from resolvers.admin import settings as admin_settings
 from resolvers.admin.settings import CurrentSetting, SettingHistoryPageKey
 
@@ -145,7 +146,9 @@ class SettingQuery:
         search_text = (filter.query or None) if filter else None
         if search_text and len(search_text) > MAX_QUERY_LENGTH:
             raise InvalidInput(
-                f"at most {MAX_QUERY_LENGTH} characters", constraint="max", path=["filter", "query"]
+                f"at most {MAX_QUERY_LENGTH} characters",
+                constraint=ValidationConstraint.MAX,
+                path=["filter", "query"],
             )
         return [
             Setting.from_stored_setting(setting)
@@ -160,7 +163,9 @@ class SettingMutation:
     )
     async def setting_set(self, info: Info, input: SettingSetInput) -> SettingPayload:
         if input.value is UNSET:
-            raise InvalidInput("give a value", constraint="required", path=["value"])
+            raise InvalidInput(
+                "give a value", constraint=ValidationConstraint.REQUIRED, path=["value"]
+            )
         setting = await admin_settings.set_setting(info.context, input.key, input.value)
         return SettingPayload(setting=Setting.from_stored_setting(setting))
 

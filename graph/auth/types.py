@@ -32,6 +32,7 @@ from graph.types.scalars import CIDR, Duration, IPAddress
 from models.errors import ErrorCollector, InvalidInput, require_found
 from models.store.keyset_pages import Cursor
 from models.users.roles import AdminPermission, Role, Scope, UserPermission
+from models.validation_constraints import ValidationConstraint
 from resolvers.auth import (
     access_tokens,
     api_keys,
@@ -478,7 +479,7 @@ def _proof_from_input(input: AuthenticateInput) -> SecondFactorProof:
     """
     if input.webauthn and not isinstance(input.webauthn, dict):
         text = "what a key has signed is an object"
-        raise InvalidInput(text, constraint="object", path=["webauthn"])
+        raise InvalidInput(text, constraint=ValidationConstraint.OBJECT, path=["webauthn"])
     return SecondFactorProof(
         input.totp or None, cast("Mapping[str, Any] | None", input.webauthn or None)
     )
@@ -492,5 +493,7 @@ def _validated_root_field_names(info: Info, operation_names: Sequence[str]) -> l
     for index, name in enumerate(operation_names):
         if name not in known_names:
             text = "no field of Query, Mutation or Subscription"
-            raise InvalidInput(text, constraint="unknown", path=["operations"], index=index)
+            raise InvalidInput(
+                text, constraint=ValidationConstraint.UNKNOWN, path=["operations"], index=index
+            )
     return list(operation_names)

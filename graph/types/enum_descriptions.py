@@ -1,5 +1,6 @@
 """Descriptions of enum values."""
 
+from graph.types.constraint_descriptions import CONSTRAINT_DESCRIPTIONS
 from resolvers.connectors.options import OPTION_DESCRIPTIONS
 
 VALUE_DESCRIPTIONS = {
@@ -444,4 +445,5 @@ VALUE_DESCRIPTIONS = {
         "REGISTRATION": "To add a key.",
         "AUTHENTICATION": "To prove one that is there.",
     },
+    "ValidationConstraint": CONSTRAINT_DESCRIPTIONS,
 }

@@ -45,6 +45,7 @@ from models.users.tables import (
     UsageKind,
     UsageLevel,
 )
+from models.validation_constraints import ValidationConstraint
 from resolvers.auth.app_passwords import AppPasswordScope
 from resolvers.auth.second_factors.second_factor_check import TwoFactorMethod
 from resolvers.auth.second_factors.webauthn import Ceremony
@@ -145,3 +146,7 @@ strawberry.enum(UserPermission, description="What a USER may change himself.")
 strawberry.enum(QueueName, description="Where in the queue something stands.")
 strawberry.enum(Priority, description="How much its sender hurries.")
 strawberry.enum(ReferenceQuote, description="Where the message referred to is quoted.")
+strawberry.enum(
+    ValidationConstraint,
+    description="The rule that a refused input value breaks. Later versions can add values.",
+)

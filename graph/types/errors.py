@@ -10,6 +10,7 @@ from graph.types import global_ids
 from graph.types.scalars import BigInt, ByteSize, Cursor, Duration, IPAddress
 from mail.connectors.remote_server import ConnectorStage
 from models import errors
+from models.validation_constraints import ValidationConstraint
 from resolvers.auth.second_factors.second_factor_check import TwoFactorMethod
 
 
@@ -41,7 +42,7 @@ class MutationError:
 
 @strawberry.type(description="Input breaks a rule.")
 class ValidationError(MutationError, of=errors.InvalidInput):
-    constraint: str = attribute_field("Name of the rule, such as id, pattern, max.")
+    constraint: ValidationConstraint = attribute_field("The rule that the value breaks.")
     allowed_values: list[str] | None = attribute_field(
         "The values that are valid, if the rule is a list of values. Otherwise null."
     )

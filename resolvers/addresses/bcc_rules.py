@@ -25,6 +25,7 @@ from models.events.journal import PLATFORM, ChangeKind
 from models.store.columns import ColumnRow, select_columns
 from models.store.keyset_pages import Page, PageRequest
 from models.users.roles import AdminPermission, Role
+from models.validation_constraints import ValidationConstraint
 from resolvers import pagination
 from resolvers.access import maker_columns, require_role_to_administer_owner
 from resolvers.admin import audit_log
@@ -178,7 +179,9 @@ async def update_rules(ctx: Context, ids: Sequence[int], changes: BccRuleChanges
     optional_columns = {"direction": changes.direction, "active": changes.active}
     columns |= {column: value for column, value in optional_columns.items() if value is not None}
     if not columns:
-        raise InvalidInput("say what to change", constraint="required", path=["set"])
+        raise InvalidInput(
+            "say what to change", constraint=ValidationConstraint.REQUIRED, path=["set"]
+        )
     domain_ids = {row.domain_id for row in await _require_visible_rules(ctx, ids)} | (
         {domain.id} if domain else set()
     )
@@ -310,7 +313,9 @@ async def _require_visible_rules(ctx: Context, ids: Sequence[int]) -> list[Colum
     rows = {row.id: row for row in await load_visible_rules_by_id(ctx, list(ids)) if row}
     require_all_found(ids, rows)
     if not rows:
-        raise InvalidInput("name at least one", constraint="required", path=["ids"])
+        raise InvalidInput(
+            "name at least one", constraint=ValidationConstraint.REQUIRED, path=["ids"]
+        )
     return list(rows.values())
 
 
@@ -393,7 +398,7 @@ def _refuse_self_copy(
         and bcc_address.domain in (matched_address.domain, domain_name)
     ):
         text = "that is the address itself"
-        raise InvalidInput(text, constraint="self", path=["bccTo"], index=index)
+        raise InvalidInput(text, constraint=ValidationConstraint.SELF, path=["bccTo"], index=index)
 
 
 def _audit_log_values(rules: Sequence[ColumnRow]) -> dict[int, dict[str, Any]]:

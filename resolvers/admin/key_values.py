@@ -21,6 +21,7 @@ from models.store.keyset_pages import Page, PageRequest
 from models.users.roles import Role, Scope, expand_scopes
 from models.users.search_index import has_prefix
 from models.users.tables import User
+from models.validation_constraints import ValidationConstraint
 from resolvers import pagination
 from resolvers.access import is_visible_user
 from resolvers.admin import audit_log
@@ -195,18 +196,24 @@ def validate_key(key: str) -> str:
     """
     _check_characters_and_length(key, "key")
     if not all(key.split("/")):
-        raise InvalidInput("a key has no empty levels", constraint="pattern", path=["key"])
+        raise InvalidInput(
+            "a key has no empty levels", constraint=ValidationConstraint.PATTERN, path=["key"]
+        )
     return key
 
 
 def _check_characters_and_length(text: str, field_name: str) -> None:
     if _CONTROL_CHARACTERS.search(text):
         raise InvalidInput(
-            f"a {field_name} has no control characters", constraint="pattern", path=[field_name]
+            f"a {field_name} has no control characters",
+            constraint=ValidationConstraint.PATTERN,
+            path=[field_name],
         )
     if len(text.encode()) > MAX_KEY_BYTES:
         raise InvalidInput(
-            f"a {field_name} has at most {MAX_KEY_BYTES} bytes", constraint="max", path=[field_name]
+            f"a {field_name} has at most {MAX_KEY_BYTES} bytes",
+            constraint=ValidationConstraint.MAX,
+            path=[field_name],
         )
 
 
@@ -214,14 +221,16 @@ def _check_list_conditions(ctx: Context, conditions: KeyValueListConditions) -> 
     _require_known_store(ctx, conditions.namespace)
     _check_characters_and_length(conditions.prefix, "prefix")
     if conditions.is_exact and not conditions.prefix:
-        raise InvalidInput("say which key", constraint="required", path=["prefix"])
+        raise InvalidInput(
+            "say which key", constraint=ValidationConstraint.REQUIRED, path=["prefix"]
+        )
 
 
 def _require_known_store(ctx: Context, namespace: KeyValueNamespace) -> None:
     if namespace.store not in ctx.environment.options.key_value_stores:
         raise InvalidInput(
             "there is no store of this name",
-            constraint="unknown",
+            constraint=ValidationConstraint.UNKNOWN,
             path=["store"],
             allowed_values=ctx.environment.options.key_value_stores,
         )
@@ -242,7 +251,7 @@ def _check_key_limits(ctx: Context, key: str) -> None:
 def _check_value(ctx: Context, value: str) -> None:
     if _NOT_STORABLE.search(value):
         message = "a value has no character that no store takes"
-        raise InvalidInput(message, constraint="pattern", path=["value"])
+        raise InvalidInput(message, constraint=ValidationConstraint.PATTERN, path=["value"])
     if (used := len(value.encode())) > (limit := ctx.environment.options.key_value_max_value_size):
         message_of_limit = f"a value has at most {limit} bytes"
         raise LimitReached(message_of_limit, limit=limit, used=used, path=["value"])
@@ -253,9 +262,15 @@ def _expiry_time(ctx: Context, ttl: timedelta | None) -> datetime | None:
         return None
     shortest, longest = MIN_AND_MAX_TTL
     if ttl < shortest:
-        raise InvalidInput("it lasts a second at least", constraint="min", path=["ttl"])
+        raise InvalidInput(
+            "it lasts a second at least", constraint=ValidationConstraint.MIN, path=["ttl"]
+        )
     if ttl > longest:
-        raise InvalidInput(f"it lasts {longest.days} days at most", constraint="max", path=["ttl"])
+        raise InvalidInput(
+            f"it lasts {longest.days} days at most",
+            constraint=ValidationConstraint.MAX,
+            path=["ttl"],
+        )
     return ctx.environment.now() + ttl
 
 
@@ -264,7 +279,9 @@ def _parse_whole_number(value: str) -> int:
         return quantities.parse_integer(value)
     except ValueError as problem:
         message = "its value is no whole number below 2^53"
-        raise InvalidInput(message, constraint="number", path=["key"]) from problem
+        raise InvalidInput(
+            message, constraint=ValidationConstraint.NUMBER, path=["key"]
+        ) from problem
 
 
 async def set_value(
@@ -310,7 +327,7 @@ async def increment_value(
         # the stream is locked, so no other transaction changes the same number
         number = (_parse_whole_number(stored.value) if stored else 0) + delta
         if abs(number) >= quantities.INTEGER_LIMIT:
-            constraint = "max" if number > 0 else "min"
+            constraint = ValidationConstraint.MAX if number > 0 else ValidationConstraint.MIN
             raise InvalidInput("it would pass 2^53", constraint=constraint, path=["delta"])
         expires_at = stored.expires_at if stored else None
         entry = _new_entry(ctx, namespace, key, stored, value=str(number), expires_at=expires_at)

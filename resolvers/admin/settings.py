@@ -22,6 +22,7 @@ from models.store.columns import BIG_INTEGER, ColumnRow, insert_with_conflict, s
 from models.store.keyset_pages import Page, PageRequest
 from models.users.roles import Role, Scope
 from models.users.tables import User
+from models.validation_constraints import ValidationConstraint
 from resolvers import pagination
 from resolvers.admin import audit_log
 from resolvers.admin.audit_log import NewAuditLogEntry
@@ -155,7 +156,11 @@ async def reset_settings(ctx: Context, keys: Sequence[str]) -> SettingsReset:
     """
     ctx.viewer.require(WRITE_RULE)
     if len(keys) > MAX_KEYS_PER_CALL:
-        raise InvalidInput(f"at most {MAX_KEYS_PER_CALL} at once", constraint="max", path=["keys"])
+        raise InvalidInput(
+            f"at most {MAX_KEYS_PER_CALL} at once",
+            constraint=ValidationConstraint.MAX,
+            path=["keys"],
+        )
     for index, key in enumerate(keys):
         validate_setting_key(key, path=("keys",), index=index)
     async with ctx.write_session(PLATFORM) as session:

@@ -21,6 +21,7 @@ from models.runtime.environment import Environment
 from models.store.columns import ColumnRow, select_columns
 from models.store.keyset_pages import Page, PageRequest
 from models.users.roles import Role, Scope
+from models.validation_constraints import ValidationConstraint
 from resolvers import pagination
 from resolvers.access import require_user_id
 from resolvers.admin import legal_holds
@@ -122,7 +123,11 @@ async def cancel_tasks(ctx: Context, ids: list[int]) -> None:
     Forbidden if a task can't be cancelled half-way, such as the deletion of a user.
     """
     if len(ids) > MAX_CANCELLED_TASKS:
-        raise InvalidInput(f"at most {MAX_CANCELLED_TASKS} tasks", constraint="max", path=["ids"])
+        raise InvalidInput(
+            f"at most {MAX_CANCELLED_TASKS} tasks",
+            constraint=ValidationConstraint.MAX,
+            path=["ids"],
+        )
     rows = await ctx.load_many(load_visible_tasks_by_id, ids)
     for index, (task_id, row) in enumerate(zip(ids, rows, strict=True)):
         if row is None:

@@ -22,6 +22,7 @@ from models.runtime.options import Options
 from models.store.columns import ColumnRow, select_columns
 from models.users.roles import AdminPermission, Role, Scope, expand_scopes
 from models.users.tables import User
+from models.validation_constraints import ValidationConstraint
 from resolvers.access import require_user_id
 from resolvers.admin import audit_log
 from resolvers.admin.audit_log import NewAuditLogEntry
@@ -293,7 +294,7 @@ def _inherit_limits_of_impersonation(
     lifetime = new_password.ttl or credential_makers.MAX_LIFETIME
     if lifetime > credential_makers.MAX_LIFETIME:
         text = "an application password for another account lasts four hours at most"
-        raise InvalidInput(text, constraint="max", path=["ttl"])
+        raise InvalidInput(text, constraint=ValidationConstraint.MAX, path=["ttl"])
     if new_password.profile:
         text = "a profile for devices needs a password that the account itself makes"
         raise Forbidden(text, requires="the account itself", path=["profile"])
@@ -365,7 +366,7 @@ def _validate_description(text: str) -> str:
     if not 0 < len(text) <= MAX_DESCRIPTION_LENGTH or not text.isprintable():
         raise InvalidInput(
             f"a description has 1 to {MAX_DESCRIPTION_LENGTH} printable characters",
-            constraint="pattern",
+            constraint=ValidationConstraint.PATTERN,
             path=["description"],
         )
     return text
@@ -374,7 +375,9 @@ def _validate_description(text: str) -> str:
 def _stored_scopes(scopes: Collection[AppPasswordScope]) -> list[str]:
     """Return the scopes in stored form: ALL alone, if it is given or all others are."""
     if not scopes:
-        raise InvalidInput("say what it is good for", constraint="required", path=["scopes"])
+        raise InvalidInput(
+            "say what it is good for", constraint=ValidationConstraint.REQUIRED, path=["scopes"]
+        )
     scope_set = set(scopes)
     if AppPasswordScope.ALL in scope_set or len(scope_set) == len(ALL_SCOPES):
         return [AppPasswordScope.ALL.value]
@@ -387,10 +390,14 @@ def _validated_lifetime_seconds(lifetime: timedelta | None) -> int | None:
         return None
     min_lifetime, max_lifetime = LIFETIME_RANGE
     if lifetime < min_lifetime:
-        raise InvalidInput("it lasts a minute at least", constraint="min", path=["ttl"])
+        raise InvalidInput(
+            "it lasts a minute at least", constraint=ValidationConstraint.MIN, path=["ttl"]
+        )
     if lifetime > max_lifetime:
         raise InvalidInput(
-            f"it lasts {max_lifetime.days} days at most", constraint="max", path=["ttl"]
+            f"it lasts {max_lifetime.days} days at most",
+            constraint=ValidationConstraint.MAX,
+            path=["ttl"],
         )
     return int(lifetime.total_seconds())
 
@@ -400,11 +407,13 @@ def _validate_given_password(text: str) -> None:
     if not PASSWORD_PATTERN.fullmatch(text):
         raise InvalidInput(
             f"exactly {LENGTH} lower-case letters of a to z",
-            constraint="pattern",
+            constraint=ValidationConstraint.PATTERN,
             path=["password"],
         )
     if _is_weak(text):
-        raise InvalidInput("too easy to guess", constraint="weak", path=["password"])
+        raise InvalidInput(
+            "too easy to guess", constraint=ValidationConstraint.WEAK, path=["password"]
+        )
 
 
 def _is_weak(text: str) -> bool:
@@ -441,7 +450,7 @@ async def update_app_passwords(
     if patch.active is not None:
         values["active"] = patch.active
     if not values:
-        raise InvalidInput("nothing is to be changed", constraint="required")
+        raise InvalidInput("nothing is to be changed", constraint=ValidationConstraint.REQUIRED)
     owner_ids = await _load_owner_ids(ctx, ids)
     async with ctx.write_session(*owner_ids) as session:
         rows = await _load_locked_rows(ctx, session, ids)

@@ -27,6 +27,7 @@ from models.runtime.environment import Environment
 from models.store.columns import ColumnRow, select_columns
 from models.users.roles import Role, Scope
 from models.users.tables import User
+from models.validation_constraints import ValidationConstraint
 from resolvers.auth import (
     access_tokens,
     app_passwords,
@@ -312,17 +313,21 @@ def _validate_sign_in_request(
     idle_lifetime, path = sign_in_request.ttl, ["tokenTtl"]
     if not PROTOCOL_PATTERN.fullmatch(sign_in_request.protocol):
         text = "1 to 32 letters, digits and .+_-"
-        raise InvalidInput(text, constraint="pattern", path=["protocol"])
+        raise InvalidInput(text, constraint=ValidationConstraint.PATTERN, path=["protocol"])
     if sign_in_request.token and sign_in_request.scope is not Scope.FULL:
         text = "only the scope FULL comes with a token"
-        raise InvalidInput(text, constraint="scope", path=["token"])
+        raise InvalidInput(text, constraint=ValidationConstraint.SCOPE, path=["token"])
     if idle_lifetime is None:
         return replace(sign_in_request, ttl=environment.options.tokens_idle_timeout)
     if idle_lifetime < MIN_TOKEN_LIFETIME:
-        raise InvalidInput("a token lasts a minute at least", constraint="min", path=path)
+        raise InvalidInput(
+            "a token lasts a minute at least", constraint=ValidationConstraint.MIN, path=path
+        )
     if idle_lifetime > (max_lifetime := environment.options.tokens_max_age):
         raise InvalidInput(
-            f"a token lasts {max_lifetime.days} days at most", constraint="max", path=path
+            f"a token lasts {max_lifetime.days} days at most",
+            constraint=ValidationConstraint.MAX,
+            path=path,
         )
     return sign_in_request
 

@@ -39,6 +39,7 @@ from models.store.columns import ColumnRow, insert_with_conflict, select_columns
 from models.store.keyset_pages import Page, PageRequest
 from models.users.roles import Role
 from models.users.tables import User
+from models.validation_constraints import ValidationConstraint
 from resolvers import pagination
 from resolvers.access import is_overseen_user
 from resolvers.admin import task_steps
@@ -495,7 +496,9 @@ class SecurityEventFilter:
             if (text := getattr(self, name)) is not None:
                 if not text.isprintable() or len(text) > MAX_CONDITION_LENGTH:
                     message = f"at most {MAX_CONDITION_LENGTH} printable characters"
-                    raise InvalidInput(message, constraint="length", path=["filter", name])
+                    raise InvalidInput(
+                        message, constraint=ValidationConstraint.LENGTH, path=["filter", name]
+                    )
                 conditions.append(getattr(SecurityEvent, name) == text)
         if self.ip is not None:
             conditions.append(col(SecurityEvent.ip_key) == sortable_ip_hex(self.ip))

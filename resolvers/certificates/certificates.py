@@ -37,6 +37,7 @@ from models.runtime.secret_box import DecryptionError
 from models.store.columns import ColumnRow, select_columns
 from models.store.keyset_pages import Page, PageRequest
 from models.users.roles import Role
+from models.validation_constraints import ValidationConstraint
 from resolvers import pagination
 from resolvers.admin import audit_log
 from resolvers.admin.audit_log import NewAuditLogEntry
@@ -140,7 +141,9 @@ class CertificateConditions:
             return true()
         if len(self.query) > MAX_QUERY_LENGTH or not self.query.isprintable():
             message = f"at most {MAX_QUERY_LENGTH} printable characters"
-            raise InvalidInput(message, constraint="length", path=["filter", "query"])
+            raise InvalidInput(
+                message, constraint=ValidationConstraint.LENGTH, path=["filter", "query"]
+            )
         part = self.query.strip().lower()
         clause = col(Certificate.server_name).contains(part, autoescape=True)
         if not self.includes_alt_names:
@@ -236,10 +239,10 @@ def _validate_values(new_values: CertificateValues) -> CertificateValues:
     description = new_values.description or ""
     if len(description) > MAX_DESCRIPTION_LENGTH or not description.isprintable():
         message = f"at most {MAX_DESCRIPTION_LENGTH} printable characters"
-        raise InvalidInput(message, constraint="length", path=["description"])
+        raise InvalidInput(message, constraint=ValidationConstraint.LENGTH, path=["description"])
     if new_values.acme_names and not new_values.acme:
         message = "only what ACME makes is given names"
-        raise InvalidInput(message, constraint="acme", path=["acmeNames"])
+        raise InvalidInput(message, constraint=ValidationConstraint.ACME_ONLY, path=["acmeNames"])
     other_names = new_values.acme_names and tuple(
         pem_certificates.parse_additional_acme_names(name, new_values.acme_names)
     )
@@ -288,7 +291,9 @@ def _changed_columns(
     """
     certificate_in_use: Any = checked_certificate or (row if row and row.chain else None)
     if not certificate_in_use and not new_values.acme:
-        raise InvalidInput(NO_CERTIFICATE_TEXT, constraint="required", path=["cert"])
+        raise InvalidInput(
+            NO_CERTIFICATE_TEXT, constraint=ValidationConstraint.REQUIRED, path=["cert"]
+        )
     names = _acme_names(new_values, row)
     values: dict[str, Any] = {
         "acme": new_values.acme,
@@ -504,7 +509,9 @@ async def _require_visible_certificates(ctx: Context, ids: Sequence[int]) -> lis
     rows = {row.id: row for row in await load_visible_certificates_by_id(ctx, list(ids)) if row}
     require_all_found(ids, rows)
     if not rows:
-        raise InvalidInput("name at least one", constraint="required", path=["ids"])
+        raise InvalidInput(
+            "name at least one", constraint=ValidationConstraint.REQUIRED, path=["ids"]
+        )
     return list(rows.values())
 
 

@@ -17,6 +17,7 @@ from models.events.wakeups import CONNECTORS
 from models.runtime.environment import Environment
 from models.store.columns import ColumnRow, select_columns
 from models.users.roles import UserPermission
+from models.validation_constraints import ValidationConstraint
 from resolvers.access import require_user_id
 from resolvers.admin import audit_log
 from resolvers.admin.audit_log import NewAuditLogEntry
@@ -161,7 +162,7 @@ async def _update_connector(
         except RemoteFailure as problem:
             if password is None:
                 raise InvalidInput(
-                    problem.message, constraint="closed", path=["password"]
+                    problem.message, constraint=ValidationConstraint.DECRYPTION, path=["password"]
                 ) from None
             before = {}
         secret = _updated_secret(before, fields, password)
@@ -194,7 +195,7 @@ def _require_password_for_new_server(
     )
     if password is None and (is_other_server or loses_tls):
         text = "the password has to be given once more for another server"
-        raise InvalidInput(text, constraint="required", path=["password"])
+        raise InvalidInput(text, constraint=ValidationConstraint.REQUIRED, path=["password"])
 
 
 def _require_password_to_activate(
@@ -206,7 +207,7 @@ def _require_password_to_activate(
     with contextlib.suppress(RemoteFailure):  # reported by the run
         if not credentials.decrypt_secret(environment, row.id, row.secret).get("password"):
             text = "it has no password: give it one to switch it on"
-            raise InvalidInput(text, constraint="required", path=["password"])
+            raise InvalidInput(text, constraint=ValidationConstraint.REQUIRED, path=["password"])
 
 
 def _next_run_at(row: ColumnRow, new_values: Mapping[str, Any], now: Any) -> Any:

@@ -22,6 +22,7 @@ from models.events.journal import ChangeKind
 from models.filters.tables import Filter
 from models.mailboxes.tables import Mailbox, SpecialUse
 from models.store.columns import ColumnRow, select_columns
+from models.validation_constraints import ValidationConstraint
 from resolvers.access import require_user_id
 from resolvers.admin.task_steps import (
     TaskStepPlan,
@@ -58,9 +59,13 @@ async def queue_filter_run(
     owner = require_user_id(ctx)
     if selector.users.is_given:
         error_text = "filters are run on the mail of their own account"
-        raise InvalidInput(error_text, constraint="exclusive", path=["select", "users"])
+        raise InvalidInput(
+            error_text, constraint=ValidationConstraint.EXCLUSIVE, path=["select", "users"]
+        )
     if not 0 < len(filter_ids) <= MAX_FILTERS:
-        raise InvalidInput(f"1 to {MAX_FILTERS} filters", constraint="length", path=["ids"])
+        raise InvalidInput(
+            f"1 to {MAX_FILTERS} filters", constraint=ValidationConstraint.LENGTH, path=["ids"]
+        )
     require_all_found(
         filter_ids, {row.id for row in await filter_loaders.load_all_of_user(ctx, owner)}
     )

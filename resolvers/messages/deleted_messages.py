@@ -19,6 +19,7 @@ from models.messages.tables import Message
 from models.store.columns import ColumnRow, select_columns
 from models.store.keyset_pages import Page, PageRequest
 from models.users.roles import AdminPermission, Role
+from models.validation_constraints import ValidationConstraint
 from resolvers import pagination
 from resolvers.access import can_see_managed_mail_records, is_visible_or_managed, require_user_id
 from resolvers.admin import audit_log
@@ -237,7 +238,7 @@ async def queue_restore_of_period(ctx: Context, period: DeletionPeriod) -> Task:
     """
     if period.since >= period.before:
         text = "before is later than since"
-        raise InvalidInput(text, constraint="range", path=["before"])
+        raise InvalidInput(text, constraint=ValidationConstraint.RANGE, path=["before"])
     user = await load_managed_user(
         ctx, require_user_id(ctx) if period.user_id is None else period.user_id
     )

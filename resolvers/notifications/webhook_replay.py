@@ -14,6 +14,7 @@ from models.events.journal import Stream, StreamPositions
 from models.notifications.webhooks import Webhook, insert_deliveries_of_existing_webhooks
 from models.store.columns import ColumnRow, select_columns
 from models.users.tables import User
+from models.validation_constraints import ValidationConstraint
 from resolvers.admin.task_steps import TaskStepPlan, TaskStepResult
 from resolvers.context import Context
 from resolvers.notifications.webhook_feed import WebhookTarget, delivery_rows
@@ -41,10 +42,12 @@ async def validated_replay_order(
             or position > row.last
         ):
             text = "not a position of what this webhook is for"
-            raise InvalidInput(text, constraint="cursor", path=path)
+            raise InvalidInput(text, constraint=ValidationConstraint.CURSOR, path=path)
         if position < row.gone:
             raise InvalidInput(
-                "the journal is not kept so far back", constraint="expired", path=path
+                "the journal is not kept so far back",
+                constraint=ValidationConstraint.EXPIRED,
+                path=path,
             )
     return {
         "webhook": webhook.id,

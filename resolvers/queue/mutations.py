@@ -17,6 +17,7 @@ from models.store.columns import ColumnRow
 from models.submission.tables import Submission
 from models.users.roles import Role
 from models.users.tables import User
+from models.validation_constraints import ValidationConstraint
 from resolvers.admin import audit_log
 from resolvers.admin.audit_log import NewAuditLogEntry
 from resolvers.admin.task_steps import (
@@ -50,7 +51,9 @@ class QueueSelection:
         """Raise InvalidInput unless exactly one selector is given."""
         if sum((self.entry_ids is not None, self.conditions is not None, self.selects_all)) != 1:
             text = "give exactly one of queueEntries, filter and all"
-            raise InvalidInput(text, constraint="exclusive", path=["queueEntries"])
+            raise InvalidInput(
+                text, constraint=ValidationConstraint.EXCLUSIVE, path=["queueEntries"]
+            )
 
 
 @dataclass(frozen=True, slots=True)

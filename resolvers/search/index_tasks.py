@@ -21,6 +21,7 @@ from models.runtime.environment import wake_workers_after_commit
 from models.search import text_index
 from models.store.columns import ColumnRow, select_columns
 from models.users.roles import Role, Scope
+from models.validation_constraints import ValidationConstraint
 from resolvers.admin.task_steps import TaskKind, TaskStepPlan, TaskStepResult, insert_tasks
 from resolvers.context import Context, GuardRule
 from resolvers.mailboxes.loaders import matches_pattern_sql
@@ -66,7 +67,9 @@ async def index_or_queue_unindexed_messages(
     }
     if request.max_unindexed is not None:
         if request.max_unindexed < 0:
-            raise InvalidInput("not below 0", constraint="min", path=["maxRecent"])
+            raise InvalidInput(
+                "not below 0", constraint=ValidationConstraint.MIN, path=["maxRecent"]
+            )
         order["without"] = await _load_crowded_mailbox_ids(ctx, order, request.max_unindexed)
     if not (request.always_queue or ctx.is_writing):
         rows = await ctx.read(

@@ -32,6 +32,7 @@ from models.messages.tables import Message
 from models.runtime.environment import DatabaseTransaction
 from models.store.columns import ColumnRow, select_columns
 from models.submission.tables import Submission
+from models.validation_constraints import ValidationConstraint
 from resolvers.access import require_user_id
 from resolvers.context import Context
 from resolvers.mailboxes import loaders as mailbox_loaders
@@ -214,7 +215,9 @@ def _recipients_of_header(ctx: Context, repaired: RepairedMessage) -> list[str]:
         len(addresses), max_recipients, f"more than {max_recipients} recipients", path=INPUT_PATH
     )
     if not addresses:
-        raise InvalidInput("nobody to send it to", constraint="required", path=INPUT_PATH)
+        raise InvalidInput(
+            "nobody to send it to", constraint=ValidationConstraint.REQUIRED, path=INPUT_PATH
+        )
     return list(addresses.values())
 
 

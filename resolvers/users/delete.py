@@ -36,6 +36,7 @@ from models.events.journal import PLATFORM, ChangeKind
 from models.store.columns import ColumnRow, core_table, select_columns
 from models.users.roles import Role
 from models.users.tables import DeletedUser, User
+from models.validation_constraints import ValidationConstraint
 from resolvers.access import is_managed_user
 from resolvers.admin import audit_log
 from resolvers.admin.audit_log import NewAuditLogEntry
@@ -87,7 +88,9 @@ async def delete_users(
     empty selection.
     """
     if not selection.is_given:
-        raise InvalidInput("say which accounts", constraint="required", path=["users"])
+        raise InvalidInput(
+            "say which accounts", constraint=ValidationConstraint.REQUIRED, path=["users"]
+        )
     try:
         deleted_ids, rows = await _resolve_selection(ctx, selection)
     except NotFound:  # a concurrent request may have deleted it

@@ -9,6 +9,7 @@ from mail.recipients.batch_resolution import resolve_addresses
 from models.errors import InvalidInput
 from models.runtime.secret_box import DecryptionError
 from models.store.columns import ColumnRow
+from models.validation_constraints import ValidationConstraint
 from resolvers.addresses.targets import TargetsWithRelayPasswords, validate_forward_targets
 from resolvers.auth import security_log
 from resolvers.auth.security_log import NewSecurityEvent
@@ -107,7 +108,9 @@ def _raise_if_own_address(
     for index, target in enumerate(targets):
         if target in own_addresses:
             error_text = "an account does not forward to itself"
-            raise InvalidInput(error_text, constraint="self", path=path, index=index)
+            raise InvalidInput(
+                error_text, constraint=ValidationConstraint.SELF, path=path, index=index
+            )
 
 
 def _forwarding_event(user_id: int, added_targets: Sequence[str]) -> NewSecurityEvent:

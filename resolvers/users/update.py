@@ -18,6 +18,7 @@ from models.store.columns import ColumnRow
 from models.users.roles import Role, Scope
 from models.users.search_index import search_text
 from models.users.tables import UsageKind, User, UserTag
+from models.validation_constraints import ValidationConstraint
 from resolvers.access import require_users_in_administered_domains
 from resolvers.auth import security_log, throttles
 from resolvers.auth.passwords import new_passwords, password_hashes, password_policy
@@ -97,7 +98,9 @@ async def update_users(
     `existing_password`, or Conflict.
     """
     if not patch.changed_columns:
-        raise InvalidInput("change at least one thing", constraint="required", path=PATCH_PATH)
+        raise InvalidInput(
+            "change at least one thing", constraint=ValidationConstraint.REQUIRED, path=PATCH_PATH
+        )
     problems = ErrorCollector()
     changes = validate_columns(patch.column_values, problems, PATCH_PATH)
     changes |= _username_columns(patch.username, problems)
@@ -155,7 +158,11 @@ def _check_single_user_fields(
     ):
         with problems.collecting():
             if is_given and len(rows) > 1:
-                raise InvalidInput("that is of one account only", constraint="exclusive", path=path)
+                raise InvalidInput(
+                    "that is of one account only",
+                    constraint=ValidationConstraint.EXCLUSIVE,
+                    path=path,
+                )
 
 
 def _require_rights(ctx: Context, rows: Sequence[ColumnRow], patch: UserChanges) -> None:
@@ -199,7 +206,9 @@ def _check_existing_password_is_given(
             and any(has_password(ctx.environment, row) for row in own_rows)
         ):
             text = "to change your password takes the one you have"
-            raise InvalidInput(text, constraint="required", path=["existingPassword"])
+            raise InvalidInput(
+                text, constraint=ValidationConstraint.REQUIRED, path=["existingPassword"]
+            )
 
 
 async def _verify_existing_password(
@@ -286,7 +295,9 @@ async def _validate_password(
     with problems.collecting():
         if patch.password and patch.password_disabled:
             text = "passwordDisabled means: no password"
-            raise InvalidInput(text, constraint="exclusive", path=[*PATCH_PATH, "password"])
+            raise InvalidInput(
+                text, constraint=ValidationConstraint.EXCLUSIVE, path=[*PATCH_PATH, "password"]
+            )
         if patch.password:
             policy = await ctx.load(
                 password_policy.load_policies_of_users, rows[0].id if rows else 0
@@ -384,7 +395,9 @@ async def _require_keys_for_encryption(
             if values.get(name):
                 text = "this takes an OpenPGP key of the account"
                 raise InvalidInput(
-                    text, constraint="required", path=[*PATCH_PATH, *schema_path(name)]
+                    text,
+                    constraint=ValidationConstraint.REQUIRED,
+                    path=[*PATCH_PATH, *schema_path(name)],
                 )
             if values.get(name, getattr(row, name)):
                 setting = schema_name(name)

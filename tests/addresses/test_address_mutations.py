@@ -264,14 +264,14 @@ async def test_secret_rotation_reencrypts_relay_passwords(root: GraphQLClient) -
 @pytest.mark.parametrize(
     ("target", "rule"),
     [
-        ("carol", "address"), ("c*@far.example", "pattern"), ("ftp://a.example", "url"),
-        ("smtp://", "url"), ("smtp://a.example/path", "url"), ("smtp://a.example?x=y", "url"),
-        ("smtp://user@a.example", "url"), ("smtp://a.example:99999", "url"),
-        ("smtp://127.0.0.1", "private"), ("smtps://u:p@relay.internal", "private"),
-        ("http://[::1]/", "private"), ("http://169.254.169.254/latest", "private"),
-        ("https://u:p@a.example/", "url"), ("https://" + "a" * 2048, "length"),
-        ("smtp://a\n.example", "length"), ("list@own.example", "self"),
-        ("L.ist+x@OWN.example", "self"), ("list@other.example", "self"),
+        ("carol", "ADDRESS"), ("c*@far.example", "PATTERN"), ("ftp://a.example", "URL"),
+        ("smtp://", "URL"), ("smtp://a.example/path", "URL"), ("smtp://a.example?x=y", "URL"),
+        ("smtp://user@a.example", "URL"), ("smtp://a.example:99999", "URL"),
+        ("smtp://127.0.0.1", "PRIVATE_NETWORK"), ("smtps://u:p@relay.internal", "PRIVATE_NETWORK"),
+        ("http://[::1]/", "PRIVATE_NETWORK"), ("http://169.254.169.254/latest", "PRIVATE_NETWORK"),
+        ("https://u:p@a.example/", "URL"), ("https://" + "a" * 2048, "LENGTH"),
+        ("smtp://a\n.example", "LENGTH"), ("list@own.example", "SELF"),
+        ("L.ist+x@OWN.example", "SELF"), ("list@other.example", "SELF"),
     ],
 )  # fmt: skip
 async def test_invalid_target_is_refused(root: GraphQLClient, target: str, rule: str) -> None:

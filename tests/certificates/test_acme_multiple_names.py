@@ -200,7 +200,7 @@ async def test_invalid_acme_names_are_refused(
     cert, key = CertificateSigner().issue_certificate()
     certificate_input = {"serverName": SERVER_NAME, "cert": cert, "privateKey": key}
     (error,) = (await set_certificate(root, **certificate_input, acmeNames=["a.example"]))["errors"]
-    assert (error["path"], error["constraint"]) == (["acmeNames"], "acme")
+    assert (error["path"], error["constraint"]) == (["acmeNames"], "ACME_ONLY")
     assert await select_rows(environment, "SELECT * FROM certificates") == []
     assert (
         len(

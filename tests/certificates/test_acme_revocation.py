@@ -276,7 +276,7 @@ async def test_revocation_is_limited_to_twenty_and_refused_in_atomic_request(
         for nth in range(21)
     ]
     (error,) = (await delete_certificates(root, ids, revoke="SUPERSEDED"))["errors"]
-    assert (error["path"], error["constraint"]) == (["certificates"], "max")
+    assert (error["path"], error["constraint"]) == (["certificates"], "MAX")
     answer = await root.execute(
         "mutation ($input: CertificateDeleteInput!) @atomic { certificateDelete(input: $input) "
         "{ errors { code } } }",

@@ -286,7 +286,7 @@ async def test_invalid_import_is_refused_before_it_is_queued(
         ada, valid_source, filter={"and": [{"seen": True}, {"modifiedSince": "5"}]}
     )
     assert (payload["errors"][0]["constraint"], item_index(payload["errors"][0])) == (
-        "unsupported",
+        "UNSUPPORTED",
         1,
     )
     assert await select_rows(environment, "SELECT id FROM connectors") == []

@@ -116,7 +116,7 @@ async def test_script_size_and_count_are_limited(ada: GraphQLClient) -> None:
         ada, "sieveScriptSet", SIEVE_SCRIPTS_FIELDS, name="a", content="#" * ((64 << 10) + 1)
     )
     assert [(item["constraint"], item["path"]) for item in answer["errors"]] == [
-        ("max", ["content"])
+        ("MAX", ["content"])
     ]
     for number in range(MAX_SCRIPTS):
         await put_sieve_script(ada, "keep;", name=f"{number}", activate=False)

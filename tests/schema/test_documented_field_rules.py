@@ -57,4 +57,4 @@ async def test_weak_passwords_are_refused_as_described(
         return
     with pytest.raises(InvalidInput) as refusal:
         await app_passwords.create_app_password(client_context(ada), None, new_password)
-    assert refusal.value.constraint == "weak"
+    assert refusal.value.constraint == "WEAK"

@@ -271,7 +271,7 @@ async def test_permission_error_precedes_validation_errors(
     assert data["userUpdate"]["errors"] == [{"code": "FORBIDDEN", "path": ["set", "quota"]}]
 
 
-def invalid_input(*path: str, rule: str = "pattern") -> InvalidInput:
+def invalid_input(*path: str, rule: ValidationConstraint = "pattern") -> InvalidInput:
     return InvalidInput("wrong", constraint=rule, path=path)
 
 
@@ -286,7 +286,7 @@ def test_first_error_of_a_field_is_raised() -> None:
             raise refusal
     with pytest.raises(InvalidInput) as refused:
         problems.raise_collected()
-    assert refused.value.constraint == "pattern"
+    assert refused.value.constraint == "PATTERN"
 
 
 def test_errors_are_sorted_by_field_and_index() -> None:

@@ -3,6 +3,7 @@
 from datetime import datetime, timedelta
 
 from models.errors import Forbidden, InvalidInput
+from models.validation_constraints import ValidationConstraint
 from resolvers.auth import security_log
 from resolvers.auth.passwords import new_passwords, password_hashes, password_policy
 from resolvers.auth.security_log import NewSecurityEvent
@@ -24,7 +25,7 @@ async def set_temporary_password(ctx: Context, user_id: int, starts_at: datetime
     now = ctx.environment.now()
     if starts_at and starts_at > now + MAX_START_DELAY:
         text = f"at most {MAX_START_DELAY.days} days from now"
-        raise InvalidInput(text, constraint="max", path=["startsAt"])
+        raise InvalidInput(text, constraint=ValidationConstraint.MAX, path=["startsAt"])
     if user_id == ctx.viewer.user_id:
         raise Forbidden("your own password you change by userUpdate", path=["user"])
     valid_from = max(now, starts_at or now)

@@ -16,6 +16,7 @@ from models.events.journal import ChangeKind
 from models.store.columns import ColumnRow, select_columns
 from models.users.roles import Role, Scope
 from models.users.tables import User
+from models.validation_constraints import ValidationConstraint
 from resolvers.access import is_overseen_user, require_user_id
 from resolvers.admin import audit_log
 from resolvers.admin.audit_log import NewAuditLogEntry
@@ -82,7 +83,9 @@ async def _require_proof_or_reason(ctx: Context, user: ColumnRow, proof: SecondF
         await verify_and_use_up_second_factor(ctx, user, proof)
     elif ctx.viewer.user_id != user.id:
         if not ctx.reason:
-            raise InvalidInput("say why", constraint="required", path=["options", "reason"])
+            raise InvalidInput(
+                "say why", constraint=ValidationConstraint.REQUIRED, path=["options", "reason"]
+            )
     elif enabled_methods(user) == [CUSTOM]:
         text = "the application that checks this factor has to do it"
         raise Forbidden(text, requires=Role.DOMAIN_ADMIN)
@@ -396,7 +399,11 @@ async def delete_webauthn_keys(ctx: Context, ids: Sequence[int], proof: SecondFa
     if not keys:
         return
     if len({row.user_id for row in keys}) > 1:
-        raise InvalidInput("keys of one account at a time", constraint="unsupported", path=["ids"])
+        raise InvalidInput(
+            "keys of one account at a time",
+            constraint=ValidationConstraint.UNSUPPORTED,
+            path=["ids"],
+        )
     user = await _load_managed_user_or_viewer(ctx, keys[0].user_id)
     await _require_proof_or_reason(ctx, user, proof)
     async with ctx.write_session(user.id) as session:

@@ -12,6 +12,7 @@ from models.events.journal import PLATFORM
 from models.mailboxes.tables import Mailbox
 from models.messages.tables import Message
 from models.store.columns import ColumnRow
+from models.validation_constraints import ValidationConstraint
 from resolvers.access import (
     can_see_managed_mail_records,
     is_of_managed_user_unshared,
@@ -138,7 +139,9 @@ async def _load_selected_accounts(
     (origin,) = await load_managed_mail_owners(ctx, source_user, "sourceUser")
     if len(rows) != 1:
         text = "from another account messages go to one: select one in users"
-        raise InvalidInput(text, constraint="exclusive", path=["select", "users"])
+        raise InvalidInput(
+            text, constraint=ValidationConstraint.EXCLUSIVE, path=["select", "users"]
+        )
     (target,) = rows
     if origin.id == target.id:
         return BulkAccounts([origin.id], _without_viewer(ctx, rows))

@@ -23,6 +23,7 @@ from models.transfer import ImportArchive
 from models.users.list_formats import UserFileFormat
 from models.users.roles import AdminPermission, Role, Scope, UserPermission
 from models.users.tables import DomainAdmin, User
+from models.validation_constraints import ValidationConstraint
 from resolvers.access import require_user_id
 from resolvers.admin import audit_log
 from resolvers.admin.audit_log import NewAuditLogEntry
@@ -179,7 +180,7 @@ async def _requesting_viewer(ctx: Context, order: Mapping[str, Any]) -> Viewer:
     role = Role(order["role"])
     if row is None or not row.role.includes(role):
         text = "the account that asked for this may no longer create accounts"
-        raise InvalidInput(text, constraint="role", path=FILE_PATH)
+        raise InvalidInput(text, constraint=ValidationConstraint.ROLE, path=FILE_PATH)
     domain_rows = await ctx.read(
         select(col(DomainAdmin.domain_id)).where(col(DomainAdmin.user_id) == row.id)
     )

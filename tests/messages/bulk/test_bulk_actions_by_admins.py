@@ -264,7 +264,7 @@ async def test_if_unchanged_since_is_refused_for_several_accounts(
         "ifUnchangedSince": 99,
     }
     (error,) = (await run_message_mutation(root, "messageUpdate", **arguments))["errors"]
-    assert (error["constraint"], error["path"]) == ("exclusive", ["ifUnchangedSince"])
+    assert (error["constraint"], error["path"]) == ("EXCLUSIVE", ["ifUnchangedSince"])
 
 
 async def test_user_mask_without_match_selects_no_messages(
