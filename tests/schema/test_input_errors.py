@@ -7,6 +7,7 @@ import pytest
 
 from models.errors import Conflict, ErrorCollector, InvalidInput, MultipleErrors
 from models.runtime.environment import Environment
+from models.validation_constraints import ValidationConstraint
 from tests.conftest import GraphQLClient, make_client
 from tests.support.accounts.openpgp_keys import SIGN_ONLY_KEY
 from tests.support.operations.quarantine_operations import set_options
@@ -271,7 +272,9 @@ async def test_permission_error_precedes_validation_errors(
     assert data["userUpdate"]["errors"] == [{"code": "FORBIDDEN", "path": ["set", "quota"]}]
 
 
-def invalid_input(*path: str, rule: ValidationConstraint = "pattern") -> InvalidInput:
+def invalid_input(
+    *path: str, rule: ValidationConstraint = ValidationConstraint.PATTERN
+) -> InvalidInput:
     return InvalidInput("wrong", constraint=rule, path=path)
 
 
@@ -279,7 +282,7 @@ def test_first_error_of_a_field_is_raised() -> None:
     problems = ErrorCollector()
     for refusal in (
         invalid_input("b"),
-        invalid_input("b", rule="max"),
+        invalid_input("b", rule=ValidationConstraint.MAX),
         MultipleErrors([invalid_input("b"), invalid_input("b")]),
     ):
         with problems.collecting():
