@@ -158,17 +158,17 @@ async def test_increment_adds_to_the_number(
 
 INVALID_INCREMENTS: list[tuple[str | None, int, tuple[str, list[str], str | None]]] = [
     (None, 1, ("NOT_FOUND", ["key"], None)),
-    ("dark", 1, ("VALIDATION", ["key"], "number")),
-    ("", 1, ("VALIDATION", ["key"], "number")),
-    ("1.5", 1, ("VALIDATION", ["key"], "number")),
-    ("1e3", 1, ("VALIDATION", ["key"], "number")),
-    (" 1", 1, ("VALIDATION", ["key"], "number")),
-    ("\u0663", 1, ("VALIDATION", ["key"], "number")),
-    (str(MAX_NUMBER + 1), -1, ("VALIDATION", ["key"], "number")),
-    ("9" * 400, 1, ("VALIDATION", ["key"], "number")),
-    (str(MAX_NUMBER), 1, ("VALIDATION", ["delta"], "max")),
-    (str(-MAX_NUMBER), -1, ("VALIDATION", ["delta"], "min")),
-    (str(MAX_NUMBER), MAX_NUMBER, ("VALIDATION", ["delta"], "max")),
+    ("dark", 1, ("VALIDATION", ["key"], "NUMBER")),
+    ("", 1, ("VALIDATION", ["key"], "NUMBER")),
+    ("1.5", 1, ("VALIDATION", ["key"], "NUMBER")),
+    ("1e3", 1, ("VALIDATION", ["key"], "NUMBER")),
+    (" 1", 1, ("VALIDATION", ["key"], "NUMBER")),
+    ("\u0663", 1, ("VALIDATION", ["key"], "NUMBER")),
+    (str(MAX_NUMBER + 1), -1, ("VALIDATION", ["key"], "NUMBER")),
+    ("9" * 400, 1, ("VALIDATION", ["key"], "NUMBER")),
+    (str(MAX_NUMBER), 1, ("VALIDATION", ["delta"], "MAX")),
+    (str(-MAX_NUMBER), -1, ("VALIDATION", ["delta"], "MIN")),
+    (str(MAX_NUMBER), MAX_NUMBER, ("VALIDATION", ["delta"], "MAX")),
 ]
 
 

@@ -110,7 +110,7 @@ async def test_invalid_password_policy_is_refused(
     root: GraphQLClient, policy: dict[str, int], invalid_fields: list[str]
 ) -> None:
     errors = await set_domain_policy(root, policy)
-    expected = [(["set", "passwordPolicy", name], "range") for name in invalid_fields]
+    expected = [(["set", "passwordPolicy", name], "RANGE") for name in invalid_fields]
     assert [(error["path"], error["constraint"]) for error in errors] == expected
     (error,) = await set_domain_policy(root, {})
     assert (error["path"], error["constraint"]) == (["set"], "REQUIRED")
