@@ -85,7 +85,7 @@ class AppPasswordCreateInput(Options):
         default_factory=lambda: [AppPasswordScope.ALL],
     )
     password: str | None = attribute_field(
-        "Exactly 16 letters of a to z. Refused as too easy to guess (constraint WEAK) if it has "
+        "Exactly 16 letters of a to z. Refused as too easy to guess (constraint `WEAK`) if it has "
         "fewer than 6 different letters, repeats a piece of at most 8 letters, or has the order of "
         "the alphabet. Default: random letters.",
         default=UNSET,
@@ -98,7 +98,7 @@ class AppPasswordCreateInput(Options):
     generate_mobileconfig: bool = attribute_field(
         "Makes a configuration profile for Apple's devices too. It needs the scope SMTP, the scope "
         "IMAP or POP3, and an IMAP or POP3 server that the operator has set; without such a server "
-        "it is refused (constraint SERVER).",
+        "it is refused (constraint `SERVER`).",
         default=False,
     )
     address: EmailAddress | None = attribute_field(

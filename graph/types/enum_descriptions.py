@@ -1,6 +1,7 @@
 """Descriptions of enum values."""
 
 from graph.types.constraint_descriptions import CONSTRAINT_DESCRIPTIONS
+from graph.types.log_enum_descriptions import LOG_VALUE_DESCRIPTIONS
 from resolvers.connectors.options import OPTION_DESCRIPTIONS
 
 VALUE_DESCRIPTIONS = {
@@ -445,5 +446,6 @@ VALUE_DESCRIPTIONS = {
         "REGISTRATION": "To add a key.",
         "AUTHENTICATION": "To prove one that is there.",
     },
+    **LOG_VALUE_DESCRIPTIONS,
     "ValidationConstraint": CONSTRAINT_DESCRIPTIONS,
 }

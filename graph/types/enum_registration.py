@@ -15,8 +15,9 @@ from mail.tls.acme_client import RevocationReason
 from models import errors
 from models.addresses.rewrites import BccDirection
 from models.addresses.tables import AddressKind
+from models.addresses.trace_stages import TraceStage
 from models.admin.legal_holds import CopyOrigin, LegalHoldAccessAction
-from models.admin.tasks import TaskState
+from models.admin.tasks import TaskKind, TaskState
 from models.connectors import AuthMechanism, ConnectorProtocol, ConnectorSecurity
 from models.domains.dkim_keys import DkimAlgorithm, DkimKeyState
 from models.events.journal import ChangeKind
@@ -25,7 +26,7 @@ from models.files.tables import FileAttachmentMode
 from models.mailboxes.shares import ShareRight
 from models.mailboxes.tables import SpecialUse
 from models.messages.authentication import AuthenticationResultCode
-from models.messages.message_trace import LogComponent
+from models.messages.message_trace import LogComponent, MessageTraceEventKind
 from models.messages.mime_values import AttachmentDisposition, CalendarMethod
 from models.notifications.push_channels import PushKind
 from models.notifications.webhooks import WebhookDeliveryState
@@ -127,6 +128,7 @@ strawberry.enum(
 strawberry.enum(
     SubmissionState, description="Where a submission stands: the sum of its deliveries."
 )
+strawberry.enum(TaskKind, description="What a task does. Later versions can add values.")
 strawberry.enum(TaskState, description="Where a task stands.")
 strawberry.enum(TlsPolicyLevel, description="How much encryption the way to a destination has.")
 strawberry.enum(TwoFactorMethod, description="How a second factor is proved.")
@@ -149,4 +151,13 @@ strawberry.enum(ReferenceQuote, description="Where the message referred to is qu
 strawberry.enum(
     ValidationConstraint,
     description="The rule that a refused input value breaks. Later versions can add values.",
+)
+strawberry.enum(
+    MessageTraceEventKind,
+    description="What happened to a message for one recipient. Later versions can add values.",
+)
+strawberry.enum(
+    TraceStage,
+    description="The kind of record that decides in an address trace. Later versions can add "
+    "values.",
 )

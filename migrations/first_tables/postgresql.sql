@@ -154,7 +154,7 @@ CREATE TABLE message_steps (
     queue_id VARCHAR NOT NULL,
     message_id VARCHAR,
     component VARCHAR(32) NOT NULL,
-    event VARCHAR NOT NULL,
+    event VARCHAR(32) NOT NULL,
     detail VARCHAR,
     address VARCHAR,
     compared VARCHAR,
@@ -1225,7 +1225,7 @@ CREATE UNIQUE INDEX uq_sieve_scripts_active ON sieve_scripts (user_id) WHERE act
 
 CREATE TABLE tasks (
     id BIGINT NOT NULL,
-    kind VARCHAR NOT NULL,
+    kind VARCHAR(32) NOT NULL,
     state VARCHAR(32) NOT NULL,
     user_id BIGINT,
     actor_id BIGINT,

@@ -16,7 +16,6 @@ from models.store.columns import (
 )
 
 # Kind of the task that sends a message to the user: resolvers/auth/security_messages.py
-MESSAGE_TASK = "SECURITY_LETTER"
 
 
 class SecurityEvent(RowWithId, table=True):

@@ -16,7 +16,7 @@ from models.admin.legal_holds import (
     LegalHoldAccess,
     LegalHoldAccessAction,
 )
-from models.admin.tasks import Task, TaskState
+from models.admin.tasks import Task, TaskKind, TaskState
 from models.errors import (
     Forbidden,
     InvalidInput,
@@ -40,7 +40,7 @@ from resolvers.context import Context
 from resolvers.pagination import PageScan, read_by_keys
 from resolvers.users.selection import load_managed_user
 
-TASK_KIND = "HELD_COPY"  # the task that copies the stored messages
+TASK_KIND = TaskKind.HELD_COPY  # the task that copies the stored messages
 CHUNK_SIZE = 500  # messages per transaction
 MAX_ACTIVE_LEGAL_HOLDS = 10  # per user
 MAX_LEGAL_HOLD_TIME = timedelta(days=36_500)

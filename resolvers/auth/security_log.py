@@ -29,8 +29,9 @@ from sqlalchemy.exc import IntegrityError
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
+from models.admin.tasks import TaskKind
 from models.auth.credentials import ApiKey
-from models.auth.security_log import MESSAGE_TASK, SecurityEvent
+from models.auth.security_log import SecurityEvent
 from models.errors import InvalidInput
 from models.events import journal
 from models.events.journal import ChangeKind, JournalEntry, StreamPositions
@@ -204,7 +205,7 @@ async def queue_message_to_user(
         "detail": redact_secrets(dict(event.detail)),
     }
     (task,) = await task_steps.insert_tasks(
-        ctx, session, MESSAGE_TASK, [order], user_id=event.user_id
+        ctx, session, TaskKind.SECURITY_NOTIFICATION, [order], user_id=event.user_id
     )
     await ctx.record_change(session, event.user_id or 0, ChangeKind.TASK_CHANGED, [task.id])
 

@@ -16,7 +16,7 @@ from mail.sieve import ParsedSieveMessage
 from mail.storage.blobs.errors import CorruptBlob
 from mail.storage.message_content import StoredMessage
 from mail.storage.message_insert import SELECT_QUOTA
-from models.admin.tasks import Task
+from models.admin.tasks import Task, TaskKind
 from models.errors import InvalidInput, NotFound, require_all_found
 from models.events.journal import ChangeKind
 from models.filters.tables import Filter
@@ -43,7 +43,7 @@ from resolvers.transfer import export_writer
 
 log = logging.getLogger(__name__)
 
-TASK_KIND = "FILTER_APPLY"
+TASK_KIND = TaskKind.FILTER_APPLY
 MAX_FILTERS = 100  # per task
 MESSAGES_PER_STEP = 50  # per task step
 

@@ -11,7 +11,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail.mailboxes.special_use_names import NAMED_USES
 from mail.storage.message_flags import SYSTEM_FLAGS
-from models.admin.tasks import Task
+from models.admin.tasks import Task, TaskKind
 from models.errors import Forbidden, InvalidInput, NotFound, check_count_from_one_to_limit
 from models.events.journal import MAX_IDS_PER_ROW, ChangeKind
 from models.mailboxes.tables import Mailbox, SpecialUse
@@ -32,7 +32,7 @@ from resolvers.mailboxes.owners import LockedAccounts, lock_mail_owners_and_log_
 from resolvers.messages.bulk import flags, row_changes
 from resolvers.users.selection import VIEWER_ONLY, UserSelector
 
-TASK_KIND = "MAILBOX_RETENTION"
+TASK_KIND = TaskKind.MAILBOX_RETENTION
 INPUT_PATH = ("set",)
 
 

@@ -11,7 +11,7 @@ from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail.mailboxes.special_use_names import restored_mailbox_name
-from models.admin.tasks import Task
+from models.admin.tasks import Task, TaskKind
 from models.errors import Forbidden, InvalidInput, NotFound
 from models.events.journal import ChangeKind
 from models.mailboxes.tables import SpecialUse
@@ -39,7 +39,7 @@ from resolvers.pagination import PageScan
 from resolvers.users import loaders as user_loaders
 from resolvers.users.selection import load_managed_user, load_managed_users
 
-TASK_KIND = "DELETED_MESSAGES_RESTORE"  # of the task that restores a period
+TASK_KIND = TaskKind.DELETED_MESSAGES_RESTORE  # of the task that restores a period
 MESSAGES_PER_STEP = 1000  # per task step
 NEWEST_FIRST, OLDEST_FIRST = "archived-", "archived+"
 SORT_KEY = (col(Message.deleted_at), col(Message.id))

@@ -13,8 +13,8 @@ from mail.storage import message_trace
 from mail.storage.message_trace import search_key, stored_text
 from mail.text.storable_text import make_storable
 from models.errors import InvalidInput
-from models.messages.message_trace import DeliveryTraceStep, LogComponent
-from models.queue.tables import DeliveryState, QueueEntry, last_reply
+from models.messages.message_trace import DeliveryTraceStep, LogComponent, MessageTraceEventKind
+from models.queue.tables import QueueEntry, last_reply
 from models.store.columns import ColumnRow, select_columns
 from models.store.keyset_pages import Page, PageRequest
 from models.store.query_hints import without_index
@@ -45,7 +45,7 @@ class MessageTraceStep:
     at: datetime
     queue_id: str
     component: LogComponent
-    event: str
+    event: MessageTraceEventKind
     detail: str | None = None
     address: str | None = None
     sender: str | None = None
@@ -309,7 +309,9 @@ def _steps_of_submission(
     submission: ColumnRow, deliveries: Sequence[ColumnRow]
 ) -> Iterator[MessageTraceStep]:
     """Yield the step of a submission, and the state of each of its queue entries."""
-    event = "queued" if submission.copy_of is None else "copied"
+    event = (
+        MessageTraceEventKind.QUEUED if submission.copy_of is None else MessageTraceEventKind.COPIED
+    )
     sender_text = f"from <{submission.envelope_from}>"
     of = {"sender": submission.envelope_from or None, "stored_message_id": submission.message_id}
     yield MessageTraceStep(
@@ -317,7 +319,7 @@ def _steps_of_submission(
     )
     for each in deliveries:
         at = each.reported_at or each.delivered_at or submission.created_at
-        state, sender_text = DeliveryState(each.state).lower(), _delivery_detail(each)
+        state, sender_text = MessageTraceEventKind(each.state), _delivery_detail(each)
         yield MessageTraceStep(
             at, submission.queue_id, LogComponent.MTA, state, sender_text, each.recipient, **of
         )

@@ -8,6 +8,7 @@ from sqlalchemy import select
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
+from models.admin.tasks import TaskKind
 from models.errors import InvalidInput, NotFound
 from models.events import journal
 from models.events.journal import Stream, StreamPositions
@@ -19,7 +20,7 @@ from resolvers.admin.task_steps import TaskStepPlan, TaskStepResult
 from resolvers.context import Context
 from resolvers.notifications.webhook_feed import WebhookTarget, delivery_rows
 
-TASK_KIND = "WEBHOOK_REPLAY"
+TASK_KIND = TaskKind.WEBHOOK_REPLAY
 MAX_CHANGES_PER_STEP = 100  # in one transaction
 
 

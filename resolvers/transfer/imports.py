@@ -26,7 +26,7 @@ from mail.storage.blobs import blob_reader
 from mail.storage.blobs.blob_writer import StoredMessageBlobs, insert_blob_rows
 from mail.storage.blobs.compression import content_digest
 from mail.storage.blobs.object_stores import object_name
-from models.admin.tasks import Task
+from models.admin.tasks import Task, TaskKind
 from models.errors import Forbidden, InvalidInput, NotFound, OverQuota, check_limit, require_found
 from models.events.journal import ChangeKind
 from models.files.blobs import Blob, Upload
@@ -54,7 +54,7 @@ from resolvers.transfer.import_writer import ImportableMessage, SourceReader
 from resolvers.transfer.running_import import ImportOutcome, RunningImport
 from resolvers.users.selection import load_managed_user
 
-TASK_KIND = "USER_IMPORT"
+TASK_KIND = TaskKind.USER_IMPORT
 MAX_RUNNING_IMPORTS = 2  # unfinished imports of a user
 SERVER_FILE_RULE = GuardRule(role=Role.ROOT, scope=Scope.FULL)
 

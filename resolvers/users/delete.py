@@ -28,7 +28,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail.addresses.address_syntax import username_key
 from models.addresses.tables import Address
-from models.admin.tasks import Task, TaskState
+from models.admin.tasks import Task, TaskKind, TaskState
 from models.auth.credentials import AccessToken
 from models.domains.tables import Domain
 from models.errors import Conflict, Forbidden, InvalidInput, NotFound
@@ -47,7 +47,7 @@ from resolvers.mailboxes import shares
 from resolvers.users.quota.quota_allocation import effective_quota
 from resolvers.users.selection import UserSelector, load_selected_users
 
-KIND = "USER_DELETE"  # of the task that removes the data
+KIND = TaskKind.USER_DELETE  # of the task that removes the data
 
 
 @dataclass(frozen=True, slots=True)

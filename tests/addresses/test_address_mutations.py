@@ -122,7 +122,8 @@ async def test_created_user_address_receives_mail_and_is_journaled(
         ({"publicComment": "x" * 1001}, (["publicComment"], "LENGTH")),
         ({"expiresAt": "2029-01-01T00:00:00Z"}, (["expiresAt"], "MIN")),
         ({"expiresAt": "2031-01-01T00:00:00Z", "main": True}, (["main"], "MAIN_ADDRESS")),
-        ({"address": "@example.org", "allowWildcard": True, "main": True}, (["main"], "MAIN_ADDRESS")),
+        ({"address": "@example.org", "allowWildcard": True, "main": True},
+         (["main"], "MAIN_ADDRESS")),
         ({"address": "all@*", "allowWildcard": True, "main": True}, (["main"], "MAIN_ADDRESS")),
         (
             {
@@ -185,8 +186,8 @@ async def test_wildcard_address_receives_mail(
     ((answer,), errors) = await try_update_addresses(root, pattern, name="Pattern")
     assert (answer["name"], errors) == ("Pattern", [])
     for values, path, rule in (
-        ({"main": True}, "main", "main"),
-        ({"address": "x@example.org"}, "address", "wildcard"),
+        ({"main": True}, "main", "MAIN_ADDRESS"),
+        ({"address": "x@example.org"}, "address", "WILDCARD"),
     ):
         answer, errors = await try_update_addresses(root, pattern, **values)
         assert (answer, error_summary(errors)) == ([], ("VALIDATION", ["set", path], None, rule))
@@ -322,10 +323,10 @@ async def test_kind_changes_only_for_addresses_without_user(
     assert (answer["kind"], answer["forwardTo"], errors) == ("DISCARD", [], [])
     assert (await load_address_row(root.environment, "list@own.example")).relays is None
     for address, kind, path, rule in (
-        ("list@own.example", "FORWARD", "forwardTo", "required"),
-        ("list@own.example", "MAILBOX", "kind", "kind"),
-        ("list@own.example", "LEARN_HAM", "kind", "unsupported"),
-        (ada.address, "DISCARD", "kind", "kind"),
+        ("list@own.example", "FORWARD", "forwardTo", "REQUIRED"),
+        ("list@own.example", "MAILBOX", "kind", "ADDRESS_KIND"),
+        ("list@own.example", "LEARN_HAM", "kind", "UNSUPPORTED"),
+        (ada.address, "DISCARD", "kind", "ADDRESS_KIND"),
     ):
         _, errors = await try_update_addresses(root, address, kind=kind)
         assert ("VALIDATION", ["set", path], None, rule) in [

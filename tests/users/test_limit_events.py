@@ -172,9 +172,9 @@ async def test_threshold_settings_apply_at_once(ada: GraphQLClient, root: GraphQ
     for key, value, rule in (
         ("limits.warningPercent", 100, "MAX"),
         ("limits.criticalPercent", -1, "MIN"),
-        ("limits.criticalPercent", "high", "type"),
+        ("limits.criticalPercent", "high", "TYPE"),
         ("quota.warningEmails", 1, "TYPE"),
-        ("quota.warningEmails", "off", "type"),
+        ("quota.warningEmails", "off", "TYPE"),
         ("quota.warningEmails", None, "TYPE"),
     ):
         assert await change_setting(key, value) == rule

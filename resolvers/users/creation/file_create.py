@@ -14,7 +14,7 @@ from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail.storage.blobs.blob_writer import insert_blob_rows
-from models.admin.tasks import Task
+from models.admin.tasks import Task, TaskKind
 from models.errors import ErrorCollector, InvalidInput, RateLimited, RequestError, require_found
 from models.events.journal import ChangeKind
 from models.runtime.environment import DatabaseTransaction
@@ -43,7 +43,7 @@ from resolvers.users.creation.create import NewUser
 from resolvers.users.creation.insert import PreparedUser
 from resolvers.users.creation.user_records import UserRecord
 
-KIND = "USERS_CREATE"
+KIND = TaskKind.USERS_CREATE
 MUTATION = "usersCreateFromFile"
 MAX_UNFINISHED_TASKS = 2  # of a user
 CHUNK_USERS = 100  # of one transaction
