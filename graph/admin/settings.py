@@ -20,7 +20,9 @@ from models.errors import InvalidInput
 from models.store.keyset_pages import Cursor, ordering_name
 from models.users.roles import Role, Scope
 from models.validation_constraints import ValidationConstraint
+from models.warning_codes import WarningCode
 from resolvers.admin import settings as admin_settings
+from resolvers.admin.setting_types import SettingKind
 from resolvers.admin.settings import CurrentSetting, SettingHistoryPageKey
 
 MAX_QUERY_LENGTH = 128  # characters; as long as a key
@@ -56,7 +58,7 @@ class Setting:
     default: JSON | None = attribute_field(
         "In force while none is stored: what the environment says."
     )
-    type: str = attribute_field("string, number, boolean, duration, size or list.")
+    type: SettingKind = attribute_field("The kind of the value.")
     custom: bool = attribute_field("A value is stored.")
     restart_required: bool = attribute_field("In force only with the next start.")
 
@@ -69,7 +71,7 @@ class Setting:
             name=setting.name,
             description=setting.description,
             default=setting.default,
-            type=setting.type.value,
+            type=setting.type,
             custom=setting.is_set,
             restart_required=setting.restart_required,
         )
@@ -178,7 +180,7 @@ class SettingMutation:
         settings, unchanged_indexes = await admin_settings.reset_settings(info.context, input.keys)
         warnings = [
             types_errors.Warning(
-                code="DEFAULT_ALREADY",
+                code=WarningCode.DEFAULT_ALREADY,
                 message=f"{input.keys[index]} had its default already",
                 path=["keys", str(index)],
             )

@@ -23,6 +23,7 @@ from graph.users.update_mutations import UsersPayload
 from models.errors import InvalidInput, check_limit, require_found
 from models.users.roles import Scope
 from models.validation_constraints import ValidationConstraint
+from models.warning_codes import WarningCode
 from resolvers.filters import sieve_script_mutations, sieve_scripts
 from resolvers.filters.sieve_script_mutations import ScriptSelector
 from resolvers.users import loaders as user_loaders
@@ -100,7 +101,7 @@ class SieveMutation:
         payload = await _load_payload(info, list(stored.script_ids))
         payload.warnings = [
             Warning(
-                code="SIEVE_INCLUDE_MISSING",
+                code=WarningCode.SIEVE_INCLUDE_MISSING,
                 message=f'there is no script "{name}" to include',
                 path=["content"],
             )

@@ -20,6 +20,7 @@ from models.admin.legal_holds import CopyOrigin, LegalHoldAccessAction
 from models.admin.tasks import TaskKind, TaskState
 from models.connectors import AuthMechanism, ConnectorProtocol, ConnectorSecurity
 from models.domains.dkim_keys import DkimAlgorithm, DkimKeyState
+from models.domains.dns_record_values import DnsRecordKind, DnsRecordPurpose
 from models.events.journal import ChangeKind
 from models.files.blobs import StorageTier
 from models.files.tables import FileAttachmentMode
@@ -47,6 +48,8 @@ from models.users.tables import (
     UsageLevel,
 )
 from models.validation_constraints import ValidationConstraint
+from models.warning_codes import WarningCode
+from resolvers.admin.setting_types import SettingKind
 from resolvers.auth.app_passwords import AppPasswordScope
 from resolvers.auth.second_factors.second_factor_check import TwoFactorMethod
 from resolvers.auth.second_factors.webauthn import Ceremony
@@ -160,4 +163,11 @@ strawberry.enum(
     TraceStage,
     description="The kind of record that decides in an address trace. Later versions can add "
     "values.",
+)
+strawberry.enum(SettingKind, description="The kind of the value of a setting.")
+strawberry.enum(WarningCode, description="The reason of a warning. Later versions can add values.")
+strawberry.enum(DnsRecordKind, description="The type of a DNS record.")
+strawberry.enum(
+    DnsRecordPurpose,
+    description="What a DNS record of a domain is for. Later versions can add values.",
 )

@@ -11,6 +11,7 @@ from graph.types.scalars import BigInt, ByteSize, Cursor, Duration, IPAddress
 from mail.connectors.remote_server import ConnectorStage
 from models import errors
 from models.validation_constraints import ValidationConstraint
+from models.warning_codes import WarningCode
 from resolvers.auth.second_factors.second_factor_check import TwoFactorMethod
 
 
@@ -128,7 +129,7 @@ class UnavailableError(MutationError, of=errors.ServiceUnavailable):
 
 @strawberry.type(description="Succeeded, but worth knowing.")
 class Warning:  # noqa: A001 - the name in the schema
-    code: str = attribute_field("Stable code, such as NOT_SAVED_TO_SENT.")
+    code: WarningCode = attribute_field("The reason of the warning.")
     message: str = attribute_field("For people, in English.")
     path: list[str] = attribute_field("Input path it is about.")
 

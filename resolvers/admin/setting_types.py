@@ -21,15 +21,15 @@ VALUE_PATH = ("value",)
 DAY = timedelta(days=1)
 
 
-class SettingType(StrEnum):
-    """The type of a setting, which decides how its value is written in JSON."""
+class SettingKind(StrEnum):
+    """The kind of a setting, which decides how its value is written in JSON."""
 
-    STRING = "string"
-    NUMBER = "number"
-    BOOLEAN = "boolean"
-    DURATION = "duration"  # ISO 8601, such as P30D
-    SIZE = "size"  # bytes; also taken as text such as "3 GiB"
-    LIST = "list"
+    STRING = "STRING"
+    NUMBER = "NUMBER"
+    BOOLEAN = "BOOLEAN"
+    DURATION = "DURATION"  # ISO 8601, such as P30D
+    SIZE = "SIZE"  # bytes; also taken as text such as "3 GiB"
+    LIST = "LIST"
 
 
 SettingJson = Any  # JSON: a text, a number, a switch, null, or a list of these
@@ -43,7 +43,7 @@ class SettingDefinition:
     """
 
     key: str
-    type: SettingType
+    type: SettingKind
     name: str
     description: str
     minimum: Any = None
@@ -108,13 +108,13 @@ def _parse_list(value: object) -> list[Any]:
     raise ValueError(f"not a list of at most {MAX_LIST_ITEMS}")
 
 
-PARSERS: Mapping[SettingType, Callable[[object], Any]] = {
-    SettingType.STRING: _parse_string,
-    SettingType.BOOLEAN: _parse_boolean,
-    SettingType.NUMBER: quantities.parse_integer,
-    SettingType.SIZE: quantities.parse_size,
-    SettingType.DURATION: quantities.parse_duration,
-    SettingType.LIST: _parse_list,
+PARSERS: Mapping[SettingKind, Callable[[object], Any]] = {
+    SettingKind.STRING: _parse_string,
+    SettingKind.BOOLEAN: _parse_boolean,
+    SettingKind.NUMBER: quantities.parse_integer,
+    SettingKind.SIZE: quantities.parse_size,
+    SettingKind.DURATION: quantities.parse_duration,
+    SettingKind.LIST: _parse_list,
 }
 
 

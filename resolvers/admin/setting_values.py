@@ -18,7 +18,7 @@ from resolvers.admin.setting_types import (
     MAX_LIST_ITEMS,
     VALUE_PATH,
     SettingJson,
-    SettingType,
+    SettingKind,
 )
 
 CUSTOM_PREFIX = "custom."  # prefix of the operators' own keys
@@ -80,13 +80,13 @@ def validate_setting_key(
     raise InvalidInput(message, constraint=ValidationConstraint.UNKNOWN, path=path, index=index)
 
 
-def type_of_custom_value(value: SettingJson) -> SettingType:
+def type_of_custom_value(value: SettingJson) -> SettingKind:
     """Return the type of the value of a custom setting."""
     if isinstance(value, bool):
-        return SettingType.BOOLEAN
+        return SettingKind.BOOLEAN
     if isinstance(value, int | float):
-        return SettingType.NUMBER
-    return SettingType.LIST if isinstance(value, list) else SettingType.STRING
+        return SettingKind.NUMBER
+    return SettingKind.LIST if isinstance(value, list) else SettingKind.STRING
 
 
 def options_with_stored_values(

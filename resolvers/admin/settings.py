@@ -27,7 +27,7 @@ from resolvers import pagination
 from resolvers.admin import audit_log
 from resolvers.admin.audit_log import NewAuditLogEntry
 from resolvers.admin.setting_definitions import DEFINITIONS
-from resolvers.admin.setting_types import SettingJson, SettingType, json_from_value
+from resolvers.admin.setting_types import SettingJson, SettingKind, json_from_value
 from resolvers.admin.setting_values import (
     CUSTOM_PREFIX,
     options_with_stored_values,
@@ -56,7 +56,7 @@ class CurrentSetting:
 
     key: str
     value: SettingJson
-    type: SettingType
+    type: SettingKind
     is_set: bool  # a value is set
     default: SettingJson = None
     name: str | None = None

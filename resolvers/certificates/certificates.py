@@ -38,6 +38,7 @@ from models.store.columns import ColumnRow, select_columns
 from models.store.keyset_pages import Page, PageRequest
 from models.users.roles import Role
 from models.validation_constraints import ValidationConstraint
+from models.warning_codes import WarningCode
 from resolvers import pagination
 from resolvers.admin import audit_log
 from resolvers.admin.audit_log import NewAuditLogEntry
@@ -74,7 +75,7 @@ class CertificateValues:
 class CertificateWarning:
     """A warning about a stored certificate: code, message and input field."""
 
-    code: str
+    code: WarningCode
     message: str
     field: str = "cert"
 
@@ -406,24 +407,29 @@ def _certificate_warnings(
     now, warnings = environment.now(), []
     if not covers_name(checked_certificate.dns_names, server_name):
         message = f"{server_name} does not stand in the certificate: most clients will refuse it"
-        warnings.append(CertificateWarning("NAME_NOT_IN_CERTIFICATE", message, "serverName"))
+        warnings.append(
+            CertificateWarning(WarningCode.NAME_NOT_IN_CERTIFICATE, message, "serverName")
+        )
     if checked_certificate.not_after <= now:
         warnings.append(
             CertificateWarning(
-                "CERTIFICATE_EXPIRED", f"it ended on {checked_certificate.not_after:%Y-%m-%d}"
+                WarningCode.CERTIFICATE_EXPIRED,
+                f"it ended on {checked_certificate.not_after:%Y-%m-%d}",
             )
         )
     if checked_certificate.not_before > now:
         message = f"it begins on {checked_certificate.not_before:%Y-%m-%d}"
-        warnings.append(CertificateWarning("CERTIFICATE_NOT_YET_VALID", message))
+        warnings.append(CertificateWarning(WarningCode.CERTIFICATE_NOT_YET_VALID, message))
     if not checked_certificate.is_for_servers:
-        warnings.append(CertificateWarning("NOT_FOR_SERVERS", "it says that it is not for servers"))
+        warnings.append(
+            CertificateWarning(WarningCode.NOT_FOR_SERVERS, "it says that it is not for servers")
+        )
     if checked_certificate.unused_count:
         message = (
             f"{checked_certificate.unused_count} certificates are no part of its chain, and were "
             "left out"
         )
-        warnings.append(CertificateWarning("CERTIFICATES_LEFT_OUT", message, "ca"))
+        warnings.append(CertificateWarning(WarningCode.CERTIFICATES_LEFT_OUT, message, "ca"))
     return warnings
 
 

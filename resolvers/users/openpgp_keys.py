@@ -11,6 +11,7 @@ from mail.storage import openpgp_short_rsa
 from models.errors import InvalidInput
 from models.runtime.environment import Environment
 from models.validation_constraints import ValidationConstraint
+from models.warning_codes import WarningCode
 from resolvers.context import Context
 
 MAX_LENGTH = 128 * 1024  # characters
@@ -67,7 +68,7 @@ def warn_if_short(ctx: Context, key: OpenPgpPublicKey, *, path: Sequence[str]) -
     """Add a warning to the payload if the key is too short."""
     if key.is_short:
         text = "the key is accepted, but too short to be secure: RSA needs 2,048 bits"
-        ctx.add_warning("WEAK_KEY", text, path=path)
+        ctx.add_warning(WarningCode.WEAK_KEY, text, path=path)
 
 
 def _parse_key(armored_key: str, now: datetime) -> tuple[OpenPgpPublicKey | None, str]:

@@ -60,11 +60,11 @@ async def test_settings_are_listed_by_key_with_defaults(root: GraphQLClient) -> 
     assert [setting["key"] for setting in settings] == sorted(DEFINITIONS)
     assert not any(setting["custom"] for setting in settings)
     values = {setting["key"]: (setting["value"], setting["type"]) for setting in settings}
-    assert values[MAX_RECIPIENTS_KEY] == (400, "number")
-    assert values["users.defaultQuota"] == (1 << 30, "size")
-    assert values["tokens.idleTimeout"] == ("P14D", "duration")
-    assert values["journal.retention"] == ("P30D", "duration")
-    assert values["users.defaultDomain"] == (None, "string")
+    assert values[MAX_RECIPIENTS_KEY] == (400, "NUMBER")
+    assert values["users.defaultQuota"] == (1 << 30, "SIZE")
+    assert values["tokens.idleTimeout"] == ("P14D", "DURATION")
+    assert values["journal.retention"] == ("P30D", "DURATION")
+    assert values["users.defaultDomain"] == (None, "STRING")
     for part in ("retention", "RETENTION"):
         settings = (await root(SETTINGS_QUERY, filter={"query": part}))["settings"]
         assert [setting["key"] for setting in settings] == [
@@ -365,6 +365,6 @@ async def test_only_administrators_read_or_change_settings(
 
 async def test_custom_setting_has_the_type_of_its_value(root: GraphQLClient) -> None:
     for n, (value, kind) in enumerate(
-        (("a", "string"), (1, "number"), (1.5, "number"), (True, "boolean"), ([1], "list"))
+        (("a", "STRING"), (1, "NUMBER"), (1.5, "NUMBER"), (True, "BOOLEAN"), ([1], "LIST"))
     ):
         assert (await set_setting(root, f"custom.n{n}", value))["type"] == kind

@@ -17,6 +17,7 @@ from models.users.roles import AdminPermission, Role, UserPermission
 from models.users.search_index import search_text
 from models.users.tables import ProtocolScope, SubaddressAction, User
 from models.validation_constraints import ValidationConstraint
+from models.warning_codes import WarningCode
 from resolvers.addresses.targets import validate_forward_targets
 from resolvers.auth.passwords import new_passwords, password_policy
 from resolvers.auth.passwords.new_passwords import NewPassword
@@ -332,7 +333,7 @@ async def _public_key_columns(
                 if new_user.encrypt_messages or new_user.encrypt_forwarded:
                     raise
                 text = f"the key is not stored: {unusable.message}"
-                ctx.add_warning("KEY_NOT_STORED", text, path=["openpgpPublicKey"])
+                ctx.add_warning(WarningCode.KEY_NOT_STORED, text, path=["openpgpPublicKey"])
                 return {}
             openpgp_keys.warn_if_short(ctx, key, path=["openpgpPublicKey"])
             return {"openpgp_public_key": key.armored, "openpgp_key": key.info}
