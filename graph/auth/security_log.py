@@ -22,6 +22,7 @@ from graph.types.row_mapping import (
     selected_columns,
 )
 from graph.types.scalars import CIDR, IPAddress
+from models.auth.security_log import AuthEventAction, AuthEventResult, AuthProtocol
 from models.store.keyset_pages import Cursor, ordering_name
 from models.users.roles import Role, Scope
 from resolvers.auth import security_log
@@ -39,13 +40,13 @@ UNKNOWN_USER_ID = 0  # no account has this id
     directives=[Auth(scope=Scope.READ)],
 )
 class AuthEvent(NodeView):
-    action: str = attribute_field("Such as authenticate, totp enable, password change, act as.")
-    result: str = attribute_field("success, fail, or what stood against it, such as suspended.")
+    action: AuthEventAction = attribute_field("What was done.")
+    result: AuthEventResult = attribute_field("The result, or the reason for a refusal.")
     session_id: str | None = attribute_field(
         "Session, as a trusted front end calls it; of the last one."
     )
     ip: IPAddress | None = attribute_field("From; of the last one.")
-    protocol: str | None = attribute_field("Through.")
+    protocol: AuthProtocol | None = attribute_field("Protocol of the client.")
     by: str | None = attribute_field("Administrator or key, where it was not the user.")
     detail: JSON | None = attribute_field("More; of the last one.")
     count: int = attribute_field("Equal events folded: those of six hours from the first.")
@@ -67,11 +68,11 @@ class AuthLogFilter(ConditionsInput):
     user: UserRef | None = attribute_field(
         "Events of this account. `User.authLog` refuses it.", default=UNSET
     )
-    action: str | None = attribute_field("Exactly this.", default=UNSET)
+    action: AuthEventAction | None = attribute_field("Events of this action.", default=UNSET)
     ip: IPAddress | None = attribute_field("From this address.", default=UNSET)
     network: CIDR | None = attribute_field("From an address of this network.", default=UNSET)
-    result: str | None = attribute_field("Exactly this.", default=UNSET)
-    protocol: str | None = attribute_field("Exactly this.", default=UNSET)
+    result: AuthEventResult | None = attribute_field("Events of this result.", default=UNSET)
+    protocol: AuthProtocol | None = attribute_field("Events of this protocol.", default=UNSET)
     since: datetime | None = attribute_field("First seen then or later.", default=UNSET)
     before: datetime | None = attribute_field("First seen earlier.", default=UNSET)
 

@@ -29,6 +29,7 @@ from graph.types.references import (
 )
 from graph.types.row_mapping import NodeView, global_id_field, link, selected_columns
 from graph.types.scalars import CIDR, Duration, IPAddress
+from models.auth.security_log import AuthProtocol
 from models.errors import ErrorCollector, InvalidInput, require_found
 from models.store.keyset_pages import Cursor
 from models.users.roles import AdminPermission, Role, Scope, UserPermission
@@ -65,7 +66,7 @@ class AccessToken(NodeView):
     expires_at: datetime = attribute_field("Ends then, unless it is used before.")
     last_used_at: datetime = attribute_field("Last use, to the hour.")
     ip: IPAddress | None = attribute_field("Where it signed in from.")
-    protocol: str | None = attribute_field("What it said it speaks.")
+    protocol: AuthProtocol | None = attribute_field("Protocol that the program named at sign-in.")
     scope: Scope = attribute_field("What it is good for.")
     current: bool = attribute_field("True for the token of this call.")
 
@@ -174,7 +175,9 @@ class Viewer:
 class AuthenticateInput(Options):
     username: str = attribute_field("Or an address.")
     password: str = attribute_field("As typed.")
-    protocol: str = attribute_field("For the log.", default="API")
+    protocol: AuthProtocol = attribute_field(
+        "Protocol of the client, for the security log.", default=AuthProtocol.API
+    )
     scope: Scope = attribute_field("FULL, IMAP, POP3, SMTP, …", default=Scope.FULL)
     token: bool = attribute_field("Answer with an access token; only for FULL.", default=False)
     totp: str | None = attribute_field(
@@ -376,8 +379,9 @@ class AuthMutation:
     )
     async def authenticate(self, info: Info, input: AuthenticateInput) -> AuthenticatePayload:
         scope = Scope(input.scope)  # strawberry passes the plain text if the schema is sorted
+        protocol = AuthProtocol(input.protocol)
         proof = _proof_from_input(input)
-        attempt = SignInRequest(scope, input.protocol, input.token, input.token_ttl or None, proof)
+        attempt = SignInRequest(scope, protocol, input.token, input.token_ttl or None, proof)
         sign_in = await authentication.authenticate(
             info.context, input.username, input.password, attempt
         )

@@ -18,6 +18,7 @@ from models.addresses.tables import AddressKind
 from models.addresses.trace_stages import TraceStage
 from models.admin.legal_holds import CopyOrigin, LegalHoldAccessAction
 from models.admin.tasks import TaskKind, TaskState
+from models.auth.security_log import AuthEventAction, AuthEventResult, AuthProtocol
 from models.connectors import AuthMechanism, ConnectorProtocol, ConnectorSecurity
 from models.domains.dkim_keys import DkimAlgorithm, DkimKeyState
 from models.domains.dns_record_values import DnsRecordKind, DnsRecordPurpose
@@ -171,3 +172,9 @@ strawberry.enum(
     DnsRecordPurpose,
     description="What a DNS record of a domain is for. Later versions can add values.",
 )
+strawberry.enum(
+    AuthEventAction,
+    description="What was done with an account or a credential. Later versions can add values.",
+)
+strawberry.enum(AuthEventResult, description="The result of a security event.")
+strawberry.enum(AuthProtocol, description="The protocol through which a client signs in.")

@@ -12,6 +12,7 @@ from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from models.auth.credentials import ApiKey
+from models.auth.security_log import AuthEventAction
 from models.domains.tables import Domain
 from models.errors import ErrorCollector, Forbidden, InvalidInput, NotFound
 from models.store.columns import ColumnRow, select_columns
@@ -362,7 +363,10 @@ async def _write_admin_and_security_logs(
 
     `changed_values` are the changed columns.
     """
-    viewer, action = ctx.viewer, f"api key {mutation.removeprefix('apiKey').lower()}"
+    viewer, action = (
+        ctx.viewer,
+        AuthEventAction(f"API_KEY_{mutation.removeprefix('apiKey').upper()}"),
+    )
     for key in keys:
         if key.user_id:
             detail = {"key": str(key.id), "name": key.name}

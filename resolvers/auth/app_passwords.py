@@ -16,6 +16,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail.addresses.address_syntax import validated_address as checked_address
 from models.auth.application_passwords import ApplicationPassword
+from models.auth.security_log import AuthEventAction
 from models.errors import Conflict, ErrorCollector, Forbidden, InvalidInput, LimitReached
 from models.runtime.environment import Environment
 from models.runtime.options import Options
@@ -266,7 +267,7 @@ async def create_app_password(
             "appPasswordCreate", "AppPassword", row.id, user.domain_id, None, new_values
         )
         await _write_admin_and_security_logs(
-            ctx, session, user.id, "app password create", [admin_entry]
+            ctx, session, user.id, AuthEventAction.APP_PASSWORD_CREATE, [admin_entry]
         )
     return CreatedAppPassword(row, text, profile)
 
@@ -477,7 +478,7 @@ async def update_app_passwords(
                 if row.user_id == owner_id
             ]
             await _write_admin_and_security_logs(
-                ctx, session, owner_id, "app password update", admin_entries
+                ctx, session, owner_id, AuthEventAction.APP_PASSWORD_UPDATE, admin_entries
             )
     drop_cached_credentials(ctx.environment, *owner_ids)
     return list(dict.fromkeys(ids))
@@ -505,7 +506,7 @@ async def delete_app_passwords(ctx: Context, ids: Sequence[int]) -> None:
                 if row.user_id == owner_id
             ]
             await _write_admin_and_security_logs(
-                ctx, session, owner_id, "app password delete", admin_entries
+                ctx, session, owner_id, AuthEventAction.APP_PASSWORD_DELETE, admin_entries
             )
     drop_cached_credentials(ctx.environment, *owner_ids)
 
@@ -514,7 +515,7 @@ async def _write_admin_and_security_logs(
     ctx: Context,
     session: AsyncSession,
     user_id: int,
-    action: str,
+    action: AuthEventAction,
     admin_entries: Sequence[NewAuditLogEntry],
 ) -> None:
     """Write a change to the user's security log; also to the admin log if the viewer is another."""

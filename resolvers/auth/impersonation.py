@@ -6,6 +6,7 @@ from datetime import timedelta
 from sqlalchemy import select
 from sqlmodel import col
 
+from models.auth.security_log import AuthEventAction, AuthProtocol
 from models.errors import Conflict, Forbidden, InvalidInput, NotFound
 from models.store.columns import ColumnRow, select_columns
 from models.users.roles import Scope
@@ -58,12 +59,14 @@ async def create_impersonation_token(
             "that is yourself", constraint=ValidationConstraint.EXCLUSIVE, path=["user"]
         )
     async with ctx.write_session(user_id) as session:
-        new_token = NewAccessToken(user, ttl, protocol="API", scope=Scope.MAIL, actor_id=actor_id)
+        new_token = NewAccessToken(
+            user, ttl, protocol=AuthProtocol.API, scope=Scope.MAIL, actor_id=actor_id
+        )
         new_token = replace(new_token, actor_key_id=actor_key_id)
         secret, expires_at = await access_tokens.create_access_token(ctx, session, new_token)
         detail = {"until": expires_at.isoformat()} | ({"reason": ctx.reason} if ctx.reason else {})
         await security_log.log_event(
-            ctx, session, NewSecurityEvent("act as", user_id, detail=detail)
+            ctx, session, NewSecurityEvent(AuthEventAction.USER_IMPERSONATE, user_id, detail=detail)
         )
         admin_entry = NewAuditLogEntry(
             "userImpersonate", "User", user_id, user.domain_id, after={"until": expires_at}

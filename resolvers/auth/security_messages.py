@@ -51,7 +51,7 @@ def _build_message_draft(
     address = name if "@" in name else f"{name}@{environment.options.hostname}"
     domain = address.rpartition("@")[2]
     lines = [
-        (texts.event_label, order["action"]),
+        (texts.event_label, order["action"].replace("_", " ").lower()),
         (texts.by_label, order["by"]),
         (texts.time_label, order["at"]),
         (texts.ip_label, order["ip"]),

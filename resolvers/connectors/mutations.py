@@ -10,6 +10,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail.connectors.remote_server import RemoteFailure
 from models.admin.tasks import TaskState
+from models.auth.security_log import AuthEventAction
 from models.connectors import Connector, ConnectorRun, ConnectorSecurity, RemoteMailbox
 from models.errors import Conflict, InvalidInput, LimitReached, require_all_found
 from models.events.journal import ChangeKind
@@ -39,9 +40,9 @@ from resolvers.users.selection import load_managed_users
 MAX_CONNECTORS = 50  # of one account
 LOGGED_COLUMNS = ("name", "host", "active")
 SECURITY_LOG_ACTIONS = {  # mutation: its action in the security log
-    "connectorCreate": "connector create",
-    "connectorDelete": "connector delete",
-    "connectorUpdate": "connector update",
+    "connectorCreate": AuthEventAction.CONNECTOR_CREATE,
+    "connectorDelete": AuthEventAction.CONNECTOR_DELETE,
+    "connectorUpdate": AuthEventAction.CONNECTOR_UPDATE,
 }
 
 

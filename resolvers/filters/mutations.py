@@ -9,6 +9,7 @@ from sqlalchemy import delete, func, insert, select, update
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
+from models.auth.security_log import AuthEventAction
 from models.errors import InvalidInput, require_all_found
 from models.events.journal import ChangeKind, JournalEntry
 from models.filters.tables import Filter
@@ -328,7 +329,7 @@ async def _log_new_targets_to_security_log(
 ) -> None:
     """Write each new target to the owner's security log, since an attacker often adds forwards."""
     events = [
-        NewSecurityEvent("filter forward", owner, target=_target_without_secrets(one))
+        NewSecurityEvent(AuthEventAction.FILTER_FORWARD, owner, target=_target_without_secrets(one))
         for owner, new_targets in owner_and_targets_by_filter.values()
         for one in new_targets
     ]

@@ -14,6 +14,7 @@ from sqlmodel import col
 from mail.filters.script_cache import compile_script_cached, redirect_addresses
 from mail.filters.script_environment import PERSONAL_LOCATION
 from mail.sieve import SieveError, limits
+from models.auth.security_log import AuthEventAction
 from models.errors import (
     Conflict,
     InvalidInput,
@@ -352,7 +353,7 @@ def _new_redirect_events(changes: _ScriptChanges) -> list[NewSecurityEvent]:
             (row.user_id, _redirect_addresses(values.get("content", row.content)) - old_addresses)
         )
     return [
-        NewSecurityEvent("sieve forward", user, target=target)
+        NewSecurityEvent(AuthEventAction.SIEVE_FORWARD, user, target=target)
         for user, all_ in pairs
         for target in sorted(all_)
     ]

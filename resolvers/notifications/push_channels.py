@@ -12,6 +12,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail.network.outbound_http import parse_target
 from mail.text.bounded_regex import BoundedRegex
+from models.auth.security_log import AuthEventAction
 from models.errors import ErrorCollector, InvalidInput, NotFound
 from models.events.journal import ChangeKind, Stream
 from models.events.wakeups import PUSHES
@@ -351,7 +352,9 @@ async def _record_changes(
     """Record the changes in journals, security logs and, for other users, in the admin log."""
     journal_entries = {user: [(ChangeKind.USER_CHANGED, [user])] for user in user_ids}
     await ctx.record_changes(session, journal_entries, changed=[CHANGED_FIELDS])
-    events = [NewSecurityEvent("push channel set", user, target=kind) for user in user_ids]
+    events = [
+        NewSecurityEvent(AuthEventAction.PUSH_CHANNEL_SET, user, target=kind) for user in user_ids
+    ]
     await security_log.log_events(ctx, session, events)
     entries_for_others = [
         one for one, user in zip(log_entries, user_ids, strict=True) if user != ctx.viewer.user_id
@@ -395,7 +398,8 @@ async def delete_channels(ctx: Context, ids: Sequence[int]) -> None:
         journal_entries = {user: [(ChangeKind.USER_CHANGED, [user])] for user in owner_ids}
         await ctx.record_changes(session, journal_entries, changed=[CHANGED_FIELDS])
         events = [
-            NewSecurityEvent("push channel delete", row.user_id, target=row.kind) for row in rows
+            NewSecurityEvent(AuthEventAction.PUSH_CHANNEL_DELETE, row.user_id, target=row.kind)
+            for row in rows
         ]
         await security_log.log_events(ctx, session, events)
         await audit_log.log_changes(

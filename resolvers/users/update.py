@@ -11,6 +11,7 @@ from sqlmodel import col
 from mail.addresses import address_syntax
 from models.addresses.tables import Address
 from models.auth.credentials import AccessToken
+from models.auth.security_log import AuthEventAction
 from models.errors import AuthenticationFailed, Conflict, ErrorCollector, Forbidden, InvalidInput
 from models.mailboxes.tables import Mailbox
 from models.runtime.environment import Environment
@@ -375,7 +376,7 @@ async def _log_senders_and_passwords(
     if users_with_new_senders:
         detail = {"patterns": ", ".join(values["allowed_senders"])}
         events = [
-            NewSecurityEvent("sender whitelist change", row.id, detail=detail)
+            NewSecurityEvent(AuthEventAction.ALLOWED_SENDERS_CHANGE, row.id, detail=detail)
             for row in users_with_new_senders
         ]
         await security_log.log_events(ctx, locked_users.session, events)
@@ -436,7 +437,9 @@ async def _log_password_change_and_keep_token(
     """Log the new password, and keep the viewer's token valid: the viewer knew the old password."""
     detail = {"disabled": True} if patch.password_disabled else {}
     await security_log.log_event(
-        ctx, locked_users.session, NewSecurityEvent("password change", row.id, detail=detail)
+        ctx,
+        locked_users.session,
+        NewSecurityEvent(AuthEventAction.PASSWORD_CHANGE, row.id, detail=detail),
     )
     if row.id == ctx.viewer.user_id and ctx.viewer.token_id:
         statement = update(AccessToken).where(

@@ -173,7 +173,7 @@ async def test_import_of_another_account_keeps_all_facts(
     events = await select_rows(
         root.environment, "SELECT action FROM auth_events WHERE user_id = :u", u=ada.user.id
     )
-    assert ("read mail",) in events
+    assert ("MESSAGES_READ",) in events
     repeated = await start_import(root, {"user": {"username": "ada"}}, **arguments)
     await run_due_imports(root.environment)
     assert message_counts(await load_run(bob, repeated["connectorRuns"][0]["id"])) == (

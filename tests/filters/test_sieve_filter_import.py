@@ -71,7 +71,7 @@ async def test_imported_filters_are_added_after_existing_ones(
         global_ids.decode("Filter", filter_["id"]) for filter_ in payload["filters"]
     ]
     document = (
-        '{ viewer { user { authLog(filter: {action: "filter forward"}) { nodes { detail } } } } }'
+        "{ viewer { user { authLog(filter: {action: FILTER_FORWARD}) { nodes { detail } } } } }"
     )
     (event,) = (await ada(document))["viewer"]["user"]["authLog"]["nodes"]
     assert event["detail"]["target"] == "eve@example.net"

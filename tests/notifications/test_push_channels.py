@@ -456,7 +456,7 @@ async def test_admin_sets_channels_of_users_and_security_log_has_it(
     ]
     security_log_query = "{ viewer { user { authLog { nodes { action by } } } } }"
     (entry,) = (await ada(security_log_query))["viewer"]["user"]["authLog"]["nodes"]
-    assert entry["action"] == "push channel set"
+    assert entry["action"] == "PUSH_CHANNEL_SET"
     assert entry["by"]
     for client in (ada, bob):
         await deliver_to_mailbox(client, "Hello", To=client.address)

@@ -2,6 +2,7 @@
 
 from datetime import datetime, timedelta
 
+from models.auth.security_log import AuthEventAction
 from models.errors import Forbidden, InvalidInput
 from models.validation_constraints import ValidationConstraint
 from resolvers.auth import security_log
@@ -45,6 +46,6 @@ async def set_temporary_password(ctx: Context, user_id: int, starts_at: datetime
             )
             locked_users.sign_out(user)
             await security_log.log_event(
-                ctx, locked_users.session, NewSecurityEvent("password reset", user.id)
+                ctx, locked_users.session, NewSecurityEvent(AuthEventAction.PASSWORD_RESET, user.id)
             )
     return password

@@ -60,7 +60,7 @@ async def test_password_change_ends_all_other_tokens(eve: GraphQLClient) -> None
     events = await select_rows(
         eve.environment, "SELECT action, result FROM auth_events WHERE action LIKE 'pass%'"
     )
-    assert events == [("password change", "success")]
+    assert events == [("PASSWORD_CHANGE", "SUCCESS")]
     assert (
         await try_update_users(current_client, password=PASSWORD, existingPassword=NEW_PASSWORD)
     )[1] == []  # a second change
