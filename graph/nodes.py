@@ -27,9 +27,11 @@ from graph.domains.types import Domain, DomainAlias
 from graph.files.types import File, FileShare
 from graph.filters.sieve_scripts import SieveScript
 from graph.filters.types import Filter
+from graph.http.download_urls import parse_attachment_id
 from graph.mailboxes.types import Mailbox
 from graph.messages.deleted_messages import DeletedMessage
 from graph.messages.labels import Label
+from graph.messages.mime_parts import Attachment
 from graph.messages.threads import Thread
 from graph.messages.types import Message
 from graph.notifications.push_channels import PushChannel
@@ -52,6 +54,7 @@ from graph.users.types import User
 from models.errors import InvalidInput
 from models.users.roles import Scope
 from models.validation_constraints import ValidationConstraint
+from resolvers.messages.attachments import attachment_key
 
 MAX_IDS = 250  # of one call
 NODE_TYPES: dict[str, type[NodeView]] = {
@@ -59,6 +62,7 @@ NODE_TYPES: dict[str, type[NodeView]] = {
     "AccessToken": AccessToken,
     "Address": Address,
     "ContactSuggestion": ContactSuggestion,
+    "Attachment": Attachment,
     "AuditLogEntry": AuditLogEntry,
     "ApiKey": ApiKey,
     "DeletedMessage": DeletedMessage,
@@ -126,7 +130,7 @@ async def load_nodes(info: Info, global_ids: Sequence[str]) -> list[NodeView | I
     An object that doesn't exist or is not visible is None. An ID that is not of a node has an
     error in its place, which graphql-core reports with the item's path.
     """
-    keys: defaultdict[str, list[int]] = defaultdict(list)
+    keys: defaultdict[str, dict[str, int]] = defaultdict(dict)  # by type and global ID
     found: dict[str, NodeView | InvalidInput] = {}
     for index, text in enumerate(global_ids):
         try:
@@ -135,14 +139,13 @@ async def load_nodes(info: Info, global_ids: Sequence[str]) -> list[NodeView | I
             error.path = ["ids", str(index)]
             found[text] = error
         else:
-            keys[kind].append(key)
-    for kind, listed in keys.items():
+            keys[kind][text] = key
+    for kind, key_by_id in keys.items():
         shape = NODE_TYPES[kind]
-        for key, row in zip(
-            listed, await info.context.load_many(shape.load_batch, listed), strict=True
-        ):
+        rows = await info.context.load_many(shape.load_batch, [*key_by_id.values()])
+        for text, row in zip(key_by_id, rows, strict=True):
             if row is not None:
-                found[ids.encode(kind, key)] = shape.from_row(row)
+                found[text] = shape.from_row(row)
     return [found.get(text) for text in global_ids]
 
 
@@ -151,6 +154,8 @@ def _type_name_and_key(global_id: str) -> tuple[str, int]:
     kind = ids.type_name_of(global_id)
     if kind not in NODE_TYPES:
         raise InvalidInput("not the ID of a node", constraint=ValidationConstraint.ID, path=["ids"])
+    if kind == "Attachment":
+        return kind, attachment_key(*parse_attachment_id(global_id, path="ids"))
     return kind, ids.decode(kind, global_id, path="ids")
 
 

@@ -60,6 +60,7 @@ from graph.types.argument_descriptions import (
     set_missing_descriptions,
 )
 from graph.types.mutations import atomic
+from graph.types.requirement_texts import append_requirement_texts
 from graph.types.scalars import SCALARS
 from graph.users import (
     client_reset_mutations,
@@ -205,6 +206,7 @@ def _describe_and_restore_enum_values(schema: ExecutableSchema) -> ExecutableSch
     Sorting a schema replaces the members by text.
     """
     set_missing_descriptions(schema._schema)  # noqa: SLF001 - strawberry has no other way in
+    append_requirement_texts(schema._schema)  # noqa: SLF001
     # printed with the fields: a text that differs from the sorted schema would appear twice
     set_directive_argument_descriptions(schema._schema_graphql_directives.values())  # noqa: SLF001
     for kind in schema._schema.type_map.values():  # noqa: SLF001 - strawberry has no other way in

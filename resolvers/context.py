@@ -22,18 +22,18 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from models.errors import Forbidden, Unauthenticated
 from models.events import journal
-from models.events.journal import ChangeKind, JournalEntry, StreamPositions
+from models.events.journal import EventType, JournalEntry, StreamPositions
 from models.observability import metrics
 from models.observability.traces import TimedBlock
 from models.runtime.environment import DatabaseTransaction, Environment
 from models.store.cancel_safety import await_to_end
 from models.store.columns import ColumnRow
-from models.store.committed_transactions import is_committed
-from models.store.database import Database, current_transaction
+from models.store.database import current_transaction
 from models.store.dependent_selects import SelectStep, SelectSteps, run_steps_async
 from models.store.prepared_statements import PreparedStatement
 from models.users.roles import AdminPermission, Role, Scope, UserPermission, expand_scopes
 from models.warning_codes import WarningCode
+from resolvers.request_transaction import DryRunRollback, RequestTransaction, savepoint
 
 Key = TypeVar("Key")
 Value = TypeVar("Value")
@@ -225,7 +225,7 @@ class Context:
     search_words_by_path: dict[Hashable, Sequence[Any]] = field(
         default_factory=dict, init=False, repr=False
     )
-    _transaction: "RequestTransaction | None" = field(default=None, init=False, repr=False)
+    _transaction: RequestTransaction | None = field(default=None, init=False, repr=False)
     _loaders: dict[Any, DataLoader[Any, Any]] = field(default_factory=dict, init=False, repr=False)
 
     def load(self, batch: BatchFunction[Key, Value], key: Key) -> Awaitable[Value]:
@@ -311,12 +311,9 @@ class Context:
                     self.environment.write_session(*stream_ids)
                 )
                 open_transaction.last_session = open_transaction.session
-                open_transaction.exit_stack.push_async_callback(
-                    open_transaction.wait_for_reads_and_close
-                )
             else:
                 await journal.lock_streams(open_transaction.session, stream_ids)
-            async with nullcontext() if is_outermost else _savepoint(open_transaction.session):
+            async with nullcontext() if is_outermost else savepoint(open_transaction.session):
                 yield open_transaction.session
             self.committed_position = journal.recorded_positions(open_transaction.session)
             self.clear_loaded()
@@ -354,9 +351,11 @@ class Context:
         """Open a separate transaction, which drops no loaded values of this context.
 
         Inside an open transaction it is a savepoint, since a database may allow one writer only.
+        Then the caller must not wait for other loads, since they can't read until it ends.
         """
-        if self._transaction is not None:
-            async with self.write_session(*stream_ids) as session:
+        transaction = self._transaction
+        if transaction is not None and not transaction.has_ended:
+            async with transaction.lock_session(), self.write_session(*stream_ids) as session:
                 yield self, session
         else:
             separate_ctx = self.fresh_copy()
@@ -367,7 +366,7 @@ class Context:
         self,
         session: AsyncSession,
         stream_id: int,
-        kind: ChangeKind,
+        event_type: EventType,
         ids: Sequence[int],
         **facts: Any,
     ) -> JournalPosition:
@@ -376,14 +375,14 @@ class Context:
         Too many ids for one row become several entries; a list in `facts` is split in the same way.
         """
         last_position = 0
-        for entry in self.journal_entries(kind, ids, **facts):
+        for entry in self.journal_entries(event_type, ids, **facts):
             last_position = await journal.record_entry(
                 session, stream_id, entry, at=self.environment.now()
             )
         return last_position
 
     def journal_entries(
-        self, kind: ChangeKind, ids: Sequence[int], **facts: Any
+        self, event_type: EventType, ids: Sequence[int], **facts: Any
     ) -> list[JournalEntry]:
         """Return the journal entries of a change of these objects, with reason and origin."""
         if self.reason:
@@ -392,13 +391,13 @@ class Context:
         for start in range(0, len(ids), journal.MAX_IDS_PER_ROW):
             part = slice(start, start + journal.MAX_IDS_PER_ROW)
             part_facts = {k: v[part] if isinstance(v, list) else v for k, v in facts.items()}
-            result.append(JournalEntry(kind, ids[part], part_facts, self.origin))
+            result.append(JournalEntry(event_type, ids[part], part_facts, self.origin))
         return result
 
     async def record_changes(
         self,
         session: AsyncSession,
-        changes_by_stream: Mapping[int, Sequence[tuple[ChangeKind, Sequence[int]]]],
+        changes_by_stream: Mapping[int, Sequence[tuple[EventType, Sequence[int]]]],
         **facts: Any,
     ) -> None:
         """Write changes to the journals of many locked streams, with as few statements as for one.
@@ -407,9 +406,11 @@ class Context:
         """
         entries = {
             stream: [
-                entry for kind, ids in kinds for entry in self.journal_entries(kind, ids, **facts)
+                entry
+                for event_type, ids in changes
+                for entry in self.journal_entries(event_type, ids, **facts)
             ]
-            for stream, kinds in changes_by_stream.items()
+            for stream, changes in changes_by_stream.items()
         }
         await journal.record_entries_in_streams_or_raise(
             session, entries, at=self.environment.now()
@@ -441,10 +442,15 @@ class Context:
         else:
             self._transaction.after_commit.append(callback)
 
+    def call_after_dry_run(self, callback: Callable[[], object]) -> None:
+        """Call this after the rollback of the open dry run."""
+        if self._transaction is not None:
+            self._transaction.after_dry_run.append(callback)
+
     @asynccontextmanager
     async def combined_transaction(
         self, *, commit: bool = True
-    ) -> AsyncGenerator["RequestTransaction"]:
+    ) -> AsyncGenerator[RequestTransaction]:
         """Combine all transactions opened inside, as for `@atomic` or an idempotency key.
 
         Without `commit` it is a dry run, and so is the transaction around it: all is rolled back.
@@ -461,7 +467,10 @@ class Context:
         try:
             async with exit_stack:
                 current_transaction.set(request_transaction)
-                yield request_transaction
+                try:
+                    yield request_transaction
+                finally:
+                    await request_transaction.wait_for_loads_and_close()
                 if not request_transaction.commits:
                     self.committed_position = None
                     raise DryRunRollback
@@ -469,7 +478,9 @@ class Context:
             for callback in request_transaction.after_commit:
                 callback()
         except DryRunRollback:
-            pass
+            current_transaction.set(previous)
+            for callback in request_transaction.after_dry_run:
+                callback()
         except asyncio.CancelledError:
             if request_transaction.is_committed:  # the cancellation came during the commit
                 for callback in request_transaction.after_commit:
@@ -489,7 +500,9 @@ async def _load_measured(
     with TimedBlock(BATCH_SECONDS_METRIC, f"load {name}", name) as timing:
         if timing.span is not None:
             timing.span.attributes["merganser.keys"] = len(keys)
-        return await batch(ctx, keys)
+        transaction = ctx._transaction  # noqa: SLF001 - the same module
+        with nullcontext() if transaction is None else transaction.track_load():
+            return await batch(ctx, keys)
 
 
 def _batch_name(batch: object) -> str:
@@ -501,64 +514,3 @@ def _batch_name(batch: object) -> str:
         batch = batch.func
     module = getattr(batch, "__module__", "").removeprefix("resolvers.")
     return f"{module}.{getattr(batch, '__qualname__', type(batch).__qualname__)}"
-
-
-class DryRunRollback(Exception):
-    """Rolls a dry run back."""
-
-
-@dataclass
-class RequestTransaction:
-    """The transaction of a request, which nested transactions join.
-
-    The first write opens it: before, no lock is held.
-    """
-
-    database: Database
-    exit_stack: AsyncExitStack
-    commits: bool
-    session: AsyncSession | None = None  # None before the first write, and after the end
-    last_session: AsyncSession | None = None  # the same session, also after the end
-    after_commit: list[Callable[[], object]] = field(default_factory=list)
-    read_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-
-    @property
-    def is_open(self) -> bool:
-        """True from the first write to the end of the transaction."""
-        return self.session is not None
-
-    @property
-    def is_committed(self) -> bool:
-        """True if the writes of the transaction are durable."""
-        return is_committed(self.last_session)
-
-    async def read(
-        self, statement: Select[*tuple[Any, ...]], parameters: Mapping[str, Any] | None = None
-    ) -> Sequence[ColumnRow] | None:
-        """Return the rows as this transaction sees them; None if it is not open."""
-        if self.session is None:
-            return None
-        async with self.read_lock:  # fields that are resolved concurrently share one session
-            if self.session is None:  # the transaction has ended in the meantime
-                return None
-            await self.session.flush()
-            connection = await self.session.connection()
-            return (await connection.execute(statement, parameters)).all()
-
-    async def wait_for_reads_and_close(self) -> None:
-        """Wait for running reads; later reads use the committed rows."""
-        async with self.read_lock:
-            self.session = None
-
-
-@asynccontextmanager
-async def _savepoint(session: AsyncSession) -> AsyncGenerator[None]:
-    """Open a savepoint that also restores `session.info` if it is rolled back."""
-    info_before = dict(session.info)
-    try:
-        async with session.begin_nested():
-            yield
-    except BaseException:
-        session.info.clear()  # it describes writes that were rolled back
-        session.info.update(info_before)
-        raise

@@ -15,15 +15,15 @@ from models.messages.tables import Message
 from models.store.columns import select_columns
 from models.store.database import Database
 
-EVENT_FIELDS = """cursor events { cursor kind
+EVENT_FIELDS = """cursor events { cursor type
   ... on MailboxChange { folder: mailboxId path oldPath modseq mailbox { id path } }
   ... on MessageChange { messageId mailboxId uid fromMailboxId fromUid flags modseq }
   ... on ResyncChange { reason } }"""
 SEEN = "\\Seen"
 MAX_SHOWN_EVENTS = 12  # events shown for an object that differs
 MAX_PROBLEMS = 20  # per replica
-ADDING_KINDS = ("MESSAGE_ADDED", "MESSAGE_RESTORED")
-REMOVING_KINDS = ("MESSAGE_DELETED", "MESSAGE_PURGED")
+ADDING_TYPES = ("MESSAGE_ADDED", "MESSAGE_RESTORED")
+REMOVING_TYPES = ("MESSAGE_DELETED", "MESSAGE_PURGED")
 
 EventFields = Mapping[str, Any]
 
@@ -95,12 +95,12 @@ class AccountReplica:
     def apply_batch(self, batch: Sequence[EventFields], cursor: str) -> None:
         """Apply a batch of events and the cursor after it. Raises ResyncRequired."""
         for event in batch:
-            if event["kind"] == "RESYNC":
+            if event["type"] == "RESYNC":
                 raise ResyncRequired(event["reason"])
             number = event_number_from_cursor(event["cursor"])
             if number != self.event_number + 1:
                 self._add_problem(
-                    f"after event {self.event_number} came {number}, a {event['kind']}"
+                    f"after event {self.event_number} came {number}, a {event['type']}"
                 )
             self.cursor = event["cursor"]
             self._apply_event(event, number)
@@ -115,50 +115,50 @@ class AccountReplica:
     def _apply_event(self, event: EventFields, number: int) -> None:
         if event.get("modseq", number) < number:
             self._add_problem(f"event {number} has the modseq {event['modseq']}")
-        if event["kind"].startswith("MAILBOX_"):
+        if event["type"].startswith("MAILBOX_"):
             self._apply_mailbox_event(event, number)
-        elif event["kind"].startswith("MESSAGE_"):
+        elif event["type"].startswith("MESSAGE_"):
             self._apply_message_event(event, number)
 
     def _apply_mailbox_event(self, event: EventFields, number: int) -> None:
-        kind, key, path = event["kind"], event["folder"], event["path"]
+        event_type, key, path = event["type"], event["folder"], event["path"]
         before, now = self.path_by_mailbox.get(key), event["mailbox"]
         if number > self.exact_from:
             expected = {"MAILBOX_CREATED": None, "MAILBOX_RENAMED": event["oldPath"]}
-            if before != expected.get(kind, before) or (
-                before is None and kind != "MAILBOX_CREATED"
+            if before != expected.get(event_type, before) or (
+                before is None and event_type != "MAILBOX_CREATED"
             ):
-                self._add_problem(f"event {number}, {kind} of {key}: it was at {before}")
-            if kind == "MAILBOX_DELETED" and any(
+                self._add_problem(f"event {number}, {event_type} of {key}: it was at {before}")
+            if event_type == "MAILBOX_DELETED" and any(
                 one.mailbox_id == key for one in self.message_states.values()
             ):
                 self._add_problem(f"event {number}: folder {key} went with messages in it")
             if now and now["id"] != key:
                 self._add_problem(f"event {number} of {key} has the folder {now['id']} in it")
-        if kind == "MAILBOX_DELETED":
+        if event_type == "MAILBOX_DELETED":
             self.path_by_mailbox.pop(key, None)
         elif path is not None:
             self.path_by_mailbox[key] = path
 
     def _apply_message_event(self, event: EventFields, number: int) -> None:
-        kind, key = event["kind"], event["messageId"]
+        event_type, key = event["type"], event["messageId"]
         mailbox_and_uid = (event["mailboxId"], event["uid"])
         if number > self.exact_from:
             known_state = self.message_states.get(key)
             before = known_state and known_state[:2]
             expected: Any = mailbox_and_uid
-            if kind in ADDING_KINDS or event["mailboxId"] is None:  # an archived message
+            if event_type in ADDING_TYPES or event["mailboxId"] is None:  # an archived message
                 expected = None
             elif event["fromMailboxId"] is not None:
                 expected = (event["fromMailboxId"], event["fromUid"])
             if before != expected:
                 self._add_problem(
-                    f"event {number}, {kind} of {key}: it was at {before}, not {expected}"
+                    f"event {number}, {event_type} of {key}: it was at {before}, not {expected}"
                 )
-        if kind in REMOVING_KINDS:
+        if event_type in REMOVING_TYPES:
             self.message_states.pop(key, None)
         elif event["flags"] is None:
-            self._add_problem(f"event {number}, {kind} of {key}, tells no flags")
+            self._add_problem(f"event {number}, {event_type} of {key}, tells no flags")
         else:
             flags = tuple(sorted(event["flags"]))
             self.message_states[key] = MessageState(*mailbox_and_uid, flags, event["modseq"])
@@ -235,10 +235,10 @@ async def events_by_object_id(
     statement = select(*select_columns(Change)).where(col(Change.stream_id) == user_id)
     rows = await database.read(statement.order_by(col(Change.last)))
     for event in events_after_positions(rows, {user_id: newest_deleted}):
-        kind = "Mailbox" if event.kind.startswith("MAILBOX_") else "Message"
-        key = encode(kind, event.object_id)
+        type_name = "Mailbox" if event.type.startswith("MAILBOX_") else "Message"
+        key = encode(type_name, event.object_id)
         if key in texts_by_id:
-            text = f"{event.positions[user_id]} {event.kind} {dict(event.facts)}"
+            text = f"{event.positions[user_id]} {event.type} {dict(event.facts)}"
             texts_by_id[key] = [*texts_by_id[key][1 - MAX_SHOWN_EVENTS :], text]
     return texts_by_id
 

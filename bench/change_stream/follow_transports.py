@@ -252,7 +252,7 @@ async def follow_by_plain_sse(
 
 def _graphql_event_from_plain(event: Any) -> EventFields:
     """Return an event in the form of the GraphQL transports."""
-    if event["kind"].startswith("MAILBOX_"):
+    if event["type"].startswith("MAILBOX_"):
         return {**event, "folder": event["mailboxId"], "mailbox": None}
     known: EventFields = event
     return known

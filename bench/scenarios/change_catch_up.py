@@ -31,7 +31,7 @@ from mail.recipients import address_resolution
 from mail.storage import received_messages
 from merganser.server.environment_factory import open_environment, root_context, user_context
 from merganser.settings.settings import Settings
-from models.events.journal import Change, ChangeKind, Stream
+from models.events.journal import Change, EventType, Stream
 from models.runtime.environment import Environment
 from models.store.columns import ColumnRow, select_columns
 from resolvers.auth import api_keys
@@ -44,7 +44,7 @@ from resolvers.messages.filters.filter_conditions import MessageSelector
 TITLE = "live: far behind"
 JOURNAL_EVENTS = 2_000_000
 ROWS_PER_TRANSACTION = 5000  # must be even
-MODEL_KINDS = (ChangeKind.MESSAGE_ADDED, ChangeKind.MESSAGE_UPDATED)
+MODEL_TYPES = (EventType.MESSAGE_ADDED, EventType.MESSAGE_UPDATED)
 
 AdvanceProgress = Callable[[int], None]  # called with the number of new changes
 
@@ -127,8 +127,8 @@ async def _create_model_rows(
     await bulk_changes.apply_bulk_request(user_context(environment, user_id), flag)
     statement = select(*select_columns(Change)).where(col(Change.stream_id) == user_id)
     rows = await environment.database.read(statement.order_by(col(Change.last)))
-    found = {row.kind: _row_as_dict(row) for row in rows}
-    return [found[kind] for kind in MODEL_KINDS], rows[-1].last
+    found = {row.type: _row_as_dict(row) for row in rows}
+    return [found[event_type] for event_type in MODEL_TYPES], rows[-1].last
 
 
 def _row_as_dict(change: ColumnRow) -> dict[str, Any]:

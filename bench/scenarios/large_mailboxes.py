@@ -40,7 +40,7 @@ from mail.recipients import address_resolution
 from mail.storage import received_messages
 from merganser.server.environment_factory import open_environment, root_context, user_context
 from merganser.settings.settings import Settings
-from models.events.journal import Change, ChangeKind
+from models.events.journal import Change, EventType
 from models.messages.tables import Message
 from models.runtime.environment import Environment
 from models.store.columns import ColumnRow, select_columns
@@ -291,7 +291,7 @@ async def _measure_move(
 
 async def _count_journaled_moves(environment: Environment) -> MeasuredValue:
     """Return how many moved messages the journal has recorded."""
-    moves = select(col(Change.ids)).where(col(Change.kind) == ChangeKind.MESSAGE_MOVED)
+    moves = select(col(Change.ids)).where(col(Change.type) == EventType.MESSAGE_MOVED)
     rows = await environment.database.read(moves)
     return MeasuredValue("moves in the journal", sum(len(row.ids) for row in rows), "")
 

@@ -18,7 +18,7 @@ from bench.servers.merganser_process import cpu_seconds, memory_of_process, wait
 from bench.servers.ports import HOST
 
 CHANGES_SUBSCRIPTION = (
-    "subscription { changes { cursor events { kind ... on MessageChange { messageId } } } }"
+    "subscription { changes { cursor events { type ... on MessageChange { messageId } } } }"
 )
 PAUSE_BETWEEN_MESSAGES = 0.08  # seconds, longer than the window of an event batch
 EVENT_COUNT = 10
@@ -26,10 +26,10 @@ EVENT_TIMEOUT = 30.0  # seconds
 CONCURRENT_CONNECTS = 20
 SLOW_COUNT = 10  # subscribers that read nothing
 TEXT_SUBSCRIPTION = (
-    "subscription { changes { cursor events { kind ... on MessageChange { message { text } } } } }"
+    "subscription { changes { cursor events { type ... on MessageChange { message { text } } } } }"
 )
 CHANGES_QUERY = """query ($after: Cursor!) { changes(after: $after, first: 1000) { cursor hasMore
-  events { kind cursor ... on MessageChange { messageId mailboxId uid flags modseq } } } }"""
+  events { type cursor ... on MessageChange { messageId mailboxId uid flags modseq } } } }"""
 NEXT_MARKER = b'"type":"next"'
 CATCH_UP_NAME = "changes read by one who is far behind"
 UPGRADE_REQUEST = (

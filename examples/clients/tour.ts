@@ -19,7 +19,7 @@ export interface Refusal {
 
 interface Event {
   readonly __typename: string;
-  readonly kind: string;
+  readonly type: string;
   readonly path?: string | null | undefined;
 }
 
@@ -56,7 +56,7 @@ class Log {
   #changed: () => void = () => {};
 
   add(event: Event): void {
-    this.heard.push(event.kind);
+    this.heard.push(event.type);
     this.#changed();
   }
 
@@ -65,8 +65,8 @@ class Log {
     this.#changed();
   }
 
-  async has(kind: string): Promise<void> {
-    while (!this.heard.includes(kind)) {
+  async has(type: string): Promise<void> {
+    while (!this.heard.includes(type)) {
       if (this.#cause) throw this.#cause;
       await new Promise<void>((resolve) => (this.#changed = resolve));
     }

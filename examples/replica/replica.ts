@@ -3,7 +3,7 @@
 
 import { setTimeout as sleep } from 'node:timers/promises';
 import {
-  type ChangeKind,
+  type EventType,
   ReplicaCatchUpDocument,
   ReplicaFollowDocument,
   type ReplicaBatchFragment as Batch,
@@ -20,7 +20,7 @@ type Event = Batch['events'][number];
 // One line of what is told: the cursor, what happened, and to what.
 export type Tell = (cursor: string, kind: string, ...about: (string | number | null)[]) => void;
 
-const KINDS: readonly ChangeKind[] = [
+const TYPES: readonly EventType[] = [
   'MAILBOX_CREATED',
   'MAILBOX_UPDATED',
   'MAILBOX_RENAMED',
@@ -127,7 +127,7 @@ export class Replica {
 
   async #catchUp(): Promise<void> {
     for (let more = true; more; ) {
-      const variables = { after: this.#cursor(), kinds: KINDS };
+      const variables = { after: this.#cursor(), types: TYPES };
       const { changes } = await this.#line.ask(ReplicaCatchUpDocument, variables, this.#stop);
       if (!changes) throw new Hopeless('the credential may not read changes');
       await this.#take(changes);
@@ -136,7 +136,7 @@ export class Replica {
   }
 
   async #follow(): Promise<void> {
-    const variables = { after: this.#cursor(), kinds: KINDS };
+    const variables = { after: this.#cursor(), types: TYPES };
     await this.#line.each(ReplicaFollowDocument, variables, ({ changes }) => this.#take(changes));
   }
 
@@ -152,7 +152,7 @@ export class Replica {
     if (resync) throw new Resync(resync.reason);
     const told: Parameters<Tell>[] = [];
     await this.#file.whole(async () => {
-      for (const event of batch.events) told.push([event.cursor, event.kind, ...(await this.#apply(event))]);
+      for (const event of batch.events) told.push([event.cursor, event.type, ...(await this.#apply(event))]);
       this.#file.cursor = batch.cursor;
     });
     // Also where it has moved on and there is nothing to tell.

@@ -9,7 +9,6 @@ from strawberry import UNSET
 
 from graph.domains.types import Domain
 from graph.types.connections import Connection, connection_of_page, page_request
-from graph.types.error_paths import error_paths_below
 from graph.types.errors import DeletePayload, MutationPayload, Options, attribute_field
 from graph.types.fields import Auth, Info, query
 from graph.types.mutations import mutation
@@ -150,8 +149,7 @@ class BccRuleMutation:
         values = BccRuleChanges(
             *map(maybe_value, (patch.match, patch.bcc_to, patch.direction, patch.active))
         )
-        with error_paths_below("bccRules"):
-            await bcc_rules.update_rules(info.context, keys, values)
+        await bcc_rules.update_rules(info.context, keys, values)
         return BccRulesPayload(bcc_rules=await _load_rules(info, keys))
 
     @mutation(
@@ -160,8 +158,7 @@ class BccRuleMutation:
     )
     async def bcc_rule_delete(self, info: Info, input: BccRuleDeleteInput) -> DeletePayload:
         keys = ids_from_refs(info, input.bcc_rules, "bccRules")
-        with error_paths_below("bccRules"):
-            await bcc_rules.delete_rules(info.context, keys)
+        await bcc_rules.delete_rules(info.context, keys)
         return DeletePayload.of_keys("BccRule", keys)
 
 

@@ -8,7 +8,6 @@ import strawberry
 from strawberry import UNSET
 
 from graph.types.connections import Connection, connection_of_page, page_request
-from graph.types.error_paths import error_paths_below
 from graph.types.errors import DeletePayload, MutationPayload, Options, attribute_field
 from graph.types.fields import Auth, Info, query
 from graph.types.mutations import mutation
@@ -154,8 +153,7 @@ class RecipientRewriteMutation:
     ) -> RecipientRewritesPayload:
         keys, patch = await _load_ids(info, input.recipient_rewrites), input.set
         values = RecipientRewriteChanges(*map(maybe_value, (patch.from_, patch.to, patch.active)))
-        with error_paths_below(LIST_FIELD):
-            await recipient_rewrites.update_rewrites(info.context, keys, values)
+        await recipient_rewrites.update_rewrites(info.context, keys, values)
         return RecipientRewritesPayload(recipient_rewrites=await _load_rewrites(info, keys))
 
     @mutation("Deletes recipient rewrites, all or none.", **WRITE_GUARD)
@@ -163,8 +161,7 @@ class RecipientRewriteMutation:
         self, info: Info, input: RecipientRewriteDeleteInput
     ) -> DeletePayload:
         keys = await _load_ids(info, input.recipient_rewrites)
-        with error_paths_below(LIST_FIELD):
-            await recipient_rewrites.delete_rewrites(info.context, keys)
+        await recipient_rewrites.delete_rewrites(info.context, keys)
         return DeletePayload.of_keys("RecipientRewrite", keys)
 
 

@@ -12,7 +12,6 @@ from graph.messages.mime_parts import MailAddress
 from graph.messages.types import Message
 from graph.types import global_ids
 from graph.types.connections import Connection, connection_of_page, page_request
-from graph.types.error_paths import error_paths_below
 from graph.types.errors import DeletePayload, MutationPayload, Options, attribute_field
 from graph.types.fields import Auth, Info, field, query
 from graph.types.input_conditions import ConditionsInput
@@ -304,6 +303,5 @@ class LegalHoldMutation:
     @mutation("Ends legal holds before their time, all or none.", role=Role.ROOT, scope=Scope.FULL)
     async def legal_hold_end(self, info: Info, input: LegalHoldEndInput) -> DeletePayload:
         keys = ids_from_refs(info, input.legal_holds, "legalHolds")
-        with error_paths_below("legalHolds"):
-            await legal_holds.end_legal_holds_and_mark_removed(info.context, keys)
+        await legal_holds.end_legal_holds_and_mark_removed(info.context, keys)
         return DeletePayload.of_keys("LegalHold", keys)

@@ -9,7 +9,6 @@ from strawberry import UNSET
 from strawberry.scalars import JSON
 
 from graph.types.connections import Connection, connection_of_page, page_request
-from graph.types.error_paths import error_paths_below
 from graph.types.errors import MutationPayload, Options, attribute_field
 from graph.types.fields import Info, query, subscription
 from graph.types.input_conditions import ConditionsInput
@@ -142,8 +141,7 @@ class TaskMutation:
     @mutation("Stops tasks at the next safe point.", scope=Scope.MAIL)
     async def task_cancel(self, info: Info, input: TaskCancelInput) -> TasksPayload:
         keys = ids_from_refs(info, input.tasks, "tasks")
-        with error_paths_below("tasks"):
-            await tasks.cancel_tasks(info.context, keys)
+        await tasks.cancel_tasks(info.context, keys)
         rows = await info.context.load_many(tasks.load_visible_tasks_by_id, keys)
         return TasksPayload(tasks=[Task.from_row(row) for row in rows if row])
 

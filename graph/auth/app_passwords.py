@@ -9,7 +9,6 @@ from strawberry import UNSET
 
 from graph.auth.second_factors import SECRET_METADATA
 from graph.auth.security_log import AuthEvent
-from graph.types.error_paths import error_paths_below
 from graph.types.errors import DeletePayload, MutationPayload, Options, attribute_field
 from graph.types.fields import Info, field
 from graph.types.mutations import mutation
@@ -199,8 +198,7 @@ class AppPasswordMutation:
             if isinstance(scopes, list)
             else None,
         )
-        with error_paths_below("appPasswords"):
-            changed = await app_passwords.update_app_passwords(info.context, keys, changes)
+        changed = await app_passwords.update_app_passwords(info.context, keys, changes)
         rows = await info.context.load_many(app_passwords.load_visible_app_passwords_by_id, changed)
         return AppPasswordsPayload(app_passwords=[AppPassword.from_row(row) for row in rows if row])
 
@@ -211,6 +209,5 @@ class AppPasswordMutation:
     )
     async def app_password_delete(self, info: Info, input: AppPasswordDeleteInput) -> DeletePayload:
         keys = ids_from_refs(info, input.app_passwords, "appPasswords")
-        with error_paths_below("appPasswords"):
-            await app_passwords.delete_app_passwords(info.context, keys)
+        await app_passwords.delete_app_passwords(info.context, keys)
         return DeletePayload.of_keys("AppPassword", keys)

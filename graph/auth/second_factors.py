@@ -9,7 +9,6 @@ from strawberry import UNSET
 from strawberry.scalars import JSON
 
 from graph.types import global_ids
-from graph.types.error_paths import error_paths_below
 from graph.types.errors import DeletePayload, MutationPayload, Options, attribute_field
 from graph.types.fields import Info
 from graph.types.mutations import AtomicExclusion, mutation
@@ -451,8 +450,7 @@ class TwoFactorMutation:
     )
     async def webauthn_delete(self, info: Info, input: WebauthnDeleteInput) -> DeletePayload:
         keys = ids_from_refs(info, input.webauthn_keys, "webauthnKeys")
-        with error_paths_below("webauthnKeys", other_fields=("proof",)):
-            await second_factors_mutations.delete_webauthn_keys(
-                info.context, keys, _proof_from_input(input.proof or None)
-            )
+        await second_factors_mutations.delete_webauthn_keys(
+            info.context, keys, _proof_from_input(input.proof or None)
+        )
         return DeletePayload.of_keys("WebauthnKey", keys)

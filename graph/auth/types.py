@@ -11,7 +11,6 @@ import graph.users.types
 from graph.auth.app_passwords import AppPassword
 from graph.domains.types import Domain
 from graph.types.connections import Connection, connection_of_page, page_request
-from graph.types.error_paths import error_paths_below
 from graph.types.errors import DeletePayload, MutationPayload, Options, attribute_field
 from graph.types.fields import Info, field, query
 from graph.types.input_conditions import RestrictionsInput
@@ -391,10 +390,9 @@ class AuthMutation:
     async def token_revoke(self, info: Info, input: TokenRevokeInput) -> TokenRevokePayload:
         refs = input.access_tokens
         keys = ids_from_refs(info, refs, "accessTokens") if isinstance(refs, list) else None
-        with error_paths_below("accessTokens"):
-            revoked_count = await access_tokens.revoke_own_access_tokens(
-                info.context, keys, all=input.all
-            )
+        revoked_count = await access_tokens.revoke_own_access_tokens(
+            info.context, keys, all=input.all
+        )
         return TokenRevokePayload(revoked_count=revoked_count)
 
     @mutation("Role up to one's own.", scope=Scope.FULL)
@@ -435,8 +433,7 @@ class AuthMutation:
             patch.expires_at or None,
             removes_expiry=patch.expires_at is None,
         )
-        with error_paths_below("apiKeys"):
-            rows = await api_keys.update_api_keys(info.context, keys, change)
+        rows = await api_keys.update_api_keys(info.context, keys, change)
         return ApiKeysPayload(api_keys=[ApiKey.from_row(row) for row in rows])
 
     @mutation(
@@ -445,8 +442,7 @@ class AuthMutation:
     )
     async def api_key_delete(self, info: Info, input: ApiKeyDeleteInput) -> DeletePayload:
         keys = ids_from_refs(info, input.api_keys, "apiKeys")
-        with error_paths_below("apiKeys"):
-            await api_keys.delete_api_keys(info.context, keys)
+        await api_keys.delete_api_keys(info.context, keys)
         return DeletePayload.of_keys("ApiKey", keys)
 
     @mutation(

@@ -10,7 +10,6 @@ from strawberry import UNSET
 from graph.types import errors as types_errors
 from graph.types import global_ids
 from graph.types.connections import Connection, connection_of_page, page_request
-from graph.types.error_paths import error_paths_below
 from graph.types.errors import MutationPayload, Options, attribute_field
 from graph.types.fields import Auth, Info, query
 from graph.types.input_conditions import ConditionsInput
@@ -231,10 +230,9 @@ class CertificateMutation:
         self, info: Info, input: CertificateDeleteInput
     ) -> CertificateDeletePayload:
         keys = await _load_ids(info, input.certificates)
-        with error_paths_below("certificates", other_fields=("revoke",)):
-            revoked = await certificates.delete_certificates(
-                info.context, keys, value_or_none(input.revoke)
-            )
+        revoked = await certificates.delete_certificates(
+            info.context, keys, value_or_none(input.revoke)
+        )
         return CertificateDeletePayload(
             deleted_ids=[global_ids.encode("Certificate", key) for key in keys],
             revoked_ids=[global_ids.encode("Certificate", key) for key in revoked],
@@ -249,8 +247,7 @@ class CertificateMutation:
         self, info: Info, input: CertificateRenewInput
     ) -> CertificatesPayload:
         keys = await _load_ids(info, input.certificates)
-        with error_paths_below("certificates"):
-            await certificates.schedule_renewals_now(info.context, keys)
+        await certificates.schedule_renewals_now(info.context, keys)
         rows: Sequence[Any] = await info.context.load_many(
             certificates.load_visible_certificates_by_id, keys
         )

@@ -21,7 +21,7 @@ from graph.types.references import (
 from graph.types.scalars import Cursor, Duration
 from graph.users.queries import UserFilter
 from models.errors import InvalidInput, require_found
-from models.events.journal import ChangeKind, StreamPositions
+from models.events.journal import EventType, StreamPositions
 from models.mailboxes.shares import ShareRight
 from models.users.roles import Role, Scope
 from models.validation_constraints import ValidationConstraint
@@ -38,7 +38,7 @@ from resolvers.mailboxes.loaders import load_by_selectors, require_own_or_shared
 
 DEFAULT_DEBOUNCE = timedelta(milliseconds=50)
 MAX_DEBOUNCE = timedelta(minutes=1)
-MAX_FILTER_ITEMS = 100  # mailboxes or kinds of one subscription
+MAX_FILTER_ITEMS = 100  # mailboxes or types of one subscription
 DEFAULT_PAGE_SIZE = 500
 MAX_PAGE_SIZE = 1000  # events per page
 
@@ -120,7 +120,7 @@ class ChangeQuery:
         info: Info,
         after: Cursor,
         user: UserRef | None = UNSET,
-        kinds: list[ChangeKind] | None = UNSET,
+        types: list[EventType] | None = UNSET,
         first: Annotated[
             int, strawberry.argument(description=f"How many events at most: 1 to {MAX_PAGE_SIZE}.")
         ] = DEFAULT_PAGE_SIZE,
@@ -131,11 +131,11 @@ class ChangeQuery:
                 constraint=ValidationConstraint.PAGE,
                 path=["first"],
             )
-        _check_item_count(kinds, "kinds")
+        _check_item_count(types, "types")
         position = after if isinstance(after, dict) else {}
         request = FollowRequest(
             position,
-            _optional_frozenset(kinds),
+            _optional_frozenset(types),
             select_streams=await _stream_selector_of_account(info, user),
         )
         batch = await read_event_page(info.context, request, first)
@@ -156,7 +156,7 @@ class ChangeSubscription:
         info: Info,
         user: UserRef | None = UNSET,
         after: Cursor | None = UNSET,
-        kinds: list[ChangeKind] | None = UNSET,
+        types: list[EventType] | None = UNSET,
         mailboxes: list[MailboxRef] | None = UNSET,
         debounce: Duration | None = UNSET,
         coalesce: Annotated[
@@ -172,11 +172,11 @@ class ChangeSubscription:
             raise InvalidInput(
                 "at most a minute", constraint=ValidationConstraint.MAX, path=["debounce"]
             )
-        _check_item_count(kinds, "kinds")
+        _check_item_count(types, "types")
         _check_item_count(mailboxes, "mailboxes")
         request = FollowRequest(
             resume_position_or_now(info, after),
-            _optional_frozenset(kinds),
+            _optional_frozenset(types),
             await _load_mailbox_ids(info, mailboxes, user),
             window,
             await _stream_selector_of_account(info, user),
@@ -208,7 +208,7 @@ class ChangeSubscription:
         )
         async for batch in follow_changes(info.context, request):
             yield ChangeBatch.from_batch(batch, info.context.environment.now())
-            if any(event.kind is ChangeKind.MAILBOX_DELETED for event in batch.events):
+            if any(event.type is EventType.MAILBOX_DELETED for event in batch.events):
                 return
 
     @subscription(
@@ -222,7 +222,7 @@ class ChangeSubscription:
     ) -> AsyncIterator[ChangeBatch]:
         conditions = (filter or UserFilter()).to_conditions()
         stream_source = managed_streams.selector_of_domain_streams(
-            conditions.domain, managed_streams.USER_KINDS, path=["filter", "domain"]
+            conditions.domain, managed_streams.USER_EVENT_TYPES, path=["filter", "domain"]
         )
         event_filter = managed_streams.user_event_filter_ignoring_domain(conditions)
         async for batch in _follow_batches(
@@ -250,14 +250,14 @@ class ChangeSubscription:
         ] = UNSET,
         after: Cursor | None = UNSET,
     ) -> AsyncIterator[ChangeBatch]:
-        kinds = (
-            managed_streams.USER_KINDS
-            | managed_streams.DOMAIN_KINDS
-            | managed_streams.DOMAIN_RULE_KINDS
+        event_types = (
+            managed_streams.USER_EVENT_TYPES
+            | managed_streams.DOMAIN_EVENT_TYPES
+            | managed_streams.DOMAIN_RULE_EVENT_TYPES
         )
         stream_source = managed_streams.selector_of_domain_streams(
             domain_selector_from_ref(domain, path="domain") if domain else None,
-            kinds,
+            event_types,
             path=["domain"],
         )
         async for batch in _follow_batches(

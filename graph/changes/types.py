@@ -15,7 +15,7 @@ from graph.types.fields import Info, field
 from graph.types.row_mapping import NodeView, link
 from graph.types.scalars import BigInt, Cursor
 from graph.users.types import User
-from models.events.journal import ChangeKind, JournalEvent
+from models.events.journal import EventType, JournalEvent
 from models.users.tables import LimitKind, UsageLevel
 from resolvers.changes.stream_reader import EventBatch, ResyncReason
 from resolvers.mailboxes import loaders as mailbox_loaders
@@ -33,7 +33,7 @@ class Change:
     row: strawberry.Private[JournalEvent]
     cursor: Cursor = attribute_field("Resume after this.")
     at: datetime = attribute_field("Committed.")
-    kind: ChangeKind = attribute_field("What happened.")
+    type: EventType = attribute_field("What happened.")
     user: User | None = link(
         "stream_id",
         user_loaders.load_visible_users_by_id,
@@ -51,7 +51,7 @@ def _common_change_fields(event: JournalEvent) -> dict[str, Any]:
         "row": event,
         "cursor": Cursor(event.positions),
         "at": event.at,
-        "kind": event.kind,
+        "type": event.type,
         "origin": event.origin,
     }
 
@@ -177,35 +177,35 @@ class AccountChange(Change):
         """Return the GraphQL object of an event of any other object."""
         return cls(
             **_common_change_fields(event),
-            node_id=global_ids.encode(TYPE_NAME_BY_CHANGE_KIND[event.kind], event.object_id),
+            node_id=global_ids.encode(TYPE_NAME_BY_EVENT_TYPE[event.type], event.object_id),
         )
 
 
-TYPE_NAME_BY_CHANGE_KIND = {
-    ChangeKind.ADDRESS_CHANGED: "Address",
-    ChangeKind.FILE_CHANGED: "File",
-    ChangeKind.FILTER_CHANGED: "Filter",
-    ChangeKind.IDENTITY_CHANGED: "Identity",
-    ChangeKind.USER_CHANGED: "User",
-    ChangeKind.DOMAIN_CHANGED: "Domain",
-    ChangeKind.TASK_CHANGED: "Task",
-    ChangeKind.SECURITY_EVENT: "AuthEvent",
-    ChangeKind.KEY_VALUE_CHANGED: "KeyValueEntry",
-    ChangeKind.LABEL_CHANGED: "Label",
-    ChangeKind.AUTOREPLY_CHANGED: "Autoreply",
-    ChangeKind.SIEVE_CHANGED: "SieveScript",
-    ChangeKind.THREAD_CHANGED: "Thread",
-    ChangeKind.SAVED_SEARCH_CHANGED: "SavedSearch",
-    ChangeKind.SENDER_RULE_CHANGED: "SenderRule",
-    ChangeKind.QUARANTINE_CHANGED: "QuarantineItem",
-    ChangeKind.CONNECTOR_CHANGED: "Connector",
-    ChangeKind.DKIM_CHANGED: "DkimKey",
-    ChangeKind.RELAY_HOST_CHANGED: "RelayHost",
-    ChangeKind.TRANSPORT_CHANGED: "Transport",
-    ChangeKind.TLS_POLICY_CHANGED: "TlsPolicy",
-    ChangeKind.FORWARDING_HOST_CHANGED: "ForwardingHost",
-    ChangeKind.COMPOSE_REQUESTED: "ComposeRequest",
-    ChangeKind.CERTIFICATE_CHANGED: "Certificate",
+TYPE_NAME_BY_EVENT_TYPE = {
+    EventType.ADDRESS_CHANGED: "Address",
+    EventType.FILE_CHANGED: "File",
+    EventType.FILTER_CHANGED: "Filter",
+    EventType.IDENTITY_CHANGED: "Identity",
+    EventType.USER_CHANGED: "User",
+    EventType.DOMAIN_CHANGED: "Domain",
+    EventType.TASK_CHANGED: "Task",
+    EventType.SECURITY_EVENT: "AuthEvent",
+    EventType.KEY_VALUE_CHANGED: "KeyValueEntry",
+    EventType.LABEL_CHANGED: "Label",
+    EventType.AUTOREPLY_CHANGED: "Autoreply",
+    EventType.SIEVE_CHANGED: "SieveScript",
+    EventType.THREAD_CHANGED: "Thread",
+    EventType.SAVED_SEARCH_CHANGED: "SavedSearch",
+    EventType.SENDER_RULE_CHANGED: "SenderRule",
+    EventType.QUARANTINE_CHANGED: "QuarantineItem",
+    EventType.CONNECTOR_CHANGED: "Connector",
+    EventType.DKIM_CHANGED: "DkimKey",
+    EventType.RELAY_HOST_CHANGED: "RelayHost",
+    EventType.TRANSPORT_CHANGED: "Transport",
+    EventType.TLS_POLICY_CHANGED: "TlsPolicy",
+    EventType.FORWARDING_HOST_CHANGED: "ForwardingHost",
+    EventType.COMPOSE_REQUESTED: "ComposeRequest",
+    EventType.CERTIFICATE_CHANGED: "Certificate",
 }
 
 
@@ -216,13 +216,13 @@ class ResyncChange(Change):
 
 def change_from_event(event: JournalEvent) -> Change:
     """Return the event as an object of its GraphQL type."""
-    if event.kind.startswith("MAILBOX_"):
+    if event.type.startswith("MAILBOX_"):
         return MailboxChange.from_event(event)
-    if event.kind.startswith("MESSAGE_"):
+    if event.type.startswith("MESSAGE_"):
         return MessageChange.from_event(event)
-    if event.kind is ChangeKind.SUBMISSION_CHANGED:
+    if event.type is EventType.SUBMISSION_CHANGED:
         return SubmissionChange.from_event(event)
-    if event.kind is ChangeKind.LIMIT_REACHED:
+    if event.type is EventType.LIMIT_REACHED:
         return LimitChange.from_event(event)
     return AccountChange.from_event(event)
 
@@ -245,6 +245,6 @@ class ChangeBatch:
         cursor = Cursor(batch.position)
         if batch.resync_reason:
             (stream, *_) = batch.position
-            event = JournalEvent(ChangeKind.RESYNC, 0, now, stream, batch.position, {}, None)
+            event = JournalEvent(EventType.RESYNC, 0, now, stream, batch.position, {}, None)
             events = [ResyncChange(**_common_change_fields(event), reason=batch.resync_reason)]
         return cls(events=events, cursor=cursor, has_more=batch.has_more)

@@ -14,7 +14,6 @@ from graph.connectors.types import (
     ConnectorsPayload,
     load_connectors_payload,
 )
-from graph.types.error_paths import error_paths_below
 from graph.types.errors import MutationError, MutationPayload, Options, attribute_field
 from graph.types.fields import Info
 from graph.types.mutations import AtomicExclusion, mutation
@@ -382,11 +381,10 @@ class ConnectorEditMutation:
     async def connector_update(self, info: Info, input: ConnectorUpdateInput) -> ConnectorsPayload:
         keys, patch = ids_from_refs(info, input.connectors, "connectors"), input.set
         password = patch.password.value if patch.password else None
-        with error_paths_below("connectors"):
-            values = column_values(patch)
-            if patch.user:
-                values["user_id"] = await load_named_user_id(info, patch.user.value)
-            await connector_mutations.update_connectors(info.context, keys, values, password)
+        values = column_values(patch)
+        if patch.user:
+            values["user_id"] = await load_named_user_id(info, patch.user.value)
+        await connector_mutations.update_connectors(info.context, keys, values, password)
         return await load_connectors_payload(info, keys)
 
     @mutation(

@@ -9,7 +9,6 @@ from strawberry import UNSET
 
 from graph.types import global_ids
 from graph.types.connections import Connection, PageArguments, connection_of_page, page_request
-from graph.types.error_paths import error_paths_below
 from graph.types.errors import DeletePayload, MutationPayload, Options, attribute_field
 from graph.types.fields import Auth, Info, field, query, subscription
 from graph.types.input_conditions import ConditionsInput
@@ -383,8 +382,7 @@ class ConnectorMutation:
     @mutation("Deletes connectors, all or none. Fetched messages stay.", **WRITE_GUARD)
     async def connector_delete(self, info: Info, input: ConnectorDeleteInput) -> DeletePayload:
         keys = ids_from_refs(info, input.connectors, "connectors")
-        with error_paths_below("connectors"):
-            await connector_mutations.delete_connectors(info.context, keys)
+        await connector_mutations.delete_connectors(info.context, keys)
         return DeletePayload(deleted_ids=[global_ids.encode("Connector", key) for key in keys])
 
     @mutation(
@@ -394,10 +392,9 @@ class ConnectorMutation:
     )
     async def connector_start(self, info: Info, input: ConnectorStartInput) -> ConnectorRunsPayload:
         keys = ids_from_refs(info, input.connectors, "connectors")
-        with error_paths_below("connectors"):
-            run_ids = await connector_mutations.queue_or_find_runs(
-                info.context, keys, is_dry_run=input.dry_run
-            )
+        run_ids = await connector_mutations.queue_or_find_runs(
+            info.context, keys, is_dry_run=input.dry_run
+        )
         return await load_run_payload(info, run_ids)
 
     @mutation(
@@ -410,8 +407,7 @@ class ConnectorMutation:
         self, info: Info, input: ConnectorRunCancelInput
     ) -> ConnectorRunsPayload:
         keys = ids_from_refs(info, input.connector_runs, "connectorRuns")
-        with error_paths_below("connectorRuns"):
-            await connector_mutations.cancel_runs(info.context, keys)
+        await connector_mutations.cancel_runs(info.context, keys)
         return await load_run_payload(info, keys)
 
 

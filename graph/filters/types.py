@@ -22,7 +22,6 @@ from graph.messages.deleted_messages import TaskPayload
 from graph.messages.mime_parts import HeaderField
 from graph.types import global_ids
 from graph.types.connections import Connection, connection_of_page, page_request
-from graph.types.error_paths import error_paths_below
 from graph.types.errors import DeletePayload, MutationPayload, attribute_field
 from graph.types.fields import Auth, Info, field, query
 from graph.types.mutations import mutation
@@ -411,16 +410,14 @@ class FilterMutation:
     )
     async def filter_update(self, info: Info, input: FilterUpdateInput) -> FiltersPayload:
         keys = ids_from_refs(info, input.filters, "filters")
-        with error_paths_below("filters"):
-            await filter_mutations.update_filters(info.context, keys, input.set.to_column_values())
+        await filter_mutations.update_filters(info.context, keys, input.set.to_column_values())
         rows = await info.context.load_many(filter_loaders.load_visible_by_ids, keys)
         return FiltersPayload(filters=[Filter.from_row(require_found(row)) for row in rows])
 
     @mutation("Deletes filters, all or none.", scope=Scope.SETTINGS)
     async def filter_delete(self, info: Info, input: FilterDeleteInput) -> DeletePayload:
         keys = ids_from_refs(info, input.filters, "filters")
-        with error_paths_below("filters"):
-            await filter_mutations.delete_filters(info.context, keys)
+        await filter_mutations.delete_filters(info.context, keys)
         return DeletePayload(deleted_ids=[global_ids.encode("Filter", key) for key in keys])
 
     @mutation(
@@ -431,6 +428,5 @@ class FilterMutation:
     async def filter_apply(self, info: Info, input: FilterApplyInput) -> TaskPayload:
         keys = ids_from_refs(info, input.filters, "filters")
         selection = input.select.to_selection(info)
-        with error_paths_below("filters", patch_field="select"):
-            task = await apply_task.queue_filter_run(info.context, keys, selection)
+        task = await apply_task.queue_filter_run(info.context, keys, selection)
         return TaskPayload(task=Task.from_row(task))

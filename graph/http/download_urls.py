@@ -14,7 +14,6 @@ from models.validation_constraints import ValidationConstraint
 from resolvers.files import signed_urls
 from resolvers.messages.content_access import require_readable_row
 
-MAX_ATTACHMENTS = 1 << 16  # of a message
 ATTACHMENT_ID_BYTES = 10  # message ID and attachment number
 
 

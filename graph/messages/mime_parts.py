@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from datetime import datetime
+from operator import itemgetter
 from typing import Annotated, Any, ClassVar
 
 import orjson
@@ -13,6 +14,7 @@ from graph.http import download_urls
 from graph.types.errors import attribute_field
 from graph.types.fields import Info, field
 from graph.types.object_views import DerivedField, ExpressionField, View
+from graph.types.row_mapping import NodeView
 from graph.types.scalars import URL, ByteSize
 from mail import mime
 from mail.mime import ParsedPart, tree_from_json_rows, walk_parts
@@ -20,7 +22,7 @@ from mail.mime.header_parameters import safe_filename
 from mail.storage.message_content import StoredMessage
 from models.errors import require_found
 from models.messages.mime_values import AttachmentDisposition
-from resolvers.messages import computed_fields, content
+from resolvers.messages import attachments, computed_fields, content
 from resolvers.messages.computed_fields import AttachedMessageContent
 from resolvers.spam import quarantine
 
@@ -56,11 +58,15 @@ class HeaderField(View):
     raw: str = attribute_field("As in the message.")
 
 
-@strawberry.type(description="Part that is a file.")
-class Attachment:
-    id: strawberry.ID = attribute_field(
-        "Global, so that caches never mix the attachments of two messages."
-    )
+def _fact(name: str) -> DerivedField:
+    """Return the derived field of a stored value of an attachment."""
+    return DerivedField(("facts",), itemgetter(name))
+
+
+@strawberry.type(description="A MIME part that is a file, of a stored or quarantined message.")
+class Attachment(NodeView):
+    """A file of a message, from an AttachmentRow."""
+
     section: str = attribute_field("IMAP section number within the message.")
     sha256: str = attribute_field("SHA-256 of the decoded content, 64 hexadecimal digits.")
     filename: str | None = attribute_field(
@@ -76,60 +82,67 @@ class Attachment:
     )
     content_id: str | None = attribute_field("Content-ID, without angle brackets.")
     size: ByteSize = attribute_field("Decoded bytes.")
-    row: strawberry.Private[Any] = None
-    index: strawberry.Private[int] = 0
-    is_quarantined: strawberry.Private[bool] = False  # `row` is one of the quarantine
+
+    load_batch = staticmethod(attachments.load_visible_attachments)
+    derived_fields: ClassVar[Mapping[str, DerivedField]] = {
+        "id": DerivedField(
+            ("message", "index"),
+            lambda message, index: download_urls.attachment_id(message.id, index),
+        ),
+        "section": _fact("section"),
+        "sha256": _fact("sha256"),
+        "filename": DerivedField(("facts",), lambda facts: safe_filename(facts["filename"] or "")),
+        "content_type": _fact("content_type"),
+        "disposition": DerivedField(
+            ("facts",),
+            lambda facts: AttachmentDisposition.from_header_word(facts["disposition"]),
+        ),
+        "transfer_encoding": _fact("encoding"),
+        "inline": _fact("inline"),
+        "content_id": _fact("content_id"),
+        "size": _fact("size"),
+    }
 
     @field("Download.")
     def url(self, info: Info) -> URL:
-        if self.is_quarantined:
-            path = download_urls.quarantined_message_path(self.row.id, "attachments", self.id)
+        message, index = self.row.message, self.row.index
+        if self.row.is_quarantined:
+            name = download_urls.attachment_id(message.id, index)
+            path = download_urls.quarantined_message_path(message.id, "attachments", name)
             return download_urls.sign_checked_path(info, path, info.context.viewer.user_id)
-        path = download_urls.attachment_download_path(self.row.id, self.index)
-        return download_urls.signed_download_url(info, path, self.row)
+        path = download_urls.attachment_download_path(message.id, index)
+        return download_urls.signed_download_url(info, path, message)
 
     @field("Text parts only, decoded; null for others.", cost=3)
     async def text(self, info: Info, max_bytes: int = 65536) -> str | None:
-        stored = await load_stored_message(info, self.row, is_quarantined=self.is_quarantined)
-        return await content.attachment_text(stored, self.index, max_bytes)
+        stored = await self._load_stored_message(info)
+        return await content.attachment_text(stored, self.row.index, max_bytes)
 
     @field("The message that this is, where a message was attached.", cost=3)
     async def message(
         self, info: Info
     ) -> Annotated["AttachedMessage", strawberry.lazy("graph.messages.mime_parts")] | None:
-        stored = await load_stored_message(info, self.row, is_quarantined=self.is_quarantined)
-        part = content.attachment_part(stored, self.index)
-        return await AttachedMessage.parse_or_none(stored, part, is_quarantined=self.is_quarantined)
+        stored = await self._load_stored_message(info)
+        part = content.attachment_part(stored, self.row.index)
+        return await AttachedMessage.parse_or_none(
+            stored, part, is_quarantined=self.row.is_quarantined
+        )
+
+    async def _load_stored_message(self, info: Info) -> StoredMessage:
+        return await load_stored_message(
+            info, self.row.message, is_quarantined=self.row.is_quarantined
+        )
 
     @classmethod
-    def list_from_row(cls, row: Any) -> list["Attachment"]:
+    def list_from_message(cls, row: Any, *, is_quarantined: bool = False) -> list["Attachment"]:
         """Return the attachments of a message."""
-        return [cls.from_row(row, index) for index in range(len(row.attachments))]
+        rows = attachments.attachment_rows(row, is_quarantined=is_quarantined)
+        return [cls.from_row(attachment_row) for attachment_row in rows]
 
     @staticmethod
     def has_long_list(row: Any) -> bool:
         """True if the list of attachments is too long to be made on the event loop."""
         return len(row.attachments) > MAX_ITEMS_PER_CALL
-
-    @classmethod
-    def from_row(cls, row: Any, index: int, *, is_quarantined: bool = False) -> "Attachment":
-        """Return one attachment of a message by its index."""
-        facts = row.attachments[index]
-        return cls(
-            id=download_urls.attachment_id(row.id, index),
-            section=facts["section"],
-            sha256=facts["sha256"],
-            filename=safe_filename(facts["filename"] or ""),
-            content_type=facts["content_type"],
-            disposition=AttachmentDisposition.from_header_word(facts["disposition"]),
-            transfer_encoding=facts["encoding"],
-            inline=facts["inline"],
-            content_id=facts["content_id"],
-            size=ByteSize(facts["size"]),
-            row=row,
-            index=index,
-            is_quarantined=is_quarantined,
-        )
 
 
 @strawberry.type(description="Node of the MIME tree.")

@@ -15,7 +15,6 @@ from graph.messages.mutations import MessagePatch, undo_token_of_result
 from graph.messages.references import ThreadRef
 from graph.messages.types import MessageConnection, load_message_page
 from graph.types.connections import PageArguments
-from graph.types.error_paths import error_paths_below
 from graph.types.errors import MutationPayload, Options, attribute_field
 from graph.types.fields import Auth, Info, field, query
 from graph.types.mutations import mutation
@@ -105,8 +104,7 @@ class ThreadMutation:
         keys = ids_from_refs(info, input.threads, "threads")
         changes = input.set.to_changes()
         request = ThreadChangeRequest(keys, changes, maybe_value(input.set.muted))
-        with error_paths_below("threads"):
-            result = await threads.change_threads(info.context, request)
+        result = await threads.change_threads(info.context, request)
         rows = await info.context.load_many(
             message_loaders.load_visible_threads_by_ids, dict.fromkeys(keys)
         )

@@ -21,9 +21,9 @@ from resolvers.notifications.live_notifications import LiveNotification, follow_
 @strawberry.type(description="Something worth showing.")
 class Notification:
     row: strawberry.Private[LiveNotification]
-    kind: str = attribute_field(
+    type: str = attribute_field(
         "message.received, message.bounced, limit.reached, login.succeeded and others of "
-        "webhookTypes; resync where something may not have been told. New kinds may come."
+        "webhookTypes; resync where something may not have been told. New types may come."
     )
     title: str = attribute_field("For people, in English; of mail who sent it.")
     text: str | None = attribute_field("More of it; of mail its subject.")
@@ -42,7 +42,7 @@ class Notification:
         """Return the GraphQL object of a notification."""
         return cls(
             row=live_notification,
-            kind=live_notification.kind,
+            type=live_notification.type,
             title=live_notification.title,
             text=live_notification.text,
             at=live_notification.occurred_at,

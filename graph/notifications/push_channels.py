@@ -11,7 +11,6 @@ from strawberry.scalars import JSON
 from graph.mailboxes.types import Mailbox
 from graph.notifications.references import PushChannelDeleteInput, PushChannelTestInput
 from graph.types import global_ids
-from graph.types.error_paths import error_paths_below
 from graph.types.errors import DeletePayload, MutationPayload, Options, attribute_field
 from graph.types.fields import Info, field, query
 from graph.types.input_conditions import RestrictionsInput
@@ -174,14 +173,14 @@ class PushQuery:
         return await web_push.get_or_create_public_key(info.context.environment)
 
 
-WRITE_GUARD: dict[str, Any] = {"scope": Scope.FULL, "user_permission": UserPermission.PUSHOVER}
+WRITE_GUARD: dict[str, Any] = {"scope": Scope.FULL, "user_permission": UserPermission.PUSH_CHANNELS}
 
 
 @strawberry.type
 class PushMutation:
     @mutation(
         "Makes or changes channels: one for each user and kind. Of others it needs the "
-        "permissions PUSHOVER and IMPERSONATE, and is in their security log.",
+        "permissions PUSH_CHANNELS and IMPERSONATE, and is in their security log.",
         **WRITE_GUARD,
     )
     async def push_channel_set(self, info: Info, input: PushChannelSetInput) -> PushChannelsPayload:
@@ -200,15 +199,13 @@ class PushMutation:
         self, info: Info, input: PushChannelTestInput
     ) -> PushChannelsPayload:
         keys = ids_from_refs(info, input.push_channels, "pushChannels")
-        with error_paths_below("pushChannels"):
-            await push_channels.request_test(info.context, keys)
+        await push_channels.request_test(info.context, keys)
         return await _load_payload(info, keys)
 
     @mutation("Deletes push channels: all of them or none.", **WRITE_GUARD)
     async def push_channel_delete(self, info: Info, input: PushChannelDeleteInput) -> DeletePayload:
         keys = ids_from_refs(info, input.push_channels, "pushChannels")
-        with error_paths_below("pushChannels"):
-            await push_channels.delete_channels(info.context, keys)
+        await push_channels.delete_channels(info.context, keys)
         return DeletePayload(deleted_ids=[global_ids.encode("PushChannel", key) for key in keys])
 
 

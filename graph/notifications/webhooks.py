@@ -15,7 +15,6 @@ from graph.messages.deleted_messages import TaskPayload
 from graph.notifications.references import WebhookDeleteInput, WebhookRef, WebhookTestInput
 from graph.types import global_ids
 from graph.types.connections import Connection, connection_of_page, page_request
-from graph.types.error_paths import error_paths_below
 from graph.types.errors import DeletePayload, MutationPayload, Options, attribute_field
 from graph.types.fields import Auth, Info, field, query
 from graph.types.mutations import mutation
@@ -313,8 +312,7 @@ class WebhookMutation:
         keys, patch = ids_from_refs(info, input.webhooks, "webhooks"), input.set
         fields = {"types": patch.types, "url": patch.url, "active": patch.active}
         values = {name: change.value for name, change in fields.items() if change is not None}
-        with error_paths_below("webhooks"):
-            await webhooks.update_webhooks(info.context, keys, values)
+        await webhooks.update_webhooks(info.context, keys, values)
         return await _load_payload(info, keys)
 
     @mutation("Gives a webhook another secret; the one before is good for a while.", **WRITE_GUARD)
@@ -329,8 +327,7 @@ class WebhookMutation:
     @mutation("Deletes webhooks with their deliveries: all of them or none.", **WRITE_GUARD)
     async def webhook_delete(self, info: Info, input: WebhookDeleteInput) -> DeletePayload:
         keys = ids_from_refs(info, input.webhooks, "webhooks")
-        with error_paths_below("webhooks"):
-            await webhooks.delete_webhooks(info.context, keys)
+        await webhooks.delete_webhooks(info.context, keys)
         return DeletePayload(deleted_ids=[global_ids.encode("Webhook", key) for key in keys])
 
     @mutation(
@@ -340,8 +337,7 @@ class WebhookMutation:
     )
     async def webhook_test(self, info: Info, input: WebhookTestInput) -> WebhooksPayload:
         keys = ids_from_refs(info, input.webhooks, "webhooks")
-        with error_paths_below("webhooks"):
-            await webhooks.queue_test_events(info.context, keys)
+        await webhooks.queue_test_events(info.context, keys)
         return await _load_payload(info, keys)
 
     @mutation("Posts once more what came after a journal position.", **WRITE_GUARD)

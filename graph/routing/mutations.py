@@ -14,7 +14,6 @@ from graph.routing.references import (
     load_routing_ids,
 )
 from graph.routing.types import ForwardingHost, RelayHost, TlsPolicy, Transport
-from graph.types.error_paths import error_paths_below
 from graph.types.errors import DeletePayload, MutationPayload, Options, attribute_field
 from graph.types.fields import Info
 from graph.types.mutations import AtomicExclusion, mutation
@@ -304,8 +303,7 @@ class RoutingMutation:
         self, info: Info, input: ForwardingHostDeleteInput
     ) -> DeletePayload:
         keys = await load_routing_ids(info, input.forwarding_hosts, "forwardingHosts")
-        with error_paths_below("forwardingHosts"):
-            deleted_keys = await forwarding_hosts.delete_forwarding_hosts(info.context, keys)
+        deleted_keys = await forwarding_hosts.delete_forwarding_hosts(info.context, keys)
         return DeletePayload.of_keys("ForwardingHost", deleted_keys)
 
 
@@ -330,10 +328,9 @@ async def _update_records(
 ) -> list[Any]:
     """Change records of routing, all or none, and return them as GraphQL objects."""
     keys = await load_routing_ids(info, refs, list_field)
-    with error_paths_below(list_field):
-        await routing_mutations.update_rows(
-            info.context, record_kind, keys, _column_values(patch), _password_from_input(patch)
-        )
+    await routing_mutations.update_rows(
+        info.context, record_kind, keys, _column_values(patch), _password_from_input(patch)
+    )
     return await _load_records(info, record_type, keys)
 
 
@@ -342,8 +339,7 @@ async def _delete_records(
 ) -> DeletePayload:
     """Delete records of routing, all or none."""
     keys = await load_routing_ids(info, refs, list_field)
-    with error_paths_below(list_field):
-        await routing_mutations.delete_rows(info.context, record_kind, keys)
+    await routing_mutations.delete_rows(info.context, record_kind, keys)
     return DeletePayload.of_keys(record_kind.type_name, keys)
 
 

@@ -91,8 +91,7 @@ class QuarantineItem(NodeView):
 
     @field("Names and downloads.", "attachments", **ATTACHMENT_GUARD)
     def attachments(self) -> list[Attachment]:
-        indexes = range(len(self.row.attachments))
-        return [Attachment.from_row(self.row, index, is_quarantined=True) for index in indexes]
+        return Attachment.list_from_message(self.row, is_quarantined=True)
 
     @field("Whole message, for a quarter of an hour.", **ATTACHMENT_GUARD)
     def source_url(self, info: Info) -> URL:

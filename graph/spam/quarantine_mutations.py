@@ -6,7 +6,6 @@ import strawberry
 from strawberry import UNSET
 
 from graph.messages.types import Message
-from graph.types.error_paths import error_paths_below
 from graph.types.errors import DeletePayload, MutationPayload, Options, attribute_field
 from graph.types.fields import Info
 from graph.types.mutations import mutation
@@ -80,20 +79,18 @@ class QuarantineMutation:
         self, info: Info, input: QuarantineReleaseInput
     ) -> QuarantineReleasePayload:
         item_ids = ids_from_refs(info, input.quarantine_items, "quarantineItems")
-        with error_paths_below("quarantineItems", other_fields=("allowSender", "learnHam")):
-            keys = await quarantine_mutations.release_messages(
-                info.context,
-                item_ids,
-                ReleaseOptions(learn_ham=input.learn_ham, allow_sender=input.allow_sender),
-            )
+        keys = await quarantine_mutations.release_messages(
+            info.context,
+            item_ids,
+            ReleaseOptions(learn_ham=input.learn_ham, allow_sender=input.allow_sender),
+        )
         rows = await info.context.load_many(message_loaders.load_visible_by_ids, keys)
         return QuarantineReleasePayload(messages=[Message.from_row(row) for row in rows if row])
 
     @mutation("Deletes held messages: all or none.", **QUARANTINE_GUARD)
     async def quarantine_delete(self, info: Info, input: QuarantineDeleteInput) -> DeletePayload:
         item_ids = ids_from_refs(info, input.quarantine_items, "quarantineItems")
-        with error_paths_below("quarantineItems"):
-            await quarantine_mutations.delete_messages(info.context, item_ids)
+        await quarantine_mutations.delete_messages(info.context, item_ids)
         return DeletePayload.of_keys("QuarantineItem", item_ids)
 
     @mutation(

@@ -9,7 +9,6 @@ from strawberry import UNSET
 
 from graph.domains.types import Domain
 from graph.types.connections import Connection, connection_of_page, page_request
-from graph.types.error_paths import error_paths_below
 from graph.types.errors import DeletePayload, MutationPayload, Options, attribute_field
 from graph.types.fields import Info, query
 from graph.types.input_conditions import ConditionsInput
@@ -256,6 +255,5 @@ class SenderRuleMutation:
     )
     async def sender_rule_delete(self, info: Info, input: SenderRuleDeleteInput) -> DeletePayload:
         keys = ids_from_refs(info, input.sender_rules, "senderRules")
-        with error_paths_below("senderRules"):
-            await sender_rule_mutations.delete_sender_rules(info.context, keys)
+        await sender_rule_mutations.delete_sender_rules(info.context, keys)
         return DeletePayload.of_keys("SenderRule", keys)

@@ -34,7 +34,7 @@ from resolvers.context import GuardRule
 from resolvers.users import loaders as user_loaders
 
 RULE = GuardRule(role=Role.USER, scope=Scopes.MAIL_READ)
-CHANGE_FIELDS = """{ cursor events { cursor kind at origin
+CHANGE_FIELDS = """{ cursor events { cursor type at origin
   ... on MailboxChange { folder: mailboxId path oldPath modseq
     mailbox { messageCount unseenCount } }
   ... on MessageChange { messageId mailboxId uid fromMailboxId fromUid flags modseq }

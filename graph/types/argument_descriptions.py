@@ -42,7 +42,7 @@ ARGUMENT_DESCRIPTIONS = {
     "ids": "Global ids, at most 250.",
     "input": "All that the mutation takes.",
     "key": "Key of the setting.",
-    "kinds": "Kinds of changes to return. Default: all. An empty list returns nothing.",
+    "types": "Types of events to return. Default: all. An empty list returns nothing.",
     "last": "How many from the end, at most 250.",
     "mailboxes": "Mailboxes whose events to return. Default: all. An empty list returns nothing.",
     "markAsSeen": r"Set \Seen, as reading it in a mail program does.",

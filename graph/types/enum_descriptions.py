@@ -72,7 +72,7 @@ VALUE_DESCRIPTIONS = {
         "WEBMAIL_ACCESS": "Who may use browser clients.",
         "APP_PASSWORDS": "Application passwords of users.",
         "BCC_RULES": "BCC rules.",
-        "PUSHOVER": "Push channels of users.",
+        "PUSH_CHANNELS": "Push channels of users.",
         "FILTERS": "Filters and scripts of users.",
         "RATE_LIMITS": "Sending rates.",
         "SPAM_POLICY": "Sender rules and spam thresholds.",
@@ -97,7 +97,7 @@ VALUE_DESCRIPTIONS = {
         "SUBMIT": "Sending by this API only.",
         "ALL": "All of these; never FULL.",
     },
-    "ChangeKind": {
+    "EventType": {
         "MAILBOX_CREATED": "A folder was made.",
         "MAILBOX_UPDATED": "A folder was changed or repaired.",
         "MAILBOX_RENAMED": "A folder has another path.",
@@ -277,6 +277,11 @@ VALUE_DESCRIPTIONS = {
         "READ_ONLY_LINK": "Link to a read-only copy as of now.",
         "WRITABLE_LINK": "Link that can also be written to.",
     },
+    "ForwardTargetKind": {
+        "MAIL": "A mail address.",
+        "RELAY": "An SMTP server, given as an smtp:// or smtps:// URL.",
+        "HTTP": "A web page that receives the message in a POST request.",
+    },
     "PushKind": {
         "PUSHOVER": "Pushover.",
         "WEB_PUSH": "A browser, by the push service it names (RFC 8030).",
@@ -288,15 +293,15 @@ VALUE_DESCRIPTIONS = {
         "POP3": "Fetching with a mail program.",
         "SMTP": "Sending with a mail program.",
     },
-    "ReferenceQuote": {
-        "NONE": "Not at all.",
-        "BELOW": "Below what is written.",
-        "ABOVE": "Above what is written.",
+    "QuotePosition": {
+        "NONE": "The original message is not quoted.",
+        "BELOW": "Below the new text.",
+        "ABOVE": "Above the new text.",
     },
-    "ReferenceAction": {
-        "REPLY": "Answer to whoever wrote.",
-        "REPLY_ALL": "Answer to all who had it.",
-        "FORWARD": "Pass it on.",
+    "MessageRelationKind": {
+        "REPLY": "A reply to the author.",
+        "REPLY_ALL": "A reply to the author and all recipients.",
+        "FORWARD": "A forward to new recipients.",
     },
     "ResyncReason": {
         "CURSOR_EXPIRED": "Older than the journal is kept.",
@@ -440,7 +445,7 @@ VALUE_DESCRIPTIONS = {
         "QUARANTINE_ATTACHMENTS": "Attachments of held mail.",
         "QUARANTINE_NOTIFICATION": "Interval of the summaries.",
         "APP_PASSWORDS": "Application passwords.",
-        "PUSHOVER": "Push channels.",
+        "PUSH_CHANNELS": "Push channels.",
     },
     "WebauthnCeremony": {
         "REGISTRATION": "To add a key.",

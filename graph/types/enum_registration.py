@@ -22,7 +22,7 @@ from models.auth.security_log import AuthEventAction, AuthEventResult, AuthProto
 from models.connectors import AuthMechanism, ConnectorProtocol, ConnectorSecurity
 from models.domains.dkim_keys import DkimAlgorithm, DkimKeyState
 from models.domains.dns_record_values import DnsRecordKind, DnsRecordPurpose
-from models.events.journal import ChangeKind
+from models.events.journal import EventType
 from models.files.blobs import StorageTier
 from models.files.tables import FileAttachmentMode
 from models.mailboxes.shares import ShareRight
@@ -32,6 +32,7 @@ from models.messages.message_trace import LogComponent, MessageTraceEventKind
 from models.messages.mime_values import AttachmentDisposition, CalendarMethod
 from models.notifications.push_channels import PushKind
 from models.notifications.webhooks import WebhookDeliveryState
+from models.queue.forward_target_kinds import ForwardTargetKind
 from models.queue.rate_values import RatePeriod
 from models.queue.tables import DeliveryState
 from models.routing.tables import TlsPolicyLevel
@@ -57,7 +58,7 @@ from resolvers.auth.second_factors.webauthn import Ceremony
 from resolvers.changes.stream_reader import ResyncReason
 from resolvers.connectors.options import OptionName
 from resolvers.queue.loaders import QueueName
-from resolvers.submission.reply_references import ReferenceAction, ReferenceQuote
+from resolvers.submission.message_source import MessageRelationKind, QuotePosition
 from resolvers.users.listing import UserOrder
 
 strawberry.enum(AddressKind, description="What happens to mail for an address.")
@@ -70,7 +71,7 @@ strawberry.enum(CalendarMethod, description="iTIP method of a calendar (RFC 5546
 strawberry.enum(CopyOrigin, description="How a message came to be copied.")
 strawberry.enum(BccDirection, description="Whose mail is copied.")
 strawberry.enum(Ceremony, name="WebauthnCeremony", description="What a challenge is for.")
-strawberry.enum(ChangeKind, description="What happened. New kinds may come: have a default.")
+strawberry.enum(EventType, description="What happened. New kinds may come: have a default.")
 strawberry.enum(SubaddressAction, description="What becomes of mail to an address with a label.")
 strawberry.enum(DeliveryState, description="How far a delivery to one recipient has come.")
 strawberry.enum(DkimAlgorithm, description="What a key signs with.")
@@ -82,6 +83,7 @@ strawberry.enum(
     "free data and settings beside the messages.",
 )
 strawberry.enum(FileAttachmentMode, description="How somebody gets a file.")
+strawberry.enum(ForwardTargetKind, description="How a forwarded message reaches its target.")
 strawberry.enum(Frequency, description="How often something is written to somebody.")
 strawberry.enum(
     LegalHoldAccessAction,
@@ -107,7 +109,10 @@ strawberry.enum(
     name="RevocationReason",
     description="Why a certificate is revoked (RFC 5280).",
 )
-strawberry.enum(ReferenceAction, description="What is done with the message referred to.")
+strawberry.enum(
+    MessageRelationKind,
+    description="How a message is related to the message it replies to or forwards.",
+)
 strawberry.enum(ResyncReason, description="Why a stream cannot go on from a cursor.")
 strawberry.enum(AuthMechanism, description="SASL mechanism for signing in on a remote server.")
 strawberry.enum(
@@ -151,7 +156,7 @@ strawberry.enum(AdminPermission, description="What a DOMAIN_ADMIN may do for use
 strawberry.enum(UserPermission, description="What a USER may change himself.")
 strawberry.enum(QueueName, description="Where in the queue something stands.")
 strawberry.enum(Priority, description="How much its sender hurries.")
-strawberry.enum(ReferenceQuote, description="Where the message referred to is quoted.")
+strawberry.enum(QuotePosition, description="Where a reply or forward quotes the original message.")
 strawberry.enum(
     ValidationConstraint,
     description="The rule that a refused input value breaks. Later versions can add values.",

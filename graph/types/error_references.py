@@ -6,6 +6,7 @@ from typing import Any
 
 from strawberry import Some
 from strawberry.types import get_object_definition, has_object_definition
+from strawberry.types.base import StrawberryList, StrawberryOptional
 from strawberry.utils.str_converters import to_camel_case
 
 from graph.types import global_ids
@@ -14,6 +15,7 @@ from models.errors import NotFound, RequestError
 WORD_START = re.compile(r"(?<=[a-z])[A-Z]")
 # Fields whose members are checked by code that does not know in which input they are.
 PARENT_FIELDS = ("set", "select", "filter")
+IDS_PART = "ids"  # the objects, for code that does not know the name of the list of references
 # Fields of inputs that name an object by another text than its global ID.
 TYPE_NAME_BY_FIELD = {
     "keys": "Setting",
@@ -48,12 +50,13 @@ def path_in_input(error: RequestError, input_value: Any) -> list[str]:
     """Return the path from the input to the wrong value, such as `["select", "ids", "0"]`.
 
     A check that a creation and an update share gives a path that begins inside the patch: the
-    field that holds the patch, or the selection, is put before it. The index of the error is
+    field that holds the patch, or the selection, is put before it. `ids` becomes the list of
+    references if the input has no such field. The index of the error is
     inserted behind the list that it belongs to: the first list on the path whose item the path
     does not name. If there is none, the wrong value is not in a list.
     """
     value, path, missing_index = input_value, list[str](), error.index
-    for part in (*_missing_parent(error.path, input_value), *error.path):
+    for part in _complete_path(error.path, input_value):
         if missing_index is not None and isinstance(value, list) and not part.isdecimal():
             path.append(str(missing_index))
             value, missing_index = _member_by_schema_name(value, path[-1]), None
@@ -64,14 +67,28 @@ def path_in_input(error: RequestError, input_value: Any) -> list[str]:
     return path
 
 
-def _missing_parent(path: Sequence[str], input_value: Any) -> list[str]:
-    """Return the parent field that a path lacks, as a list. Empty if the path is complete."""
+def _complete_path(path: Sequence[str], input_value: Any) -> Sequence[str]:
+    """Return a path that begins at a field of the input."""
     fields = _input_fields(input_value)
-    if path and path[0] not in fields:
-        for name in PARENT_FIELDS:
-            if path[0] in _input_fields(fields.get(name)):
-                return [name]
-    return []
+    if not path or path[0] in fields:
+        return path
+    if path[0] == IDS_PART and (list_name := _reference_list_name(input_value)):
+        return [list_name, *path[1:]]
+    for name in PARENT_FIELDS:
+        if path[0] in _input_fields(fields.get(name)):
+            return [name, *path]
+    return path
+
+
+def _reference_list_name(input_value: Any) -> str | None:
+    """Return the name of the field with the references of the objects; None if there is none."""
+    definition = get_object_definition(type(input_value))
+    for field in definition.fields if definition else ():
+        list_type = field.type.of_type if isinstance(field.type, StrawberryOptional) else field.type
+        item_type = list_type.of_type if isinstance(list_type, StrawberryList) else None
+        if getattr(item_type, "__name__", "").endswith("Ref"):
+            return field.graphql_name or to_camel_case(field.python_name)
+    return None
 
 
 def _noun_of_reference(value: Any, path: Sequence[str]) -> str:

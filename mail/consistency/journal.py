@@ -18,15 +18,15 @@ from sqlalchemy import (
 from sqlmodel import col
 
 from mail.consistency.checks import ConsistencyCheck, EqualityRule, is_in_key_range
-from models.events.journal import Change, ChangeKind, Stream
+from models.events.journal import Change, EventType, Stream
 from models.messages.tables import Message
 from models.store.columns import BIG_INTEGER, core_table
 from models.users.tables import User
 
 SUBJECT = "journal"
 STREAMS_PER_STATEMENT = 100  # each can have as many entries as the options allow
-ADDING_KINDS = (ChangeKind.MESSAGE_ADDED, ChangeKind.MESSAGE_MOVED, ChangeKind.MESSAGE_RESTORED)
-REMOVING_KINDS = (ChangeKind.MESSAGE_DELETED, ChangeKind.MESSAGE_PURGED)
+ADDING_TYPES = (EventType.MESSAGE_ADDED, EventType.MESSAGE_MOVED, EventType.MESSAGE_RESTORED)
+REMOVING_TYPES = (EventType.MESSAGE_DELETED, EventType.MESSAGE_PURGED)
 
 
 def journal_checks(dialect: str) -> list[ConsistencyCheck]:
@@ -109,7 +109,7 @@ def _mailbox_matches_last_entry_check(dialect: str) -> ConsistencyCheck:
         .join(each, true())
         .where(
             is_in_key_range(col(Change.stream_id)),
-            col(Change.kind).in_([*ADDING_KINDS, *REMOVING_KINDS]),
+            col(Change.type).in_([*ADDING_TYPES, *REMOVING_TYPES]),
         )
         .group_by(col(Change.stream_id), cast(each.c.value, BigInteger))
         .subquery()
@@ -128,7 +128,7 @@ def _mailbox_matches_last_entry_check(dialect: str) -> ConsistencyCheck:
         )
     )
     rule = EqualityRule(
-        case((col(Change.kind).in_(ADDING_KINDS), "in a folder"), else_="in none"),
+        case((col(Change.type).in_(ADDING_TYPES), "in a folder"), else_="in none"),
         case((messages.c.mailbox_id.is_not(None), "in a folder"), else_="in none"),
     )
     key, kind = touched.c.message_id, "messages"

@@ -12,7 +12,7 @@ from mail.consistency.checks import (
     whole_sum,
     write_expected_values,
 )
-from models.events.journal import ChangeKind, JournalEntry, Stream
+from models.events.journal import EventType, JournalEntry, Stream
 from models.mailboxes.tables import Mailbox
 from models.messages.tables import Message
 from models.runtime.environment import DatabaseTransaction
@@ -76,7 +76,7 @@ def _repair_counters(
     if written:
         last = transaction.record_entry(
             stream,
-            JournalEntry(ChangeKind.MAILBOX_UPDATED, written),
+            JournalEntry(EventType.MAILBOX_UPDATED, written),
             at=transaction.environment.now(),
         )
         theirs = update(Mailbox).where(col(Mailbox.id).in_(written))

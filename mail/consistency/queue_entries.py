@@ -7,7 +7,7 @@ from sqlmodel import col
 
 from mail.consistency.checks import ConsistencyCheck, EqualityRule, is_in_key_range, whole_sum
 from mail.consistency.repair import expected_values_repair
-from models.events.journal import PLATFORM, ChangeKind
+from models.events.journal import PLATFORM, EventType
 from models.queue.tables import DeliveryState, QueueEntry
 from models.store.columns import core_table
 from models.submission.tables import Submission, SubmissionState
@@ -56,7 +56,7 @@ def _submission_state_check() -> ConsistencyCheck:
         },
         table.outerjoin(counted, counted.c.submission_id == table.c.id),
         func.coalesce(col(Submission.user_id), PLATFORM),
-        repair=expected_values_repair(ChangeKind.SUBMISSION_CHANGED),
+        repair=expected_values_repair(EventType.SUBMISSION_CHANGED),
     )
 
 

@@ -14,7 +14,7 @@ from mail.consistency.checks import (
 )
 from mail.consistency.report import Finding
 from models.errors import NotFound
-from models.events.journal import MAX_IDS_PER_ROW, ChangeKind, JournalEntry
+from models.events.journal import MAX_IDS_PER_ROW, EventType, JournalEntry
 from models.runtime.environment import DatabaseTransaction, Environment
 
 
@@ -71,16 +71,16 @@ def repair_rows_of_locked_stream(
     ]
 
 
-def expected_values_repair(change_kind: ChangeKind | None = None) -> RepairFunction:
+def expected_values_repair(event_type: EventType | None = None) -> RepairFunction:
     """A repair that sets columns to their expected values, and writes a journal entry."""
 
     def repair_columns(
         transaction: DatabaseTransaction, check: ConsistencyCheck, keys: Sequence[int], stream: int
     ) -> None:
         written = write_expected_values(transaction, check, keys)
-        if change_kind and written:
+        if event_type and written:
             transaction.record_entry(
-                stream, JournalEntry(change_kind, written), at=transaction.environment.now()
+                stream, JournalEntry(event_type, written), at=transaction.environment.now()
             )
 
     return repair_columns

@@ -35,7 +35,7 @@ from mail.storage.message_trace import new_queue_id
 from mail.text.storable_text import make_storable
 from models.admin.tasks import Task, TaskKind
 from models.errors import LimitReached, NotFound
-from models.events.journal import MAX_IDS_PER_ROW, ChangeKind, JournalEntry
+from models.events.journal import MAX_IDS_PER_ROW, EventType, JournalEntry
 from models.events.wakeups import TASKS
 from models.messages.tables import DeliveryReceipt
 from models.observability import metrics
@@ -44,7 +44,7 @@ from models.spam.quarantine import QuarantineBlob, QuarantineItem
 from models.store.prepared_statements import PreparedStatement, integer_parameter
 from models.users.tables import Frequency, User
 
-CHANGE_KIND = ChangeKind.QUARANTINE_CHANGED
+EVENT_TYPE = EventType.QUARANTINE_CHANGED
 MAX_SYMBOLS = 200  # stored per message
 MAX_NAME, MAX_DESCRIPTION = 128, 512  # characters
 MAX_SCORE = 1e9
@@ -266,7 +266,7 @@ def _insert_item_receipt_and_entry(
         [(message_insert.upsert_receipt(transaction.connection.dialect.name),
           {"digest": item_row["receipt"], "message_id": key, "at": at})]
     )  # fmt: skip
-    transaction.record_entry(user_id, JournalEntry(CHANGE_KIND, [key], {"did": "held"}), at=at)
+    transaction.record_entry(user_id, JournalEntry(EVENT_TYPE, [key], {"did": "held"}), at=at)
 
 
 def _copy_for_legal_holds(
@@ -322,7 +322,7 @@ def delete_quarantine_items(
     if gone:
         transaction.record_entry(
             user_id,
-            JournalEntry(CHANGE_KIND, gone, {"did": cause}),
+            JournalEntry(EVENT_TYPE, gone, {"did": cause}),
             at=transaction.environment.now(),
         )
     return len(gone)
@@ -376,5 +376,5 @@ def _insert_notification_task(transaction: DatabaseTransaction, user_id: int) ->
         created_at=now,
     )
     transaction.connection.execute(insert(Task).values(task.model_dump()))
-    transaction.record_entry(user_id, JournalEntry(ChangeKind.TASK_CHANGED, [task.id]), at=now)
+    transaction.record_entry(user_id, JournalEntry(EventType.TASK_CHANGED, [task.id]), at=now)
     transaction.workers_to_wake.add(TASKS)

@@ -10,7 +10,7 @@ from sqlmodel import col
 from models.admin.tasks import Task, TaskKind
 from models.domains.tables import Domain
 from models.errors import NotFound, RateLimited
-from models.events.journal import ChangeKind, JournalEntry
+from models.events.journal import EventType, JournalEntry
 from models.events.wakeups import TASKS
 from models.runtime.environment import DatabaseTransaction, Environment
 from models.runtime.options import Options
@@ -82,7 +82,7 @@ def journal_limit(transaction: DatabaseTransaction, user_id: int, limit: Reached
         "refused": limit.is_refusal,
         "resetsAt": resets_at and resets_at.isoformat(),
     }
-    entry = JournalEntry(ChangeKind.LIMIT_REACHED, [user_id], data)
+    entry = JournalEntry(EventType.LIMIT_REACHED, [user_id], data)
     transaction.record_entry(user_id, entry, at=transaction.environment.now())
 
 
@@ -160,7 +160,7 @@ def _create_message_task(
         created_at=now,
     )
     transaction.connection.execute(insert(Task).values(task.model_dump()))
-    transaction.record_entry(user_id, JournalEntry(ChangeKind.TASK_CHANGED, [task.id]), at=now)
+    transaction.record_entry(user_id, JournalEntry(EventType.TASK_CHANGED, [task.id]), at=now)
     transaction.workers_to_wake.add(TASKS)
 
 

@@ -7,7 +7,7 @@ from sqlalchemy import case, delete, insert, select, update
 from sqlmodel import col
 
 from mail.mailboxes.paths import missing_paths_with_parents
-from models.events.journal import ChangeKind, JournalEntry
+from models.events.journal import EventType, JournalEntry
 from models.mailboxes.tables import Mailbox, MailboxSubscription
 from models.runtime.environment import DatabaseTransaction
 from models.store.columns import select_columns
@@ -40,7 +40,7 @@ def find_or_create_mailbox_id(
             col(MailboxSubscription.digest).in_(digests),
         )
     )
-    entry = JournalEntry(ChangeKind.MAILBOX_CREATED, [row["id"] for row in rows], {"path": missing})
+    entry = JournalEntry(EventType.MAILBOX_CREATED, [row["id"] for row in rows], {"path": missing})
     transaction.record_entry(user_id, entry, at=transaction.environment.now())
     return int(rows[-1]["id"])
 

@@ -10,7 +10,7 @@ from sqlmodel import col
 
 from models.addresses.tables import Address
 from models.domains.tables import Domain
-from models.events.journal import PLATFORM, ChangeKind, JournalEntry
+from models.events.journal import PLATFORM, EventType, JournalEntry
 from models.runtime.environment import DatabaseTransaction, Environment
 from models.store.columns import ColumnRow, core_table
 
@@ -68,6 +68,6 @@ def _lower_counts_and_journal_deletions(
         data = {"did": "deleted", **({"twice": True} if is_duplicate else {})}
         transaction.record_entry(
             stream,
-            JournalEntry(ChangeKind.ADDRESS_CHANGED, ids, data),
+            JournalEntry(EventType.ADDRESS_CHANGED, ids, data),
             at=transaction.environment.now(),
         )

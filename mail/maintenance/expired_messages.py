@@ -11,7 +11,7 @@ from sqlmodel import col
 from mail.maintenance import row_batches
 from mail.storage.held_copies import has_unfinished_legal_hold
 from mail.storage.thread_assignment import delete_empty_threads_statement
-from models.events.journal import ChangeKind, JournalEntry
+from models.events.journal import EventType, JournalEntry
 from models.mailboxes.tables import Mailbox
 from models.messages.tables import Message, Thread
 from models.runtime.environment import DatabaseTransaction, Environment
@@ -48,7 +48,7 @@ async def _move_to_deleted_messages(
         rows = transaction.connection.execute(statement.order_by(col(Message.id))).all()
         if rows:
             facts = {"mailbox": [r.mailbox_id for r in rows], "uid": [r.uid for r in rows]}
-            entry = JournalEntry(ChangeKind.MESSAGE_DELETED, [row.id for row in rows], facts)
+            entry = JournalEntry(EventType.MESSAGE_DELETED, [row.id for row in rows], facts)
             last = transaction.record_entry(user_id, entry, at=environment.now())
             _remove_from_mailboxes_until_purge(transaction, [row.id for row in rows], last)
             _lower_mailbox_and_user_counters(transaction, user_id, rows, last)

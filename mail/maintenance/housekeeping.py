@@ -31,7 +31,7 @@ from models.auth.second_factors import TotpSecret, WebauthnChallenge
 from models.auth.security_log import SecurityEvent
 from models.autoreply import AutoreplySender
 from models.connectors import Connector, ConnectorRun
-from models.events.journal import ChangeKind, JournalEntry
+from models.events.journal import EventType, JournalEntry
 from models.files.blobs import SubmissionBlob, Upload
 from models.files.tables import File, FileShare
 from models.filters.sieve_scripts import SieveMemory
@@ -328,7 +328,7 @@ async def _delete_unfetched_unshared_files(environment: Environment) -> int:
             if deleted_ids:
                 transaction.record_entry(
                     user_id,
-                    JournalEntry(ChangeKind.FILE_CHANGED, deleted_ids),
+                    JournalEntry(EventType.FILE_CHANGED, deleted_ids),
                     at=environment.now(),
                 )
             return len(deleted_ids)

@@ -12,7 +12,7 @@ from sqlmodel import col
 
 from mail.queue.delivery_results import OPEN_STATES, state_from_deliveries
 from models.events import journal
-from models.events.journal import PLATFORM, ChangeKind, JournalEntry
+from models.events.journal import PLATFORM, EventType, JournalEntry
 from models.events.wakeups import QUEUE
 from models.files.blobs import SubmissionBlob
 from models.queue.tables import DeliveryState, QueueEntry
@@ -209,7 +209,7 @@ def _batched_journal_entries(
         part_ids = submission_ids[start : start + journal.MAX_IDS_PER_ROW]
         states = [state_by_id[key].value for key in part_ids]
         state = states if len(set(states)) > 1 else states[0]
-        yield JournalEntry(ChangeKind.SUBMISSION_CHANGED, part_ids, {"state": state})
+        yield JournalEntry(EventType.SUBMISSION_CHANGED, part_ids, {"state": state})
 
 
 def _delete_unneeded_blob_references(

@@ -26,7 +26,7 @@ from mail.storage.received_messages import (
     store_all_blobs_and_run_transaction,
 )
 from models.errors import InvalidInput, OverQuota
-from models.events.journal import ChangeKind, JournalEntry
+from models.events.journal import EventType, JournalEntry
 from models.mailboxes.tables import Mailbox, SpecialUse
 from models.observability import metrics
 from models.queue.tables import NORMAL_RANK, DeliveryState, QueueEntry
@@ -390,7 +390,7 @@ def refresh_submission_state(
     state = state_from_deliveries(
         [row.state for row in rows], rows[0].now, was_attempted=was_attempted
     )
-    entry = JournalEntry(ChangeKind.SUBMISSION_CHANGED, [submission_id], {"state": state.value})
+    entry = JournalEntry(EventType.SUBMISSION_CHANGED, [submission_id], {"state": state.value})
     _, journal_statements = transaction.lock_stream_and_plan_entry_statements(
         stream, [entry], at=changed_at
     )

@@ -25,7 +25,7 @@ from mail.storage.message_insert import (
     content_columns,
     count_messages_and_take_uids,
     quota_error,
-    reference_columns,
+    source_columns,
 )
 from mail.storage.thread_assignment import (
     delete_empty_threads_statement,
@@ -35,7 +35,7 @@ from mail.storage.thread_assignment import (
 from mail.text.storable_text import make_storable
 from models.admin.legal_holds import CopyOrigin
 from models.errors import Conflict, StaleObject
-from models.events.journal import ChangeKind, JournalEntry
+from models.events.journal import EventType, JournalEntry
 from models.events.wakeups import UNINDEXED
 from models.files.blobs import MessageBlob
 from models.mailboxes.tables import Mailbox
@@ -157,7 +157,7 @@ def replace_message(
         "public_metadata": row.public_metadata
         if placement.public_metadata is None
         else placement.public_metadata,
-        **(reference_columns(placement) if placement.reference else {}),
+        **(source_columns(placement) if placement.source else {}),
     }
     _update_message(transaction, row.id, values, list(blobs.values()))
     if thread_id != row.thread_id:
@@ -224,7 +224,7 @@ def _replacement_entry(
         "fromUid": [earlier_row.uid],
         "flags": [imap_flags(values)],
     }
-    return JournalEntry(ChangeKind.MESSAGE_UPDATED, [earlier_row.id], facts, placement.origin)
+    return JournalEntry(EventType.MESSAGE_UPDATED, [earlier_row.id], facts, placement.origin)
 
 
 def _add_to_quota(

@@ -9,7 +9,7 @@ from sqlalchemy import bindparam, update
 from sqlmodel import col
 
 from mail.storage.message_flags import SYSTEM_FLAGS, imap_flags
-from models.events.journal import ChangeKind, JournalEntry
+from models.events.journal import EventType, JournalEntry
 from models.mailboxes.tables import Mailbox
 from models.messages.tables import Message
 from models.runtime.environment import DatabaseTransaction
@@ -50,7 +50,7 @@ def move_messages(
     now = transaction.environment.now()
     last = transaction.record_entry(
         user_id,
-        JournalEntry(ChangeKind.MESSAGE_MOVED, [row.id for row in message_rows], facts),
+        JournalEntry(EventType.MESSAGE_MOVED, [row.id for row in message_rows], facts),
         at=now,
     )
     table = core_table(Message)

@@ -27,7 +27,7 @@ from mail.storage.thread_assignment import ThreadAssignment
 from mail.text.storable_text import make_storable
 from models.admin.legal_holds import CopyOrigin
 from models.errors import NotFound, OverQuota, RequestError
-from models.events.journal import ChangeKind, JournalEntry
+from models.events.journal import EventType, JournalEntry
 from models.events.wakeups import UNINDEXED
 from models.mailboxes.tables import Mailbox
 from models.messages.tables import DeliveryReceipt, Message
@@ -157,8 +157,8 @@ class MessagePlacement:
     envelope_from: str | None = None
     envelope_to: Sequence[str] = ()
     public_metadata: dict[str, Any] | None = None
-    reference: tuple[int, str] | None = (
-        None  # the id of the message it answers or forwards, and the action
+    source: tuple[int, str] | None = (
+        None  # the id of the message it answers or forwards, and the relation
     )
     origin: str | None = None
     receipt_digest: str | None = None  # identifies a repeated delivery
@@ -353,7 +353,7 @@ def _message_row(
         "verification": make_storable(letter.verification),
         "spam": make_storable(letter.scan.json_to_store()) if letter.scan else None,
         "filters": list(to.filter_ids) or None,
-        **reference_columns(to),
+        **source_columns(to),
     }
 
 
@@ -369,7 +369,7 @@ def _journal_entry(
     if kind in RECEIVED_KINDS:
         facts["did"] = "received"
     return JournalEntry(
-        ChangeKind.MESSAGE_ADDED, [row["id"] for row in message_rows], facts, placement.origin
+        EventType.MESSAGE_ADDED, [row["id"] for row in message_rows], facts, placement.origin
     )
 
 
@@ -448,10 +448,10 @@ def count_messages_and_take_uids(  # noqa: PLR0913 - the counters of a mailbox
     return row
 
 
-def reference_columns(placement: MessagePlacement) -> dict[str, Any]:
+def source_columns(placement: MessagePlacement) -> dict[str, Any]:
     """The values of the columns for the message that is answered or forwarded."""
-    key, action = placement.reference or (None, None)
-    return {"reference_id": key, "reference_action": action}
+    key, relation = placement.source or (None, None)
+    return {"source_id": key, "source_relation": relation}
 
 
 def _copy_origin(placement: MessagePlacement, kind: InsertKind) -> CopyOrigin:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Delete, Select, String, delete, func, insert, select, update
 from sqlmodel import col
 
-from models.events.journal import ChangeKind, JournalEntry
+from models.events.journal import EventType, JournalEntry
 from models.messages.tables import Message, Thread, ThreadKey
 from models.runtime.environment import DatabaseTransaction
 from models.store.columns import insert_with_conflict
@@ -161,7 +161,7 @@ def merge_threads_unless_large(
     )
     here.execute(led.values(thread_id=thread_id))
     here.execute(delete(Thread).where(col(Thread.id).in_(taken)))
-    entry = JournalEntry(ChangeKind.THREAD_CHANGED, [thread_id, *taken], {}, origin)
+    entry = JournalEntry(EventType.THREAD_CHANGED, [thread_id, *taken], {}, origin)
     transaction.record_entry(user_id, entry, at=transaction.environment.now())
 
 

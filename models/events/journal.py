@@ -54,8 +54,8 @@ PLATFORM = 0  # the stream of changes that belong to no user and no domain
 StreamPositions = Mapping[int, int]  # stream id -> position of its last event
 
 
-class ChangeKind(StrEnum):
-    """The kind of a change."""
+class EventType(StrEnum):
+    """The type of an event."""
 
     MAILBOX_CREATED = "MAILBOX_CREATED"
     MAILBOX_UPDATED = "MAILBOX_UPDATED"
@@ -124,7 +124,7 @@ class Change(SQLModel, table=True):
     stream_id: int = foreign_key("streams.id", primary_key=True, index=False)
     last: int = Field(primary_key=True, sa_type=BIG_INTEGER)
     at: Timestamp
-    kind: ChangeKind = enum_column(ChangeKind)
+    type: EventType = enum_column(EventType)
     ids: list[int] = json_column(list)
     # a list has one item for each id; other values apply to all ids
     facts: dict[str, Any] = json_column(dict)
@@ -133,12 +133,12 @@ class Change(SQLModel, table=True):
 
 @dataclass(frozen=True, slots=True)
 class JournalEntry:
-    """A change to record: `kind` for these objects, at most MAX_IDS_PER_ROW.
+    """A change to record: `type` for these objects, at most MAX_IDS_PER_ROW.
 
     `facts` are further values that followers need: lists have one item for each id.
     """
 
-    kind: ChangeKind
+    type: EventType
     ids: Sequence[int]
     facts: Mapping[str, Any] = field(default_factory=dict)
     origin: str | None = None
@@ -148,7 +148,7 @@ class JournalEntry:
 class JournalEvent:
     """The part of a change for one object, and the positions after it."""
 
-    kind: ChangeKind
+    type: EventType
     object_id: int
     at: datetime
     stream_id: int
@@ -310,7 +310,7 @@ async def force_resync(
     ahead = update(Stream).where(these).values(positions)
     counted = (await connection.execute(ahead.returning(col(Stream.id), col(Stream.last)))).all()
     rows = [
-        _change_row(key, JournalEntry(ChangeKind.USER_CHANGED, [key], {}, origin), last=last, at=at)
+        _change_row(key, JournalEntry(EventType.USER_CHANGED, [key], {}, origin), last=last, at=at)
         for key, last in counted
     ]
     if rows:
@@ -357,7 +357,7 @@ def _change_row(stream_id: int, entry: JournalEntry, *, last: int, at: datetime)
         "stream_id": stream_id,
         "last": last,
         "at": at,
-        "kind": entry.kind,
+        "type": entry.type,
         "ids": list(entry.ids),
         "facts": {"modseq": last, **entry.facts},
         "origin": entry.origin,
@@ -432,5 +432,5 @@ def events_after_positions(
                     for name, value in change.facts.items()
                 }
                 yield JournalEvent(
-                    change.kind, key, change.at, change.stream_id, positions, facts, change.origin
+                    change.type, key, change.at, change.stream_id, positions, facts, change.origin
                 )

@@ -8,7 +8,7 @@ from typing import Any
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from models.events import journal
-from models.events.journal import PLATFORM, ChangeKind, JournalEntry
+from models.events.journal import PLATFORM, EventType, JournalEntry
 from resolvers.context import Context
 
 
@@ -44,13 +44,13 @@ async def record_address_changes(
     duplicate_facts: dict[str, Any] = {"twice": True}  # the user's own stream has the same event
     for (stream, twice), ids in address_ids_by_stream.items():
         facts = {**action_facts, **duplicate_facts} if twice else action_facts
-        entries[stream] += ctx.journal_entries(ChangeKind.ADDRESS_CHANGED, ids, **facts)
+        entries[stream] += ctx.journal_entries(EventType.ADDRESS_CHANGED, ids, **facts)
     for user_id, streams in details.streams_by_user.items():
         changed: dict[str, Any] = {"changed": [["address"]]}
-        entries[user_id] += ctx.journal_entries(ChangeKind.USER_CHANGED, [user_id], **changed)
+        entries[user_id] += ctx.journal_entries(EventType.USER_CHANGED, [user_id], **changed)
         for stream in sorted(streams):
             entries[stream] += ctx.journal_entries(
-                ChangeKind.USER_CHANGED, [user_id], **changed, **duplicate_facts
+                EventType.USER_CHANGED, [user_id], **changed, **duplicate_facts
             )
     if entries:
         await journal.record_entries_in_streams_or_raise(session, entries, at=ctx.environment.now())

@@ -15,7 +15,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from models import quantities
 from models.admin.key_values import KeyValueEntry
 from models.errors import InvalidInput, LimitReached, NotFound, StaleObject
-from models.events.journal import PLATFORM, ChangeKind
+from models.events.journal import PLATFORM, EventType
 from models.store.columns import ColumnRow, insert_with_conflict, select_columns
 from models.store.keyset_pages import Page, PageRequest
 from models.users.roles import Role, Scope, expand_scopes
@@ -353,7 +353,7 @@ async def delete_entries(
             )
         )[namespace.owner_id]
         if ids:
-            await ctx.record_change(session, namespace.owner_id, ChangeKind.KEY_VALUE_CHANGED, ids)
+            await ctx.record_change(session, namespace.owner_id, EventType.KEY_VALUE_CHANGED, ids)
             before = {"store": namespace.store, "key": key, "entries": len(ids)}
             target = ids[0] if len(ids) == 1 else None
             await _log_change_unless_own(
@@ -380,9 +380,9 @@ async def delete_entries_of_users(
         col(KeyValueEntry.store).in_(ctx.environment.options.key_value_stores),
         has_prefix(ctx.environment.database.dialect, col(KeyValueEntry.key), prefix),
     )
-    kind = ChangeKind.KEY_VALUE_CHANGED
+    event_type = EventType.KEY_VALUE_CHANGED
     await ctx.record_changes(
-        session, {owner: [(kind, ids)] for owner, ids in ids_by_owner.items() if ids}
+        session, {owner: [(event_type, ids)] for owner, ids in ids_by_owner.items() if ids}
     )
 
 
@@ -442,8 +442,11 @@ async def _store_entry(
     if stored is None:
         _check_key_limits(ctx, entry.key)
     await _require_room(ctx, entry, stored)
-    kind, namespace = ChangeKind.KEY_VALUE_CHANGED, KeyValueNamespace(entry.stream_id, entry.store)
-    entry.version = await ctx.record_change(session, entry.stream_id, kind, [entry.id])
+    event_type, namespace = (
+        EventType.KEY_VALUE_CHANGED,
+        KeyValueNamespace(entry.stream_id, entry.store),
+    )
+    entry.version = await ctx.record_change(session, entry.stream_id, event_type, [entry.id])
     connection = await session.connection()
     await connection.execute(_upsert_statement(connection.dialect.name), entry.model_dump())
     store_and_key = {"store": entry.store, "key": entry.key}

@@ -25,7 +25,7 @@ from models.errors import (
     require_all_found,
     require_found,
 )
-from models.events.journal import PLATFORM, ChangeKind
+from models.events.journal import PLATFORM, EventType
 from models.messages.tables import Message
 from models.store.columns import ColumnRow, select_columns
 from models.store.keyset_pages import Page, PageRequest
@@ -155,7 +155,7 @@ async def create_legal_hold(ctx: Context, new_legal_hold: NewLegalHold) -> int:
             task_id=task.id,
         )
         session.add(legal_hold)
-        await ctx.record_change(session, PLATFORM, ChangeKind.TASK_CHANGED, [task.id])
+        await ctx.record_change(session, PLATFORM, EventType.TASK_CHANGED, [task.id])
         values_after = {
             "user": user.username,
             "startsAt": new_legal_hold.starts_at,

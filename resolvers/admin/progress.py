@@ -4,7 +4,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from typing import NamedTuple
 
 from models.errors import NotFound
-from models.events.journal import PLATFORM, ChangeKind
+from models.events.journal import PLATFORM, EventType
 from models.store.columns import ColumnRow
 from models.submission.tables import SubmissionState
 from resolvers.access import require_user_id
@@ -17,9 +17,9 @@ from resolvers.connectors import loaders as connector_loaders
 from resolvers.context import Context
 from resolvers.submission import loaders as submission_loaders
 
-TASK_CHANGES = frozenset({ChangeKind.TASK_CHANGED})
-CONNECTOR_CHANGES = frozenset({ChangeKind.CONNECTOR_CHANGED})
-SUBMISSION_CHANGES = frozenset({ChangeKind.SUBMISSION_CHANGED})
+TASK_CHANGES = frozenset({EventType.TASK_CHANGED})
+CONNECTOR_CHANGES = frozenset({EventType.CONNECTOR_CHANGED})
+SUBMISSION_CHANGES = frozenset({EventType.SUBMISSION_CHANGED})
 UNFINISHED_STATES = frozenset(
     {
         SubmissionState.SCHEDULED,
@@ -34,7 +34,7 @@ class FollowedWork(NamedTuple):
     """A kind of work and how its progress is followed."""
 
     load_by_id: Callable[[Context, list[int]], Awaitable[Sequence[ColumnRow | None]]]
-    change_kinds: frozenset[ChangeKind]
+    event_types: frozenset[EventType]
     changed_object_id: Callable[[ColumnRow], int]  # the object id in change events
     visible_state: Callable[[ColumnRow], object]  # differs if there is progress to report
 
@@ -76,11 +76,11 @@ async def _follow_until_finished(
     if row is None:
         raise NotFound(str(work_id), path=["id"])
     select_streams = _selector_of_work_stream(
-        PLATFORM if row.user_id is None else row.user_id, ctx, kind.change_kinds
+        PLATFORM if row.user_id is None else row.user_id, ctx, kind.event_types
     )
     request = FollowRequest(
         await stream_reader.load_last_stream_positions(ctx, select_streams),
-        kind.change_kinds,
+        kind.event_types,
         select_streams=select_streams,
         object_ids={kind.changed_object_id(row)},
     )
@@ -100,14 +100,14 @@ async def _follow_until_finished(
 
 
 def _selector_of_work_stream(
-    stream_id: int, ctx: Context, change_kinds: frozenset[ChangeKind]
+    stream_id: int, ctx: Context, event_types: frozenset[EventType]
 ) -> SelectStreams:
     """Return a stream selector for the stream of work that the viewer can see."""
     if stream_id == ctx.viewer.user_id != PLATFORM:
         return load_viewer_streams
 
     async def select_other_stream(_ctx: Context) -> ManagedStreams:
-        return ManagedStreams({stream_id: change_kinds})
+        return ManagedStreams({stream_id: event_types})
 
     return select_other_stream
 
@@ -115,7 +115,7 @@ def _selector_of_work_stream(
 async def follow_submissions(ctx: Context) -> AsyncGenerator[ColumnRow]:
     """Yield each submission of the viewer after it changes."""
     require_user_id(ctx)
-    async for batch in stream_reader.follow_changes(ctx, FollowRequest(kinds=SUBMISSION_CHANGES)):
+    async for batch in stream_reader.follow_changes(ctx, FollowRequest(types=SUBMISSION_CHANGES)):
         submission_ids = list(dict.fromkeys(event.object_id for event in batch.events))
         for row in (
             await submission_loaders.load_own_submissions_by_id(ctx, submission_ids)
@@ -150,7 +150,7 @@ async def follow_submission(ctx: Context, submission_id: int) -> AsyncGenerator[
 async def follow_connector_runs(ctx: Context) -> AsyncGenerator[ColumnRow]:
     """Yield the last run of each of the viewer's connectors after it changes."""
     require_user_id(ctx)
-    async for batch in stream_reader.follow_changes(ctx, FollowRequest(kinds=CONNECTOR_CHANGES)):
+    async for batch in stream_reader.follow_changes(ctx, FollowRequest(types=CONNECTOR_CHANGES)):
         connector_ids = list(dict.fromkeys(event.object_id for event in batch.events))
         for row in (
             await connector_loaders.load_own_last_runs_by_connector(ctx, connector_ids)

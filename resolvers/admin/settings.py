@@ -16,7 +16,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from models.admin.settings import SettingChange, SettingValue
 from models.domains.tables import Domain
 from models.errors import InvalidInput, LimitReached
-from models.events.journal import PLATFORM, ChangeKind, Stream
+from models.events.journal import PLATFORM, EventType, Stream
 from models.runtime.environment import CommittedOptions, Environment
 from models.store.columns import BIG_INTEGER, ColumnRow, insert_with_conflict, select_columns
 from models.store.keyset_pages import Page, PageRequest
@@ -226,7 +226,7 @@ async def _store_changes(ctx: Context, session: AsyncSession, change: _SettingsC
     )
     history_ids = [row["id"] for row in history_rows]
     position = await ctx.record_change(
-        session, PLATFORM, ChangeKind.SETTING_CHANGED, history_ids, key=change.changed_keys
+        session, PLATFORM, EventType.SETTING_CHANGED, history_ids, key=change.changed_keys
     )
     session.info[CommittedOptions] = CommittedOptions(options, position)
 
@@ -331,7 +331,7 @@ async def _adjust_allocated_quota(
     )
     ids = sorted((await connection.execute(statement)).scalars())
     if ids:
-        await ctx.record_change(session, PLATFORM, ChangeKind.DOMAIN_CHANGED, ids)
+        await ctx.record_change(session, PLATFORM, EventType.DOMAIN_CHANGED, ids)
 
 
 async def apply_settings_and_return_invalid_keys(environment: Environment) -> list[str]:

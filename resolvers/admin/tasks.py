@@ -14,7 +14,7 @@ from mail.files.upload_removal import drop_unreferenced_objects
 from mail.storage.blobs.errors import CorruptBlob
 from models.admin.tasks import Task, TaskKind, TaskState
 from models.errors import DamagedContent, Forbidden, InvalidInput, NotFound, RequestError
-from models.events.journal import PLATFORM, ChangeKind
+from models.events.journal import PLATFORM, EventType
 from models.events.wakeups import TASKS
 from models.runtime import leases
 from models.runtime.environment import Environment
@@ -150,7 +150,7 @@ async def cancel_tasks(ctx: Context, ids: list[int]) -> None:
             if row:
                 await _delete_passphrase_if_finished(session, row)
                 await ctx.record_change(
-                    session, _stream_of_task(row), ChangeKind.TASK_CHANGED, [row.id]
+                    session, _stream_of_task(row), EventType.TASK_CHANGED, [row.id]
                 )
 
 
@@ -420,7 +420,7 @@ async def _require_lease_and_store_values(
     )
     if not (await (await session.connection()).execute(statement)).rowcount:
         raise TaskLeaseLost
-    await ctx.record_change(session, _stream_of_task(task), ChangeKind.TASK_CHANGED, [task.id])
+    await ctx.record_change(session, _stream_of_task(task), EventType.TASK_CHANGED, [task.id])
 
 
 class TaskLeaseLost(Exception):

@@ -33,7 +33,7 @@ from models.admin.tasks import TaskKind
 from models.auth.credentials import ApiKey
 from models.auth.security_log import AuthEventAction, AuthEventResult, AuthProtocol, SecurityEvent
 from models.events import journal
-from models.events.journal import ChangeKind, JournalEntry, StreamPositions
+from models.events.journal import EventType, JournalEntry, StreamPositions
 from models.runtime.environment import DatabaseTransaction, Environment
 from models.store.columns import ColumnRow, insert_with_conflict, select_columns
 from models.store.keyset_pages import Page, PageRequest
@@ -237,7 +237,7 @@ async def queue_message_to_user(
     (task,) = await task_steps.insert_tasks(
         ctx, session, TaskKind.SECURITY_NOTIFICATION, [order], user_id=event.user_id
     )
-    await ctx.record_change(session, event.user_id or 0, ChangeKind.TASK_CHANGED, [task.id])
+    await ctx.record_change(session, event.user_id or 0, EventType.TASK_CHANGED, [task.id])
 
 
 async def log_event_separately(ctx: Context, event: NewSecurityEvent) -> None:
@@ -489,7 +489,7 @@ def _grouped_journal_entries(
     """Return journal entries, one for each run of events with the same facts and origin."""
     groups = groupby(event_rows_with_ids, key=lambda each: (each[0].journal_facts, each[0].origin))
     return [
-        JournalEntry(ChangeKind.SECURITY_EVENT, [key for _, key in group], facts, origin)
+        JournalEntry(EventType.SECURITY_EVENT, [key for _, key in group], facts, origin)
         for (facts, origin), group in groups
     ]
 

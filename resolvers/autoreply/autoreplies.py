@@ -16,7 +16,7 @@ from models.addresses.tables import Address, AddressKind
 from models.autoreply import Autoreply
 from models.errors import ErrorCollector, InvalidInput, NotFound
 from models.events import journal
-from models.events.journal import ChangeKind, JournalEntry
+from models.events.journal import EventType, JournalEntry
 from models.store.columns import select_columns
 from models.users.roles import Scope, expand_scopes
 from models.users.tables import User
@@ -306,7 +306,7 @@ async def _record_changes(
         if "enabled" in column_names:
             event_facts["did"] = "enabled" if changes.new_rows[user_id]["enabled"] else "disabled"
         entries[user_id] = ctx.journal_entries(
-            ChangeKind.AUTOREPLY_CHANGED, [user_id], **event_facts
+            EventType.AUTOREPLY_CHANGED, [user_id], **event_facts
         )
     await journal.record_entries_in_streams_or_raise(
         locked_users.session, entries, at=ctx.environment.now()

@@ -11,7 +11,7 @@ from mail.tls import acme_client, acme_connection
 from mail.tls.acme_client import AcmeError, RevocationReason
 from models.certificates import Certificate
 from models.errors import Conflict, InvalidInput, RequestError, ServiceUnavailable
-from models.events.journal import PLATFORM, ChangeKind
+from models.events.journal import PLATFORM, EventType
 from models.runtime.environment import Environment
 from models.store.columns import ColumnRow
 from models.validation_constraints import ValidationConstraint
@@ -106,7 +106,7 @@ async def _store_revoked_state(
         await (await session.connection()).execute(
             statement.values(acme_state=state, updated_at=now)
         )
-        await ctx.record_change(session, PLATFORM, ChangeKind.CERTIFICATE_CHANGED, ids)
+        await ctx.record_change(session, PLATFORM, EventType.CERTIFICATE_CHANGED, ids)
         entries = (
             NewAuditLogEntry(
                 "certificateDelete", "Certificate", certificate_id, after={"revoked": reason}

@@ -20,7 +20,7 @@ from mail.tls.pem_certificates import CertificateInput, CertificateWithKey
 from models.certificates import AcmeChallenge, Certificate
 from models.errors import InvalidInput, ServiceUnavailable
 from models.events import journal
-from models.events.journal import PLATFORM, ChangeKind, JournalEntry
+from models.events.journal import PLATFORM, EventType, JournalEntry
 from models.events.wakeups import CERTIFICATES, wait_for_any
 from models.observability import metrics
 from models.runtime import leases
@@ -385,7 +385,7 @@ async def _update_and_record_leased_row(
     )
     if not (await (await session.connection()).execute(statement)).rowcount:
         raise CertificateLeaseLost
-    entry = JournalEntry(ChangeKind.CERTIFICATE_CHANGED, [certificate.id])
+    entry = JournalEntry(EventType.CERTIFICATE_CHANGED, [certificate.id])
     await journal.record_entry(session, PLATFORM, entry, at=now)
 
 

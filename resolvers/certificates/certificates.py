@@ -30,7 +30,7 @@ from models.errors import (
     ServiceUnavailable,
     require_all_found,
 )
-from models.events.journal import PLATFORM, ChangeKind
+from models.events.journal import PLATFORM, EventType
 from models.events.wakeups import CERTIFICATES
 from models.runtime.environment import Environment, wake_workers_after_commit
 from models.runtime.secret_box import DecryptionError
@@ -395,7 +395,7 @@ async def record_certificate_changes(
     ctx: Context, session: AsyncSession, ids: Sequence[int]
 ) -> None:
     """Record changed certificates, and wake the listeners and the ACME worker."""
-    await ctx.record_change(session, PLATFORM, ChangeKind.CERTIFICATE_CHANGED, list(ids))
+    await ctx.record_change(session, PLATFORM, EventType.CERTIFICATE_CHANGED, list(ids))
     wake_workers_after_commit(session, CERTIFICATES)
 
 

@@ -10,7 +10,7 @@ from sqlmodel import col
 from models.addresses.tables import Address
 from models.domains.tables import Domain
 from models.errors import Forbidden, InvalidInput, NotFound
-from models.events.journal import PLATFORM, ChangeKind, JournalEvent, StreamPositions
+from models.events.journal import PLATFORM, EventType, JournalEvent, StreamPositions
 from models.users.roles import Role
 from models.users.tables import User
 from models.validation_constraints import ValidationConstraint
@@ -27,53 +27,53 @@ from resolvers.domains.loaders import (
 from resolvers.users import listing as user_listing
 from resolvers.users.listing import UserConditions
 
-ChangeKinds = frozenset[ChangeKind]
+EventTypes = frozenset[EventType]
 
 MAX_FOLLOWED_DOMAINS = 99  # a position contains at most 100 streams
-ALL_KINDS = frozenset(ChangeKind)
-USER_KINDS = frozenset({ChangeKind.USER_CHANGED, ChangeKind.ADDRESS_CHANGED})
-DOMAIN_KINDS = frozenset({ChangeKind.DOMAIN_CHANGED})
-DOMAIN_RULE_KINDS = frozenset(
-    {ChangeKind.SENDER_RULE_CHANGED}
+ALL_EVENT_TYPES = frozenset(EventType)
+USER_EVENT_TYPES = frozenset({EventType.USER_CHANGED, EventType.ADDRESS_CHANGED})
+DOMAIN_EVENT_TYPES = frozenset({EventType.DOMAIN_CHANGED})
+DOMAIN_RULE_EVENT_TYPES = frozenset(
+    {EventType.SENDER_RULE_CHANGED}
 )  # in streams of domains; the platform's stream has all others
 
 
 @dataclass(frozen=True, slots=True)
 class ManagedStreams:
-    """Streams, with the kinds of changes that the viewer sees of each.
+    """Streams, with the event types that the viewer sees of each.
 
     The origin is removed, since session name and idempotency key belong to the user who made
     the change.
     """
 
-    kinds_by_stream: Mapping[int, ChangeKinds]
+    types_by_stream: Mapping[int, EventTypes]
     required_stream_id: int | None = None  # must be in a position; None: any of the streams
 
     @property
     def stream_ids(self) -> list[int]:
         """All stream ids."""
-        return list(self.kinds_by_stream)
+        return list(self.types_by_stream)
 
     @property
     def reported_stream_ids(self) -> Collection[int]:
         """All stream ids."""
-        return self.kinds_by_stream
+        return self.types_by_stream
 
     def includes_position(self, position: StreamPositions) -> bool:
         """True if the position contains one of the streams, or the required one."""
         return (
-            not self.kinds_by_stream.keys().isdisjoint(position)
+            not self.types_by_stream.keys().isdisjoint(position)
             if self.required_stream_id is None
             else self.required_stream_id in position
         )
 
     def positions_in_streams(self, position: StreamPositions) -> dict[int, int]:
         """Return the positions in these streams; 0 for a stream that the position has not."""
-        return {stream: position.get(stream, 0) for stream in self.kinds_by_stream}
+        return {stream: position.get(stream, 0) for stream in self.types_by_stream}
 
     def visible_event(self, event: JournalEvent) -> JournalEvent | None:
-        """Return the event without its origin, or None if its kind is not visible."""
-        is_visible = event.kind in self.kinds_by_stream.get(event.stream_id, ())
+        """Return the event without its origin, or None if its type is not visible."""
+        is_visible = event.type in self.types_by_stream.get(event.stream_id, ())
         return replace(event, origin=None) if is_visible else None
 
     def needs_reload(self, events: Iterable[JournalEvent]) -> bool:
@@ -103,18 +103,18 @@ async def _require_managed_user_stream(user_id: int, ctx: Context) -> ManagedStr
     statement = select(col(User.id)).where(col(User.id) == user_id, is_managed_user(ctx))
     if not await ctx.read(statement):
         raise NotFound(str(user_id), path=["user"])
-    return ManagedStreams({user_id: ALL_KINDS})
+    return ManagedStreams({user_id: ALL_EVENT_TYPES})
 
 
 def selector_of_domain_streams(
-    domain: DomainIdOrName | None, kinds: ChangeKinds, *, path: Sequence[str]
+    domain: DomainIdOrName | None, event_types: EventTypes, *, path: Sequence[str]
 ) -> SelectStreams:
     """Return a selector of the streams of administered domains: the referenced one, or all."""
-    return partial(_load_administered_domain_streams, domain, kinds, path)
+    return partial(_load_administered_domain_streams, domain, event_types, path)
 
 
 async def _load_administered_domain_streams(
-    domain: DomainIdOrName | None, kinds: ChangeKinds, path: Sequence[str], ctx: Context
+    domain: DomainIdOrName | None, event_types: EventTypes, path: Sequence[str], ctx: Context
 ) -> ManagedStreams:
     """Return the streams of administered domains, for an ADMIN with that of the platform.
 
@@ -135,12 +135,12 @@ async def _load_administered_domain_streams(
     if domain is None and ctx.viewer.role.includes(Role.ADMIN):
         # it also has all changes of domains, and those of no domain
         return ManagedStreams(
-            {PLATFORM: kinds, **dict.fromkeys(ids, kinds - DOMAIN_KINDS)},
+            {PLATFORM: event_types, **dict.fromkeys(ids, event_types - DOMAIN_EVENT_TYPES)},
             required_stream_id=PLATFORM,
         )
     if not ids:
         raise Forbidden("you are in charge of no domain", requires="a domain")
-    return ManagedStreams(dict.fromkeys(ids, kinds))
+    return ManagedStreams(dict.fromkeys(ids, event_types))
 
 
 def user_event_filter_ignoring_domain(conditions: UserConditions) -> EventFilter | None:
@@ -155,7 +155,7 @@ def user_event_filter_ignoring_domain(conditions: UserConditions) -> EventFilter
 async def _filter_user_events(
     conditions: UserConditions, ctx: Context, events: Sequence[JournalEvent]
 ) -> Sequence[JournalEvent]:
-    address_ids = {e.object_id for e in events if e.kind is ChangeKind.ADDRESS_CHANGED}
+    address_ids = {e.object_id for e in events if e.type is EventType.ADDRESS_CHANGED}
     owner_by_address = {}
     if address_ids:
         statement = select(col(Address.id), col(Address.user_id)).where(

@@ -14,7 +14,7 @@ from sqlmodel import col
 
 from models.errors import InvalidInput
 from models.events import journal
-from models.events.journal import ChangeKind, JournalEvent, Stream, StreamPositions
+from models.events.journal import EventType, JournalEvent, Stream, StreamPositions
 from models.observability import metrics
 from models.runtime.environment import Environment
 from models.store.columns import ColumnRow
@@ -34,8 +34,8 @@ LAG_METRIC = metrics.histogram(
 )
 POLL_SECONDS = 15.0  # between checks for changes whose wake-up was lost
 EventFilter = Callable[[Context, Sequence[JournalEvent]], Awaitable[Sequence[JournalEvent]]]
-FOLDABLE_KINDS = frozenset(
-    {ChangeKind.MESSAGE_UPDATED, ChangeKind.SUBMISSION_CHANGED, ChangeKind.TASK_CHANGED}
+FOLDABLE_TYPES = frozenset(
+    {EventType.MESSAGE_UPDATED, EventType.SUBMISSION_CHANGED, EventType.TASK_CHANGED}
 )
 LAST_VALUE_FACTS = frozenset(
     {"modseq", "flags"}
@@ -71,7 +71,7 @@ class FollowRequest:
     """Which changes a follower reads. The default is all changes of the viewer from now on."""
 
     after_position: StreamPositions | None = None
-    kinds: Collection[ChangeKind] | None = None  # None: all
+    types: Collection[EventType] | None = None  # None: all
     mailbox_ids: Collection[int] | None = None  # None: all
     min_interval: timedelta = timedelta(milliseconds=50)  # between two batches
     select_streams: SelectStreams = load_viewer_streams
@@ -208,18 +208,18 @@ async def follow_changes(ctx: Context, request: FollowRequest) -> AsyncGenerator
 def _drop_superseded_events(events: Sequence[JournalEvent]) -> Sequence[JournalEvent]:
     """Return the events without those that a later event of the same object makes superfluous.
 
-    Such events have the same kind and origin, and differ only in LAST_VALUE_FACTS.
+    Such events have the same type and origin, and differ only in LAST_VALUE_FACTS.
     """
     if len(events) == 1:
         return events
     kept_events, event_keys = list[JournalEvent](), set[tuple[object, ...]]()
     for event in reversed(events):
-        if event.kind in FOLDABLE_KINDS:
+        if event.type in FOLDABLE_TYPES:
             compared_facts = sorted(
                 one for one in event.facts.items() if one[0] not in LAST_VALUE_FACTS
             )
             event_key = (
-                event.kind,
+                event.type,
                 event.stream_id,
                 event.object_id,
                 event.origin,
@@ -362,14 +362,14 @@ def _position_after_gap(
 
 
 def _is_requested(event: JournalEvent, request: FollowRequest) -> bool:
-    if request.kinds is not None and event.kind not in request.kinds:
+    if request.types is not None and event.type not in request.types:
         return False
     if request.object_ids and event.object_id not in request.object_ids:
         return False
     if request.mailbox_ids is None:
         return True
     related_mailbox_ids = {event.facts.get("mailbox"), event.facts.get("fromMailbox")}
-    if event.kind.startswith("MAILBOX_"):
+    if event.type.startswith("MAILBOX_"):
         related_mailbox_ids.add(event.object_id)
     return bool(related_mailbox_ids.intersection(request.mailbox_ids))
 

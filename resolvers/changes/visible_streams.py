@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from models.events.journal import ChangeKind, JournalEvent, StreamPositions
+from models.events.journal import EventType, JournalEvent, StreamPositions
 from models.mailboxes.shares import ShareRight, decode_rights
 from models.store.columns import ColumnRow
 from resolvers.access import require_user_id
@@ -13,7 +13,7 @@ from resolvers.context import Context
 from resolvers.mailboxes import rights as mailbox_rights
 
 SharesByOwner = Mapping[int, Mapping[int, ColumnRow]]  # by owner id and mailbox id
-CREDENTIAL_KINDS = frozenset({ChangeKind.SECURITY_EVENT, ChangeKind.USER_CHANGED})
+CREDENTIAL_EVENT_TYPES = frozenset({EventType.SECURITY_EVENT, EventType.USER_CHANGED})
 
 
 class FollowedStreams(Protocol):
@@ -74,7 +74,8 @@ class ViewerStreams:
     def may_end_credential(self, events: Iterable[JournalEvent]) -> bool:
         """True if the events are about the viewer's account or credentials."""
         return any(
-            event.stream_id == self.viewer_id and event.kind in CREDENTIAL_KINDS for event in events
+            event.stream_id == self.viewer_id and event.type in CREDENTIAL_EVENT_TYPES
+            for event in events
         )
 
     def positions_in_streams(self, position: StreamPositions) -> dict[int, int]:
@@ -98,12 +99,12 @@ class ViewerStreams:
         if event.stream_id == self.viewer_id:
             return event
         event = replace(event, origin=None)
-        if event.kind is ChangeKind.MESSAGE_MOVED:
+        if event.type is EventType.MESSAGE_MOVED:
             return self._visible_move(event)
-        if event.kind.startswith("MAILBOX_"):
+        if event.type.startswith("MAILBOX_"):
             is_visible = self._had_right_at_event(event, event.object_id, ShareRight.LOOKUP)
         else:
-            mailbox_id = event.facts.get("mailbox") if event.kind.startswith("MESSAGE_") else None
+            mailbox_id = event.facts.get("mailbox") if event.type.startswith("MESSAGE_") else None
             is_visible = self._had_right_at_event(event, mailbox_id, ShareRight.READ)
         return event if is_visible else None
 
@@ -114,10 +115,10 @@ class ViewerStreams:
         visible_facts: dict[str, Any] = {"modseq": facts["modseq"]}
         if sees_target and not sees_source:
             visible_facts |= {name: facts[name] for name in ("mailbox", "uid", "flags")}
-            return replace(event, kind=ChangeKind.MESSAGE_ADDED, facts=visible_facts)
+            return replace(event, type=EventType.MESSAGE_ADDED, facts=visible_facts)
         if sees_source and not sees_target:
             visible_facts |= {"mailbox": facts["fromMailbox"], "uid": facts["fromUid"]}
-            return replace(event, kind=ChangeKind.MESSAGE_PURGED, facts=visible_facts)
+            return replace(event, type=EventType.MESSAGE_PURGED, facts=visible_facts)
         return event if sees_target else None
 
     def _had_right_at_event(

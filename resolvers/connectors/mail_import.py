@@ -18,7 +18,7 @@ from models.connectors import (
     ConnectorSecurity,
 )
 from models.errors import InvalidInput, LimitReached, NotFound
-from models.events.journal import ChangeKind
+from models.events.journal import EventType
 from models.mailboxes.tables import Mailbox
 from models.runtime.environment import DatabaseTransaction
 from models.store.columns import ColumnRow, core_table
@@ -291,9 +291,7 @@ async def _insert_connectors_and_runs(
     for rows in (connectors, runs):
         session.add_all(rows)
         await session.flush()
-    journal_entries = {
-        one.user_id: [(ChangeKind.CONNECTOR_CHANGED, [one.id])] for one in connectors
-    }
+    journal_entries = {one.user_id: [(EventType.CONNECTOR_CHANGED, [one.id])] for one in connectors}
     await ctx.record_changes(session, journal_entries)
     return [run.id for run in runs]
 

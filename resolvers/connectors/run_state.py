@@ -16,7 +16,7 @@ from mail.connectors.remote_server import ConnectorStage, OpenedMailbox, RemoteF
 from mail.connectors.session_thread import ThreadedSession
 from mail.envelope.local_recipient import LocalRecipient
 from models.connectors import Connector, ConnectorRun
-from models.events.journal import ChangeKind
+from models.events.journal import EventType
 from models.runtime.environment import DatabaseTransaction
 from models.store.columns import ColumnRow
 from resolvers.connectors.options import ConnectorOptions
@@ -102,7 +102,7 @@ class ActiveRun:
         run_update = update_statement.values(values).returning(col(ConnectorRun.cancelled))
         if transaction.connection.execute(run_update).scalar_one():
             raise RunCancelled
-        entries = self.ctx.journal_entries(ChangeKind.CONNECTOR_CHANGED, [self.connector.id])
+        entries = self.ctx.journal_entries(EventType.CONNECTOR_CHANGED, [self.connector.id])
         transaction.execute_statements(
             transaction.lock_stream_and_plan_entry_statements(user, entries, at=now)[1]
         )

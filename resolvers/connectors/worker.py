@@ -18,7 +18,7 @@ from mail.network.outbound_http import NetworkPolicy
 from models.admin.tasks import TaskState
 from models.connectors import Connector, ConnectorRun
 from models.errors import RequestError
-from models.events.journal import ChangeKind
+from models.events.journal import EventType
 from models.events.wakeups import CONNECTORS
 from models.observability import metrics
 from models.runtime import leases
@@ -192,9 +192,7 @@ async def _start_or_continue_run(
     started_at = func.coalesce(col(ConnectorRun.started_at), now)
     started = statement.values(state=TaskState.RUNNING, started_at=started_at)
     run_row = (await connection.execute(started.returning(*select_columns(ConnectorRun)))).one()
-    await ctx.record_change(
-        session, connector.user_id, ChangeKind.CONNECTOR_CHANGED, [connector.id]
-    )
+    await ctx.record_change(session, connector.user_id, EventType.CONNECTOR_CHANGED, [connector.id])
     return run_row
 
 
@@ -318,7 +316,7 @@ async def _store_result_and_next_run(
             .offset(MAX_STORED_RUNS)
         )
         await connection.execute(delete(ConnectorRun).where(col(ConnectorRun.id).in_(expired_runs)))
-        await ctx.record_change(session, row.user_id, ChangeKind.CONNECTOR_CHANGED, [connector_id])
+        await ctx.record_change(session, row.user_id, EventType.CONNECTOR_CHANGED, [connector_id])
     if row.once:  # it can have imported a whole account
         await ctx.environment.database.refresh_planner_statistics()
     RUNS_ENDED.add(state.value.lower())

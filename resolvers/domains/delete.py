@@ -13,7 +13,7 @@ from models.auth.credentials import ApiKey
 from models.domains.dkim_keys import DkimKey
 from models.domains.tables import AliasDomain, Domain
 from models.errors import Conflict
-from models.events.journal import PLATFORM, ChangeKind, Stream
+from models.events.journal import PLATFORM, EventType, Stream
 from models.store.columns import ColumnRow, select_columns
 from models.users.tables import DomainAdmin, User
 from resolvers.admin import audit_log
@@ -37,10 +37,10 @@ async def delete_domains_and_dependents(
         rows = await domain_loaders.load_locked_domains(ctx, domain_ids)
         await _require_deletable(ctx, rows, cascade=cascade)
         changes_by_stream = await address_changes_by_stream(ctx, domain_ids)
-        changes_by_stream.setdefault(PLATFORM, []).append((ChangeKind.DOMAIN_CHANGED, domain_ids))
+        changes_by_stream.setdefault(PLATFORM, []).append((EventType.DOMAIN_CHANGED, domain_ids))
         key_statement = select(col(DkimKey.id)).where(col(DkimKey.domain_id).in_(domain_ids))
         if key_ids := [row.id for row in await ctx.read(key_statement.order_by(col(DkimKey.id)))]:
-            changes_by_stream[PLATFORM].append((ChangeKind.DKIM_CHANGED, key_ids))
+            changes_by_stream[PLATFORM].append((EventType.DKIM_CHANGED, key_ids))
         admin_statement = select(col(DomainAdmin.user_id)).where(
             col(DomainAdmin.domain_id).in_(domain_ids)
         )

@@ -9,7 +9,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail.authentication import private_keys
 from models.domains.dkim_keys import DkimKey
-from models.events.journal import PLATFORM, ChangeKind
+from models.events.journal import PLATFORM, EventType
 from models.store.columns import ColumnRow, select_columns
 from resolvers.admin import audit_log
 from resolvers.admin.audit_log import NewAuditLogEntry
@@ -75,6 +75,6 @@ async def record_key_changes(
             ids_by_stream.setdefault(row.domain_id, []).append(row.id)
     if ids_by_stream:
         changes_by_stream = {
-            key: [(ChangeKind.DKIM_CHANGED, ids)] for key, ids in ids_by_stream.items()
+            key: [(EventType.DKIM_CHANGED, ids)] for key, ids in ids_by_stream.items()
         }
         await ctx.record_changes(session, changes_by_stream, did=action)

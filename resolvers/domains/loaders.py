@@ -14,7 +14,7 @@ from models.addresses.tables import Address
 from models.domains.tables import AliasDomain, Domain
 from models.errors import Conflict, LimitReached, NotFound, check_count_from_one_to_limit
 from models.events import journal
-from models.events.journal import PLATFORM, ChangeKind, Stream
+from models.events.journal import PLATFORM, EventType, Stream
 from models.store.columns import ColumnRow, select_columns
 from models.store.keyset_pages import Page, PageRequest
 from models.users.roles import Role
@@ -349,6 +349,6 @@ async def insert_domain(ctx: Context, session: AsyncSession, domain: Domain) -> 
     """Insert a new domain with its stream, in a transaction that has locked PLATFORM."""
     session.add_all([domain, Stream(id=domain.id)])
     await session.flush()
-    changes = [(ChangeKind.DOMAIN_CHANGED, [domain.id])]
+    changes = [(EventType.DOMAIN_CHANGED, [domain.id])]
     await ctx.record_changes(session, {PLATFORM: changes, domain.id: changes}, did="created")
     return domain

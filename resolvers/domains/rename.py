@@ -26,7 +26,7 @@ from models.addresses.rewrites import BccRule, RecipientRewrite
 from models.addresses.tables import Address
 from models.domains.tables import AliasDomain, Domain
 from models.errors import Conflict, InvalidInput, MultipleErrors, NotFound, RequestError
-from models.events.journal import PLATFORM, ChangeKind
+from models.events.journal import PLATFORM, EventType
 from models.store.columns import ColumnRow, core_table, select_columns
 from models.users.search_index import search_text
 from models.users.tables import User
@@ -229,10 +229,10 @@ async def _rename_rows(
     for statement in (*_address_and_domain_statements(names, at), *_rule_statements(names)):
         await connection.execute(statement)
     for stream, ids in user_ids_by_stream.items():
-        changes_by_stream.setdefault(stream, []).append((ChangeKind.USER_CHANGED, ids))
+        changes_by_stream.setdefault(stream, []).append((EventType.USER_CHANGED, ids))
     for stream in (names.domain_id, PLATFORM):
         changes_by_stream.setdefault(stream, []).append(
-            (ChangeKind.DOMAIN_CHANGED, [names.domain_id])
+            (EventType.DOMAIN_CHANGED, [names.domain_id])
         )
     await _rename_references(ctx, session, names, changes_by_stream)
     await ctx.record_changes(session, changes_by_stream)
@@ -252,18 +252,18 @@ async def _rename_references(
     ctx: Context,
     session: AsyncSession,
     names: DomainRenameNames,
-    changes_by_stream: dict[int, list[tuple[ChangeKind, list[int]]]],
+    changes_by_stream: dict[int, list[tuple[EventType, list[int]]]],
 ) -> None:
     """Rename the domain in targets and allowed senders of other users and addresses.
 
     The stream of the platform records these changes.
     """
-    for change_kind, rename_references in (
-        (ChangeKind.ADDRESS_CHANGED, references.rename_domain_in_address_targets),
-        (ChangeKind.USER_CHANGED, references.rename_domain_in_user_columns),
+    for event_type, rename_references in (
+        (EventType.ADDRESS_CHANGED, references.rename_domain_in_address_targets),
+        (EventType.USER_CHANGED, references.rename_domain_in_user_columns),
     ):
         if ids := await rename_references(ctx, session, names.old_name, names.new_name):
-            changes_by_stream.setdefault(PLATFORM, []).append((change_kind, ids))
+            changes_by_stream.setdefault(PLATFORM, []).append((event_type, ids))
 
 
 def _changed_users_statement(names: DomainRenameNames) -> Select[*tuple[Any, ...]]:

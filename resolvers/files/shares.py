@@ -22,7 +22,7 @@ from models.errors import (
     require_all_found,
     require_found,
 )
-from models.events.journal import ChangeKind, JournalEntry
+from models.events.journal import EventType, JournalEntry
 from models.files.tables import File, FileAttachmentMode, FileShare
 from models.runtime.environment import DatabaseTransaction, Environment
 from models.store.columns import ColumnRow, select_columns
@@ -253,7 +253,7 @@ async def _touch_and_record_files(
         update(File).where(col(File.id).in_(file_ids)).values(updated_at=ctx.environment.now())
     )
     await (await session.connection()).execute(statement)
-    await ctx.record_change(session, owner_id, ChangeKind.FILE_CHANGED, file_ids)
+    await ctx.record_change(session, owner_id, EventType.FILE_CHANGED, file_ids)
 
 
 async def read_share_by_token(ctx: Context, token: str) -> ColumnRow:
@@ -364,7 +364,7 @@ async def replace_shared_file(
             }
             statement = update(File).where(col(File.id) == share.file_id)
             transaction.connection.execute(statement.values(**values))
-            entry = JournalEntry(ChangeKind.FILE_CHANGED, [share.file_id])
+            entry = JournalEntry(EventType.FILE_CHANGED, [share.file_id])
             transaction.record_entry(owner, entry, at=now)
             return int(share.file_id)
 

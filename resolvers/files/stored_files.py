@@ -28,7 +28,7 @@ from models.errors import (
     require_all_found,
     require_found,
 )
-from models.events.journal import ChangeKind, JournalEntry
+from models.events.journal import EventType, JournalEntry
 from models.files.blobs import Blob, Upload
 from models.files.tables import File, FileShare
 from models.runtime.environment import DatabaseTransaction, Environment
@@ -272,7 +272,7 @@ def _file_row_writer(
         }
         transaction.connection.execute(insert(File), row)
         transaction.record_entry(
-            owner_id, JournalEntry(ChangeKind.FILE_CHANGED, [key], origin=ctx.origin), at=now
+            owner_id, JournalEntry(EventType.FILE_CHANGED, [key], origin=ctx.origin), at=now
         )
         return key
 
@@ -354,7 +354,7 @@ async def delete_files_in_transaction(
     deleted_ids = set(result.scalars())
     if deleted_ids:
         await ctx.record_change(
-            session, require_user_id(ctx), ChangeKind.FILE_CHANGED, sorted(deleted_ids)
+            session, require_user_id(ctx), EventType.FILE_CHANGED, sorted(deleted_ids)
         )
     return deleted_ids
 

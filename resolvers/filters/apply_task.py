@@ -18,7 +18,7 @@ from mail.storage.message_content import StoredMessage
 from mail.storage.message_insert import SELECT_QUOTA
 from models.admin.tasks import Task, TaskKind
 from models.errors import InvalidInput, NotFound, require_all_found
-from models.events.journal import ChangeKind
+from models.events.journal import EventType
 from models.filters.tables import Filter
 from models.mailboxes.tables import Mailbox, SpecialUse
 from models.store.columns import ColumnRow, select_columns
@@ -79,7 +79,7 @@ async def queue_filter_run(
         (task,) = await insert_tasks(
             ctx, session, TASK_KIND, [order], user_id=owner, total=len(chosen)
         )
-        await ctx.record_change(session, owner, ChangeKind.TASK_CHANGED, [task.id])
+        await ctx.record_change(session, owner, EventType.TASK_CHANGED, [task.id])
     return task
 
 

@@ -11,7 +11,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from models.auth.security_log import AuthEventAction
 from models.errors import InvalidInput, require_all_found
-from models.events.journal import ChangeKind, JournalEntry
+from models.events.journal import EventType, JournalEntry
 from models.filters.tables import Filter
 from models.store.columns import ColumnRow, core_table, select_columns
 from models.users.roles import AdminPermission, Role
@@ -103,7 +103,7 @@ async def insert_filters(
     if rows:
         table = core_table(Filter)
         await (await session.connection()).execute(insert(table), [one.row for one in filters])
-        await ctx.record_change(session, user.id, ChangeKind.FILTER_CHANGED, list(rows))
+        await ctx.record_change(session, user.id, EventType.FILTER_CHANGED, list(rows))
     await _log_new_targets_to_security_log(
         ctx, session, {key: (user.id, one.new_targets) for key, one in rows.items()}
     )
@@ -243,7 +243,7 @@ async def delete_filters_using_mailboxes(
     await _delete_rows(session, [row.id for row in deleted_rows])
     return {
         user: ctx.journal_entries(
-            ChangeKind.FILTER_CHANGED, sorted(row.id for row in deleted_rows if row.user_id == user)
+            EventType.FILTER_CHANGED, sorted(row.id for row in deleted_rows if row.user_id == user)
         )
         for user in {row.user_id for row in deleted_rows}
     }
@@ -315,7 +315,7 @@ async def _record_changes(ctx: Context, session: AsyncSession, rows: Sequence[Co
     for row in rows:
         filter_ids_by_user.setdefault(row.user_id, []).append(row.id)
     changes_by_user = {
-        user_id: [(ChangeKind.FILTER_CHANGED, filter_ids)]
+        user_id: [(EventType.FILTER_CHANGED, filter_ids)]
         for user_id, filter_ids in filter_ids_by_user.items()
     }
     if changes_by_user:

@@ -24,7 +24,7 @@ from models.errors import (
     ScriptError,
 )
 from models.events import journal
-from models.events.journal import ChangeKind, JournalEntry
+from models.events.journal import EventType, JournalEntry
 from models.filters.sieve_scripts import SieveScript
 from models.store.columns import ColumnRow, select_columns
 from models.users.roles import AdminPermission, Role
@@ -325,7 +325,7 @@ async def _lock_scripts_and_store_changes(
         yield changes
         await _write_changes(locked_users, changes)
         entries = {
-            user: [JournalEntry(ChangeKind.SIEVE_CHANGED, keys, {}, ctx.session_id)]
+            user: [JournalEntry(EventType.SIEVE_CHANGED, keys, {}, ctx.session_id)]
             for user, keys in changes.changed_ids_by_user.items()
         }
         await journal.record_entries_in_streams_or_raise(

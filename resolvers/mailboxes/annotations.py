@@ -9,7 +9,7 @@ from sqlalchemy import ColumnElement, Select, delete, func, select, true, update
 from sqlmodel import col
 
 from models.errors import InvalidInput, LimitReached
-from models.events.journal import ChangeKind
+from models.events.journal import EventType
 from models.mailboxes.tables import Mailbox, MailboxAnnotation
 from models.store.columns import ColumnRow, core_table, insert_with_conflict
 from models.store.prepared_statements import integer_parameter
@@ -137,9 +137,12 @@ async def _journal_updates_and_set_modify_index(
     mailbox_ids_by_user: defaultdict[int, list[int]] = defaultdict(list)
     for mailbox in mailboxes:
         mailbox_ids_by_user[mailbox.user_id].append(mailbox.id)
-    kind = ChangeKind.MAILBOX_UPDATED
+    event_type = EventType.MAILBOX_UPDATED
     lasts = await locked.record_changes(
-        {user: locked.ctx.journal_entries(kind, ids) for user, ids in mailbox_ids_by_user.items()}
+        {
+            user: locked.ctx.journal_entries(event_type, ids)
+            for user, ids in mailbox_ids_by_user.items()
+        }
     )
     parameters = [{"key": mailbox.id, "last": lasts[mailbox.user_id]} for mailbox in mailboxes]
     if parameters:

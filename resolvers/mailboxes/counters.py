@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator, Iterable, Sequence
 from sqlalchemy import select
 from sqlmodel import col
 
-from models.events.journal import ChangeKind, JournalEvent
+from models.events.journal import EventType, JournalEvent
 from models.mailboxes.tables import Mailbox
 from models.store.columns import ColumnRow, select_columns
 from resolvers.access import is_visible_or_managed, require_user_id
@@ -16,7 +16,7 @@ from resolvers.mailboxes import loaders as mailbox_loaders
 from resolvers.mailboxes import rights as mailbox_rights
 
 COUNTER_CHANGE_KINDS = frozenset(
-    kind for kind in ChangeKind if kind.startswith(("MAILBOX_", "MESSAGE_"))
+    event_type for event_type in EventType if event_type.startswith(("MAILBOX_", "MESSAGE_"))
 )
 
 
@@ -81,7 +81,7 @@ def _affected_mailbox_ids(events: Iterable[JournalEvent]) -> set[int]:
     """Return the IDs of the mailboxes with counters that these events can change."""
     found: set[int | None] = set()
     for event in events:
-        if event.kind.startswith("MAILBOX_"):
+        if event.type.startswith("MAILBOX_"):
             found.add(event.object_id)
         else:
             found |= {event.facts.get("mailbox"), event.facts.get("fromMailbox")}

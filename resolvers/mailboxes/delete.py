@@ -9,7 +9,7 @@ from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from models.errors import Conflict, Forbidden, InvalidInput, NotFound, check_limit
-from models.events.journal import MAX_IDS_PER_ROW, ChangeKind
+from models.events.journal import MAX_IDS_PER_ROW, EventType
 from models.mailboxes.shares import MailboxShare
 from models.mailboxes.tables import Mailbox
 from models.messages.tables import Message
@@ -153,7 +153,7 @@ async def _archive_and_delete_mailboxes(
             for user, user_rows in mailboxes_by_user.items()
         }
         await subscriptions.write_changed_folderless_subscriptions(locked.session, before, after)
-    kind = ChangeKind.MAILBOX_DELETED
+    event_type = EventType.MAILBOX_DELETED
     keys_of = {user: {row.id for row in user_rows} for user, user_rows in mailboxes_by_user.items()}
     filters = await filter_mutations.delete_filters_using_mailboxes(
         locked.ctx, locked.session, keys_of
@@ -162,7 +162,7 @@ async def _archive_and_delete_mailboxes(
         {
             user: [
                 *locked.ctx.journal_entries(
-                    kind, [row.id for row in user_rows], path=[row.path for row in user_rows]
+                    event_type, [row.id for row in user_rows], path=[row.path for row in user_rows]
                 ),
                 *filters.get(user, ()),
             ]

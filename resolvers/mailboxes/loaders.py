@@ -14,7 +14,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail.mailboxes.paths import missing_paths_with_parents, tree_sort_key, validate_path
 from models.errors import Conflict, Forbidden, InvalidInput, LimitReached, NotFound
-from models.events.journal import ChangeKind
+from models.events.journal import EventType
 from models.mailboxes.shares import ShareRight
 from models.mailboxes.tables import Mailbox, SpecialUse
 from models.store.columns import ColumnRow, select_columns
@@ -425,11 +425,11 @@ async def insert_mailboxes(
     )
     await locked.session.flush()
     await subscriptions.write_changed_folderless_subscriptions(locked.session, before, after)
-    kind = ChangeKind.MAILBOX_CREATED
+    event_type = EventType.MAILBOX_CREATED
     await locked.record_changes(
         {
             user: locked.ctx.journal_entries(
-                kind,
+                event_type,
                 [mailbox.id for mailbox in mailboxes],
                 path=[mailbox.path for mailbox in mailboxes],
             )

@@ -10,7 +10,7 @@ from sqlmodel import col
 
 from mail.mailboxes.paths import MAX_LEVELS, missing_paths_with_parents, validate_path
 from models.errors import Conflict, Forbidden, InvalidInput, NotFound
-from models.events.journal import ChangeKind
+from models.events.journal import EventType
 from models.mailboxes.tables import Mailbox, SpecialUse
 from models.store.columns import ColumnRow, core_table, select_columns
 from models.store.prepared_statements import integer_parameter
@@ -263,7 +263,7 @@ async def _record_moves(
     entries = {}
     for user, move in moves.items():
         created_parents = parents[user]
-        created, renamed = ChangeKind.MAILBOX_CREATED, ChangeKind.MAILBOX_RENAMED
+        created, renamed = EventType.MAILBOX_CREATED, EventType.MAILBOX_RENAMED
         paths = [row.path for row in move.subtree]
         new = [move.new_path_of(path) for path in paths]
         keys = [row.id for row in move.subtree]

@@ -14,7 +14,7 @@ from mail.consistency.mailbox_checks import MailboxProblems
 from mail.consistency.report import Finding
 from mail.mailboxes import paths
 from models.admin.tasks import Task, TaskKind
-from models.events.journal import PLATFORM, ChangeKind
+from models.events.journal import PLATFORM, EventType
 from models.mailboxes.tables import Mailbox
 from models.messages.tables import Message
 from models.store.columns import ColumnRow, select_columns
@@ -172,7 +172,7 @@ async def _queue_task(
     }
     async with ctx.write_session(PLATFORM) as session:
         (task,) = await insert_tasks(ctx, session, TASK_KIND, [order], total=total)
-        await ctx.record_change(session, PLATFORM, ChangeKind.TASK_CHANGED, [task.id])
+        await ctx.record_change(session, PLATFORM, EventType.TASK_CHANGED, [task.id])
     return task
 
 

@@ -13,7 +13,7 @@ from mail.recipients import address_resolution
 from models.addresses.tables import Address
 from models.errors import Forbidden, InvalidInput, LimitReached, require_found
 from models.events import journal
-from models.events.journal import ChangeKind
+from models.events.journal import EventType
 from models.mailboxes.shares import MailboxShare, Rights, ShareRight, decode_rights, encode_rights
 from models.mailboxes.tables import Mailbox
 from models.store.columns import ColumnRow, insert_with_conflict, select_columns
@@ -178,7 +178,7 @@ async def _write_share(
     if not before:
         await _require_share_capacity(ctx, mailbox.user_id, grantee, len(shares))
     last = await ctx.record_change(
-        session, mailbox.user_id, ChangeKind.MAILBOX_UPDATED, [mailbox.id]
+        session, mailbox.user_id, EventType.MAILBOX_UPDATED, [mailbox.id]
     )
     connection, this = await session.connection(), col(Mailbox.id) == mailbox.id
     await connection.execute(update(Mailbox).where(this).values(modify_index=last))
@@ -191,16 +191,16 @@ async def _write_share(
         )
         keys = ["mailbox_id", "user_id"]
         await connection.execute(statement.on_conflict_do_update(index_elements=keys, set_=row))
-        kind = ChangeKind.MAILBOX_UPDATED if before else ChangeKind.MAILBOX_CREATED
+        event_type = EventType.MAILBOX_UPDATED if before else EventType.MAILBOX_CREATED
     else:
         is_this_share = (
             col(MailboxShare.mailbox_id) == mailbox.id,
             col(MailboxShare.user_id) == grantee,
         )
         await connection.execute(delete(MailboxShare).where(*is_this_share))
-        kind = ChangeKind.MAILBOX_DELETED
+        event_type = EventType.MAILBOX_DELETED
     await ctx.record_change(
-        session, grantee, kind, [mailbox.id], path=mailbox.path, owner=mailbox.user_id
+        session, grantee, event_type, [mailbox.id], path=mailbox.path, owner=mailbox.user_id
     )
 
 
@@ -255,7 +255,7 @@ async def end_shares(ctx: Context, session: AsyncSession, condition: ColumnEleme
         rows_by_user[row.user_id].append(row)
     entries = {
         user: ctx.journal_entries(
-            ChangeKind.MAILBOX_DELETED,
+            EventType.MAILBOX_DELETED,
             [row.mailbox_id for row in user_rows],
             path=[row.path for row in user_rows],
             owner=[row.owner_id for row in user_rows],
@@ -282,9 +282,9 @@ async def end_shares_of_users(ctx: Context, session: AsyncSession, user_ids: Seq
         owners[row.owner_id].append(row.mailbox_id)
     if owners:
         await journal.lock_streams(session, sorted(owners))
-        kind = ChangeKind.MAILBOX_UPDATED
+        event_type = EventType.MAILBOX_UPDATED
         entries = {
-            owner: ctx.journal_entries(kind, mailboxes) for owner, mailboxes in owners.items()
+            owner: ctx.journal_entries(event_type, mailboxes) for owner, mailboxes in owners.items()
         }
         await journal.record_entries_in_streams_or_raise(session, entries, at=ctx.environment.now())
     mailboxes = select(col(Mailbox.id)).where(col(Mailbox.user_id).in_(user_ids))

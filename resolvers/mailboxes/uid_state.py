@@ -12,7 +12,7 @@ from sqlmodel import col
 
 from models.errors import Conflict, InvalidInput
 from models.events import journal
-from models.events.journal import ChangeKind, Stream
+from models.events.journal import EventType, Stream
 from models.mailboxes.tables import Mailbox
 from models.store.columns import ColumnRow, core_table, select_columns
 from models.store.prepared_statements import integer_parameter
@@ -179,7 +179,7 @@ async def _write_states(
         locked.session, lagging_ids, last_position=modseq - 1
     )
     entries = {
-        mailbox.user_id: locked.ctx.journal_entries(ChangeKind.MAILBOX_UPDATED, [mailbox.id])
+        mailbox.user_id: locked.ctx.journal_entries(EventType.MAILBOX_UPDATED, [mailbox.id])
         for mailbox, _ in mailboxes_and_values
     }
     reached = await locked.record_changes(entries)

@@ -13,7 +13,7 @@ from mail.mailboxes.special_use_names import NAMED_USES
 from mail.storage.message_flags import SYSTEM_FLAGS
 from models.admin.tasks import Task, TaskKind
 from models.errors import Forbidden, InvalidInput, NotFound, check_count_from_one_to_limit
-from models.events.journal import MAX_IDS_PER_ROW, ChangeKind
+from models.events.journal import MAX_IDS_PER_ROW, EventType
 from models.mailboxes.tables import Mailbox, SpecialUse
 from models.messages.tables import Message
 from models.store.columns import ColumnRow
@@ -151,7 +151,7 @@ async def _write_columns_and_move_special_use(
         has_special_use = (col(Mailbox.user_id) == user_id, col(Mailbox.special_use) == role)
         statement = select(col(Mailbox.id)).where(*has_special_use, col(Mailbox.id).not_in(keys))
         before = list((await connection.execute(statement)).scalars())
-    changed = locked.ctx.journal_entries(ChangeKind.MAILBOX_UPDATED, [*before, *keys])
+    changed = locked.ctx.journal_entries(EventType.MAILBOX_UPDATED, [*before, *keys])
     last = (await locked.record_changes({user_id: changed}))[user_id]
     if before:
         without = update(Mailbox).where(col(Mailbox.id).in_(before))
@@ -177,7 +177,7 @@ async def _apply_retention(locked: LockedAccounts, mailboxes: Sequence[ColumnRow
     (task,) = await insert_tasks(
         ctx, locked.session, TASK_KIND, [order], user_id=owner, total=message_count
     )
-    await ctx.record_change(locked.session, owner, ChangeKind.TASK_CHANGED, [task.id])
+    await ctx.record_change(locked.session, owner, EventType.TASK_CHANGED, [task.id])
     return task
 
 

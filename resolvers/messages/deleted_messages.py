@@ -13,7 +13,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from mail.mailboxes.special_use_names import restored_mailbox_name
 from models.admin.tasks import Task, TaskKind
 from models.errors import Forbidden, InvalidInput, NotFound
-from models.events.journal import ChangeKind
+from models.events.journal import EventType
 from models.mailboxes.tables import SpecialUse
 from models.messages.tables import Message
 from models.store.columns import ColumnRow, select_columns
@@ -257,7 +257,7 @@ async def queue_restore_of_period(ctx: Context, period: DeletionPeriod) -> Task:
         statement = select(func.count()).select_from(Message)
         ((total,),) = await ctx.read(statement.where(*_deleted_in_period_sql(ctx, user.id, order)))
         (task,) = await insert_tasks(ctx, session, TASK_KIND, [order], user_id=user.id, total=total)
-        await ctx.record_change(session, user.id, ChangeKind.TASK_CHANGED, [task.id])
+        await ctx.record_change(session, user.id, EventType.TASK_CHANGED, [task.id])
         if foreign:
             entry = NewAuditLogEntry(
                 "deletedMessagesRestore", "User", user.id, user.domain_id, None, order

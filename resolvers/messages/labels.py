@@ -12,7 +12,7 @@ from sqlmodel import select as instances
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from models.errors import Conflict, InvalidInput, LimitReached, NotFound
-from models.events.journal import ChangeKind
+from models.events.journal import EventType
 from models.messages.labels import Label
 from models.messages.tables import Message
 from models.store.columns import ColumnRow, select_columns
@@ -166,7 +166,7 @@ async def create_label(ctx: Context, new_label: NewLabel) -> int:
         )
         session.add(label)
         await session.flush()
-        await ctx.record_change(session, user_id, ChangeKind.LABEL_CHANGED, [label.id])
+        await ctx.record_change(session, user_id, EventType.LABEL_CHANGED, [label.id])
         return int(label.id)
 
 
@@ -192,7 +192,7 @@ async def update_labels(ctx: Context, label_ids: Sequence[int], change: LabelCha
                 changed_ids.append(label.id)
         if changed_ids:
             await session.flush()
-            await ctx.record_change(session, user_id, ChangeKind.LABEL_CHANGED, changed_ids)
+            await ctx.record_change(session, user_id, EventType.LABEL_CHANGED, changed_ids)
 
 
 async def delete_labels(ctx: Context, label_ids: Sequence[int]) -> None:
@@ -204,7 +204,7 @@ async def delete_labels(ctx: Context, label_ids: Sequence[int]) -> None:
             await session.delete(label)
         await session.flush()
         await ctx.record_change(
-            session, user_id, ChangeKind.LABEL_CHANGED, [label.id for label in labels]
+            session, user_id, EventType.LABEL_CHANGED, [label.id for label in labels]
         )
 
 

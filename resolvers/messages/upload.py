@@ -55,7 +55,7 @@ from resolvers.mailboxes.loaders import MailboxSelector, require_own_or_shared_m
 from resolvers.mailboxes.owners import load_managed_mail_owners, lock_mail_owners_and_log_change
 from resolvers.messages import loaders as message_loaders
 from resolvers.messages.loaders import is_not_deleted_sql
-from resolvers.submission import composition, file_attachments, reply_references
+from resolvers.submission import composition, file_attachments, message_source
 from resolvers.submission.attachments import AttachmentSelection
 from resolvers.submission.composition import DraftBasis, MessageFields, PreviousDraft
 from resolvers.submission.send_on_behalf import context_as_user
@@ -328,8 +328,8 @@ def _placement(
         flagged=new_message.is_flagged and ShareRight.WRITE in rights,
         draft=new_message.is_draft and ShareRight.WRITE in rights,
         public_metadata=new_message.public_metadata if ShareRight.WRITE in rights else None,
-        reference=reply_references.reference_columns(
-            new_message.fields.reference if new_message.fields else None
+        source=message_source.source_columns(
+            new_message.fields.source if new_message.fields else None
         ),
         origin=ctx.origin,
     )
@@ -377,7 +377,7 @@ def _with_draft_mark_and_complete_recipients(
 ) -> tuple[NewMessage, list[int]]:
     """Return the message without recipients with an incomplete address, and their numbers."""
     fields = new_message.fields
-    if new_message.replaced_draft_id is not None or (fields and fields.reference):
+    if new_message.replaced_draft_id is not None or (fields and fields.source):
         new_message = replace(new_message, is_draft=True)
     if not fields or not fields.to:
         return new_message, []

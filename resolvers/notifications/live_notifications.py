@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from models.auth.security_log import AuthEventResult
-from models.events.journal import ChangeKind, JournalEvent, StreamPositions
+from models.events.journal import EventType, JournalEvent, StreamPositions
 from models.store.columns import ColumnRow
 from models.users.tables import LimitKind, UsageLevel
 from resolvers.access import require_user_id
@@ -15,15 +15,14 @@ from resolvers.changes.stream_reader import FollowRequest
 from resolvers.context import Context
 from resolvers.notifications.push_events import is_received_mail, read_notifiable_messages
 from resolvers.notifications.push_requests import NO_SUBJECT
-from resolvers.notifications.webhook_event_types import TYPE_BY_CHANGE_KIND as EVENT_TYPES
-from resolvers.notifications.webhook_event_types import TYPE_BY_SECURITY_ACTION
+from resolvers.notifications.webhook_event_types import TYPE_BY_EVENT_TYPE, TYPE_BY_SECURITY_ACTION
 
-CHANGE_KINDS = frozenset(
+EVENT_TYPES = frozenset(
     {
-        ChangeKind.MESSAGE_ADDED,
-        ChangeKind.LIMIT_REACHED,
-        ChangeKind.SECURITY_EVENT,
-        ChangeKind.SUBMISSION_CHANGED,
+        EventType.MESSAGE_ADDED,
+        EventType.LIMIT_REACHED,
+        EventType.SECURITY_EVENT,
+        EventType.SUBMISSION_CHANGED,
     }
 )
 RECEIVED_TYPE, BOUNCED_TYPE, RESYNC_TYPE = "message.received", "message.bounced", "resync"
@@ -62,7 +61,7 @@ LIMIT_TITLES = {
 class LiveNotification:
     """One notification and the position after it."""
 
-    kind: str
+    type: str
     title: str
     text: str | None
     message_id: int | None
@@ -79,7 +78,7 @@ async def follow_notifications(
     A notification of the type "resync" is yielded if events are no longer kept.
     """
     user_id = require_user_id(ctx)
-    async for batch in stream_reader.follow_changes(ctx, FollowRequest(since, CHANGE_KINDS)):
+    async for batch in stream_reader.follow_changes(ctx, FollowRequest(since, EVENT_TYPES)):
         if batch.resync_reason:
             text = "Something may not have been told: look for yourself"
             yield LiveNotification(
@@ -105,7 +104,7 @@ async def _notifications_from_events(
         if received_ids
         else {}
     )
-    security_ids = [e.object_id for e in events if e.kind is ChangeKind.SECURITY_EVENT]
+    security_ids = [e.object_id for e in events if e.type is EventType.SECURITY_EVENT]
     rows = await security_log.load_visible_events_by_id(ctx, security_ids) if security_ids else []
     security_rows = {row.id: row for row in rows if row}
     return [
@@ -119,12 +118,12 @@ def _notification_from_event(
     event: JournalEvent, messages: Mapping[int, ColumnRow], security_rows: Mapping[int, ColumnRow]
 ) -> LiveNotification | None:
     object_id = event.object_id
-    if event.kind is ChangeKind.SUBMISSION_CHANGED:
+    if event.type is EventType.SUBMISSION_CHANGED:
         title = UNSENT_TITLES.get(str(event.facts.get("state")))
         return _notification(event, BOUNCED_TYPE, title, None) if title else None
-    if event.kind is ChangeKind.LIMIT_REACHED:
+    if event.type is EventType.LIMIT_REACHED:
         return _limit_notification(event)
-    if event.kind is ChangeKind.SECURITY_EVENT:
+    if event.type is EventType.SECURITY_EVENT:
         return (
             _security_notification(event, security_rows[object_id])
             if object_id in security_rows
@@ -138,9 +137,13 @@ def _notification_from_event(
 
 
 def _notification(
-    event: JournalEvent, kind: str, title: str, text: str | None, message_id: int | None = None
+    event: JournalEvent,
+    event_type: str,
+    title: str,
+    text: str | None,
+    message_id: int | None = None,
 ) -> LiveNotification:
-    return LiveNotification(kind, title, text, message_id, event.at, event.positions)
+    return LiveNotification(event_type, title, text, message_id, event.at, event.positions)
 
 
 def _security_notification(event: JournalEvent, row: ColumnRow) -> LiveNotification | None:
@@ -166,4 +169,4 @@ def _limit_notification(event: JournalEvent) -> LiveNotification:
     if text and facts["limitKind"] == LimitKind.FORWARDS:
         text = "Something was not forwarded"
     title = f"{LIMIT_TITLES[LimitKind(facts['limitKind'])]}: {usage}"
-    return _notification(event, EVENT_TYPES[ChangeKind.LIMIT_REACHED], title, text)
+    return _notification(event, TYPE_BY_EVENT_TYPE[EventType.LIMIT_REACHED], title, text)

@@ -13,7 +13,7 @@ from mail import mime
 from mail.storage.blobs.errors import CorruptBlob
 from mail.storage.message_content import open_messages
 from mail.text.bounded_regex import BoundedRegex
-from models.events.journal import MAX_IDS_PER_ROW, Change, ChangeKind, JournalEvent
+from models.events.journal import MAX_IDS_PER_ROW, Change, EventType, JournalEvent
 from models.mailboxes.tables import Mailbox, SpecialUse
 from models.messages.tables import Message, Thread
 from models.runtime.environment import Environment
@@ -49,7 +49,7 @@ class ChannelNews:
 
 def is_received_mail(change: ColumnRow | JournalEvent) -> bool:
     """True if a message was received from outside, not stored or moved by a client."""
-    return change.kind is ChangeKind.MESSAGE_ADDED and change.facts.get("did") == "received"
+    return change.type is EventType.MESSAGE_ADDED and change.facts.get("did") == "received"
 
 
 async def read_notifiable_messages(
@@ -133,7 +133,7 @@ async def _read_message_added_changes(
     )
     statement = select(*select_columns(Change)).where(
         or_(*ranges),
-        col(Change.kind) == ChangeKind.MESSAGE_ADDED,
+        col(Change.type) == EventType.MESSAGE_ADDED,
         col(Change.at) >= environment.now() - MAX_AGE,
     )
     order = (col(Change.stream_id), col(Change.last))

@@ -9,64 +9,64 @@ from dataclasses import dataclass
 from typing import Any
 
 from models.auth.security_log import AuthEventAction, AuthEventResult
-from models.events.journal import ChangeKind
+from models.events.journal import EventType
 from models.store.columns import ColumnRow
 
 PING = "ping"  # of a test call; sent to every webhook
 MISSED_TYPE = "changes.missed"  # sent to every webhook
 ALL_TYPES = "*"
 PREFIX_WILDCARD = ".*"  # ends a pattern that is a prefix
-TYPE_BY_CHANGE_KIND: Mapping[ChangeKind, str] = {
-    ChangeKind.MAILBOX_CREATED: "mailbox.created",
-    ChangeKind.MAILBOX_UPDATED: "mailbox.updated",
-    ChangeKind.MAILBOX_RENAMED: "mailbox.renamed",
-    ChangeKind.MAILBOX_DELETED: "mailbox.deleted",
-    ChangeKind.MESSAGE_ADDED: "message.added",
-    ChangeKind.MESSAGE_UPDATED: "message.updated",
-    ChangeKind.MESSAGE_MOVED: "message.moved",
-    ChangeKind.MESSAGE_PURGED: "message.deleted",
-    ChangeKind.MESSAGE_DELETED: "message.archived",
-    ChangeKind.MESSAGE_RESTORED: "message.restored",
-    ChangeKind.THREAD_CHANGED: "thread.changed",
-    ChangeKind.LABEL_CHANGED: "label.changed",
-    ChangeKind.SAVED_SEARCH_CHANGED: "savedSearch.changed",
-    ChangeKind.SENDER_RULE_CHANGED: "senderRule.changed",
-    ChangeKind.SUBMISSION_CHANGED: "submission.changed",
-    ChangeKind.FILE_CHANGED: "file.changed",
-    ChangeKind.ADDRESS_CHANGED: "address.updated",
-    ChangeKind.IDENTITY_CHANGED: "identity.changed",
-    ChangeKind.FILTER_CHANGED: "filter.changed",
-    ChangeKind.USER_CHANGED: "user.updated",
-    ChangeKind.DOMAIN_CHANGED: "domain.updated",
-    ChangeKind.TASK_CHANGED: "task.changed",
-    ChangeKind.SETTING_CHANGED: "setting.changed",
-    ChangeKind.KEY_VALUE_CHANGED: "keyValue.changed",
-    ChangeKind.LIMIT_REACHED: "limit.reached",
-    ChangeKind.AUTOREPLY_CHANGED: "autoreply.changed",
-    ChangeKind.SIEVE_CHANGED: "sieve.changed",
-    ChangeKind.QUARANTINE_CHANGED: "quarantine.changed",
-    ChangeKind.CONNECTOR_CHANGED: "connector.changed",
-    ChangeKind.DKIM_CHANGED: "dkim.updated",
-    ChangeKind.RELAY_HOST_CHANGED: "relayHost.changed",
-    ChangeKind.TRANSPORT_CHANGED: "transport.changed",
-    ChangeKind.TLS_POLICY_CHANGED: "tlsPolicy.changed",
-    ChangeKind.FORWARDING_HOST_CHANGED: "forwardingHost.changed",
-    ChangeKind.COMPOSE_REQUESTED: "compose.requested",
-    ChangeKind.CERTIFICATE_CHANGED: "certificate.changed",
+TYPE_BY_EVENT_TYPE: Mapping[EventType, str] = {
+    EventType.MAILBOX_CREATED: "mailbox.created",
+    EventType.MAILBOX_UPDATED: "mailbox.updated",
+    EventType.MAILBOX_RENAMED: "mailbox.renamed",
+    EventType.MAILBOX_DELETED: "mailbox.deleted",
+    EventType.MESSAGE_ADDED: "message.added",
+    EventType.MESSAGE_UPDATED: "message.updated",
+    EventType.MESSAGE_MOVED: "message.moved",
+    EventType.MESSAGE_PURGED: "message.deleted",
+    EventType.MESSAGE_DELETED: "message.archived",
+    EventType.MESSAGE_RESTORED: "message.restored",
+    EventType.THREAD_CHANGED: "thread.changed",
+    EventType.LABEL_CHANGED: "label.changed",
+    EventType.SAVED_SEARCH_CHANGED: "savedSearch.changed",
+    EventType.SENDER_RULE_CHANGED: "senderRule.changed",
+    EventType.SUBMISSION_CHANGED: "submission.changed",
+    EventType.FILE_CHANGED: "file.changed",
+    EventType.ADDRESS_CHANGED: "address.updated",
+    EventType.IDENTITY_CHANGED: "identity.changed",
+    EventType.FILTER_CHANGED: "filter.changed",
+    EventType.USER_CHANGED: "user.updated",
+    EventType.DOMAIN_CHANGED: "domain.updated",
+    EventType.TASK_CHANGED: "task.changed",
+    EventType.SETTING_CHANGED: "setting.changed",
+    EventType.KEY_VALUE_CHANGED: "keyValue.changed",
+    EventType.LIMIT_REACHED: "limit.reached",
+    EventType.AUTOREPLY_CHANGED: "autoreply.changed",
+    EventType.SIEVE_CHANGED: "sieve.changed",
+    EventType.QUARANTINE_CHANGED: "quarantine.changed",
+    EventType.CONNECTOR_CHANGED: "connector.changed",
+    EventType.DKIM_CHANGED: "dkim.updated",
+    EventType.RELAY_HOST_CHANGED: "relayHost.changed",
+    EventType.TRANSPORT_CHANGED: "transport.changed",
+    EventType.TLS_POLICY_CHANGED: "tlsPolicy.changed",
+    EventType.FORWARDING_HOST_CHANGED: "forwardingHost.changed",
+    EventType.COMPOSE_REQUESTED: "compose.requested",
+    EventType.CERTIFICATE_CHANGED: "certificate.changed",
 }
-TYPE_BY_ACTION: Mapping[ChangeKind, Mapping[str, str]] = {  # by the fact `did` of the journal entry
-    ChangeKind.USER_CHANGED: {
+TYPE_BY_ACTION: Mapping[EventType, Mapping[str, str]] = {  # by the fact `did` of the journal entry
+    EventType.USER_CHANGED: {
         did: f"user.{did}" for did in ("created", "deleted", "restored", "removed")
     },
-    ChangeKind.ADDRESS_CHANGED: {
+    EventType.ADDRESS_CHANGED: {
         did: f"address.{did}" for did in ("created", "deleted", "restored")
     },
-    ChangeKind.DOMAIN_CHANGED: {did: f"domain.{did}" for did in ("created", "deleted")},
-    ChangeKind.DKIM_CHANGED: {did: f"dkim.{did}" for did in ("created", "deleted")},
-    ChangeKind.MESSAGE_ADDED: {"received": "message.received"},
-    ChangeKind.AUTOREPLY_CHANGED: {did: f"autoreply.{did}" for did in ("enabled", "disabled")},
-    ChangeKind.SIEVE_CHANGED: {"failed": "sieve.failed"},
-    ChangeKind.QUARANTINE_CHANGED: {
+    EventType.DOMAIN_CHANGED: {did: f"domain.{did}" for did in ("created", "deleted")},
+    EventType.DKIM_CHANGED: {did: f"dkim.{did}" for did in ("created", "deleted")},
+    EventType.MESSAGE_ADDED: {"received": "message.received"},
+    EventType.AUTOREPLY_CHANGED: {did: f"autoreply.{did}" for did in ("enabled", "disabled")},
+    EventType.SIEVE_CHANGED: {"failed": "sieve.failed"},
+    EventType.QUARANTINE_CHANGED: {
         did: f"quarantine.{did}" for did in ("held", "released", "deleted", "expired")
     },
 }
@@ -104,7 +104,7 @@ TYPE_BY_SECURITY_ACTION = {  # by action and success
 }
 TYPES = sorted(
     {
-        *TYPE_BY_CHANGE_KIND.values(),
+        *TYPE_BY_EVENT_TYPE.values(),
         *(name for names in TYPE_BY_ACTION.values() for name in names.values()),
         *TYPE_BY_SUBMISSION_STATE.values(),
         *TYPE_BY_SECURITY_ACTION.values(),
@@ -139,7 +139,7 @@ class WebhookEvent:
     def stored_body(self, user: ColumnRow | None, domain_id: int | None) -> dict[str, Any]:
         """Return the stored body of a webhook delivery."""
         return {
-            "kind": self.change.kind,
+            "kind": self.change.type,
             "user": user and {"id": user.id, "username": user.username},
             "domain": domain_id,
             "objects": list(self.objects),
@@ -168,9 +168,9 @@ def events_of_change(
 
     `security_rows` are the security log rows it refers to, by id.
     """
-    if change.kind is ChangeKind.RESYNC:
+    if change.type is EventType.RESYNC:
         return
-    if change.kind is not ChangeKind.SECURITY_EVENT:
+    if change.type is not EventType.SECURITY_EVENT:
         yield WebhookEvent(_event_type(change), change, _object_facts(change))
         return
     by_type: dict[str, list[dict[str, Any]]] = {}
@@ -187,18 +187,18 @@ def events_of_change(
 
 
 def _event_type(change: ColumnRow) -> str:
-    kind = change.kind
-    if kind is ChangeKind.SUBMISSION_CHANGED:
+    event_type = change.type
+    if event_type is EventType.SUBMISSION_CHANGED:
         return TYPE_BY_SUBMISSION_STATE.get(
-            str(change.facts.get("state")), TYPE_BY_CHANGE_KIND[kind]
+            str(change.facts.get("state")), TYPE_BY_EVENT_TYPE[event_type]
         )
-    did = TYPE_BY_ACTION.get(kind, {}).get(str(change.facts.get("did")))
-    return did or TYPE_BY_CHANGE_KIND[kind]
+    did = TYPE_BY_ACTION.get(event_type, {}).get(str(change.facts.get("did")))
+    return did or TYPE_BY_EVENT_TYPE[event_type]
 
 
 def _object_facts(change: ColumnRow) -> list[dict[str, Any]]:
     names = next(
-        (names for begin, names in FACT_NAMES.items() if change.kind.startswith(begin)), ()
+        (names for begin, names in FACT_NAMES.items() if change.type.startswith(begin)), ()
     )
     facts = {name: change.facts[name] for name in names if name in change.facts}
     return [

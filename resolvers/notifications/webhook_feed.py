@@ -12,7 +12,7 @@ from sqlmodel import col
 
 from models.auth.security_log import SecurityEvent
 from models.domains.tables import Domain
-from models.events.journal import MAX_IDS_PER_ROW, PLATFORM, Change, ChangeKind, Stream
+from models.events.journal import MAX_IDS_PER_ROW, PLATFORM, Change, EventType, Stream
 from models.notifications.webhooks import (
     DELIVERY_LIFETIME,
     Webhook,
@@ -212,7 +212,7 @@ async def delivery_rows(
 ) -> list[dict[str, Any]]:
     """Return the delivery rows of these changes for these webhooks."""
     owners = await _read_stream_owners(environment, {change.stream_id for change in changes})
-    security_changes = (change for change in changes if change.kind is ChangeKind.SECURITY_EVENT)
+    security_changes = (change for change in changes if change.type is EventType.SECURITY_EVENT)
     security_rows = await _read_security_rows(
         environment, sorted({key for change in security_changes for key in change.ids})
     )
@@ -304,7 +304,7 @@ async def _read_targets(
     """Read the webhooks that can receive one of these changes."""
     user_ids = {change.stream_id for change in changes}
     for change in changes:
-        if change.kind is ChangeKind.USER_CHANGED:
+        if change.type is EventType.USER_CHANGED:
             user_ids.update(change.ids)
     statement = select(*select_columns(Webhook, TARGET_COLUMNS)).where(
         col(Webhook.active),
@@ -331,8 +331,8 @@ async def _read_security_rows(
 def _is_excluded_from_delivery(change: ColumnRow) -> bool:
     """True if another stream has the same event, or it is a task without an account."""
     if change.stream_id == PLATFORM:
-        return bool(change.kind is ChangeKind.TASK_CHANGED)
-    return change.kind is ChangeKind.DOMAIN_CHANGED or bool(change.facts.get("twice"))
+        return bool(change.type is EventType.TASK_CHANGED)
+    return change.type is EventType.DOMAIN_CHANGED or bool(change.facts.get("twice"))
 
 
 def _event_for_target(
@@ -347,24 +347,22 @@ def _event_for_target(
         return (
             event
             if is_in_domain
-            else _event_about_object(event, ChangeKind.DOMAIN_CHANGED, target.domain_id)
+            else _event_about_object(event, EventType.DOMAIN_CHANGED, target.domain_id)
         )
     if is_in_domain and change.stream_id == target.user_id:
         return event
     return (
-        _event_about_object(event, ChangeKind.USER_CHANGED, target.user_id)
-        if is_in_domain
-        else None
+        _event_about_object(event, EventType.USER_CHANGED, target.user_id) if is_in_domain else None
     )
 
 
 def _event_about_object(
-    event: WebhookEvent, kind: ChangeKind, object_id: int | None
+    event: WebhookEvent, event_type: EventType, object_id: int | None
 ) -> WebhookEvent | None:
     matching_objects = [each for each in event.objects if each["id"] == object_id]
     return (
         replace(event, objects=matching_objects)
-        if matching_objects and event.change.kind is kind
+        if matching_objects and event.change.type is event_type
         else None
     )
 

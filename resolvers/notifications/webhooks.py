@@ -13,7 +13,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from mail.network.outbound_http import parse_target
 from models.admin.tasks import Task
 from models.errors import Forbidden, InvalidInput, LimitReached, NotFound, require_all_found
-from models.events.journal import PLATFORM, ChangeKind, StreamPositions
+from models.events.journal import PLATFORM, EventType, StreamPositions
 from models.events.wakeups import WEBHOOKS
 from models.notifications.webhooks import (
     DELIVERY_LIFETIME,
@@ -494,7 +494,7 @@ async def start_replay(ctx: Context, webhook_id: int, since: StreamPositions) ->
     total = sum(order["until"][stream] - order["after"][stream] for stream in order["until"])
     async with ctx.write_session(PLATFORM) as session:
         (task,) = await task_steps.insert_tasks(ctx, session, TASK_KIND, [order], total=total)
-        await ctx.record_change(session, PLATFORM, ChangeKind.TASK_CHANGED, [task.id])
+        await ctx.record_change(session, PLATFORM, EventType.TASK_CHANGED, [task.id])
         domain_ids = await _domain_id_by_webhook(ctx, [row])
         log_entry = NewAuditLogEntry(
             "webhookReplay", "Webhook", webhook_id, domain_ids[webhook_id], None, {"events": total}

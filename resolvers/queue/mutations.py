@@ -11,7 +11,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from mail.queue import bulk_updates, held_messages, removal
 from models.admin.tasks import Task, TaskKind
 from models.errors import InvalidInput, LimitReached, NotFound
-from models.events.journal import PLATFORM, ChangeKind
+from models.events.journal import PLATFORM, EventType
 from models.runtime.environment import DatabaseTransaction
 from models.store.columns import ColumnRow
 from models.submission.tables import Submission
@@ -180,7 +180,7 @@ async def _insert_task(
         (task,) = await insert_tasks(
             ctx, session, task_kind, [task_order], user_id=owner_id, total=len(ids)
         )
-        await ctx.record_change(session, stream_id, ChangeKind.TASK_CHANGED, [task.id])
+        await ctx.record_change(session, stream_id, EventType.TASK_CHANGED, [task.id])
         if not is_own:
             values_after = {"entries": len(ids), "notifySender": notifies_sender}
             await audit_log.log_changes(

@@ -92,7 +92,7 @@ async def create_or_update_forwarding_hosts(
             )
             await connection.execute(update_statement.values(common_values))
         await ctx.record_change(
-            session, PLATFORM, FORWARDERS.change_kind, sorted(ids_by_host.values())
+            session, PLATFORM, FORWARDERS.event_type, sorted(ids_by_host.values())
         )
         entries = (
             _create_log_entry(host, key, common_values, rows_by_host.get(host))
@@ -146,7 +146,7 @@ async def delete_forwarding_hosts(ctx: Context, ids: Sequence[int]) -> list[int]
         row_ids = [row.id for row in rows]
         connection = await session.connection()
         await connection.execute(delete(ForwardingHost).where(col(ForwardingHost.id).in_(row_ids)))
-        await ctx.record_change(session, PLATFORM, FORWARDERS.change_kind, sorted(row_ids))
+        await ctx.record_change(session, PLATFORM, FORWARDERS.event_type, sorted(row_ids))
         target_kind = "ForwardingHost"
         entries = (
             NewAuditLogEntry(

@@ -12,7 +12,7 @@ from sqlmodel import SQLModel, col
 from mail.routing import password_contexts
 from models.domains.tables import Domain
 from models.errors import InvalidInput, require_all_found
-from models.events.journal import ChangeKind
+from models.events.journal import EventType
 from models.routing.tables import ForwardingHost, RelayHost, TlsPolicy, Transport
 from models.store.columns import ColumnRow, core_table, select_columns
 from models.store.keyset_pages import Page, PageRequest
@@ -33,7 +33,7 @@ class RoutingTable:
 
     table: type[SQLModel]
     type_name: str  # of the GraphQL type
-    change_kind: ChangeKind
+    event_type: EventType
     logged_columns: tuple[str, ...]  # columns in the admin log
     max_rows: int  # rows of the platform
     secret_column: str | None = None  # the column with the encrypted password
@@ -47,7 +47,7 @@ class RoutingTable:
 RELAYS = RoutingTable(
     RelayHost,
     "RelayHost",
-    ChangeKind.RELAY_HOST_CHANGED,
+    EventType.RELAY_HOST_CHANGED,
     ("host", "port", "username", "tls", "active"),
     1000,
     "secret",
@@ -55,7 +55,7 @@ RELAYS = RoutingTable(
 TRANSPORTS = RoutingTable(
     Transport,
     "Transport",
-    ChangeKind.TRANSPORT_CHANGED,
+    EventType.TRANSPORT_CHANGED,
     ("destination", "next_hop", "lookup_mx", "username", "active"),
     5000,
     "secret",
@@ -63,14 +63,14 @@ TRANSPORTS = RoutingTable(
 POLICIES = RoutingTable(
     TlsPolicy,
     "TlsPolicy",
-    ChangeKind.TLS_POLICY_CHANGED,
+    EventType.TLS_POLICY_CHANGED,
     ("destination", "level", "parameters", "active"),
     5000,
 )
 FORWARDERS = RoutingTable(
     ForwardingHost,
     "ForwardingHost",
-    ChangeKind.FORWARDING_HOST_CHANGED,
+    EventType.FORWARDING_HOST_CHANGED,
     ("host", "source", "filter_spam"),
     10_000,
 )

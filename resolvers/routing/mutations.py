@@ -16,7 +16,7 @@ from models.errors import (
     ServiceUnavailable,
     prefix_error_messages,
 )
-from models.events.journal import PLATFORM, ChangeKind
+from models.events.journal import PLATFORM, EventType
 from models.routing.tables import TlsPolicyLevel
 from models.store.columns import ColumnRow, core_table
 from models.validation_constraints import ValidationConstraint
@@ -69,7 +69,7 @@ async def create_row(
             await _require_destination_free(ctx, routing_table, values["destination"], ())
         await (await session.connection()).execute(insert(table).values(values))
         (row,) = await load_visible_rows(ctx, routing_table, [row_id])
-        await ctx.record_change(session, PLATFORM, routing_table.change_kind, [row_id])
+        await ctx.record_change(session, PLATFORM, routing_table.event_type, [row_id])
         entry = NewAuditLogEntry(
             f"{_mutation_prefix(routing_table)}Create",
             routing_table.type_name,
@@ -112,7 +112,7 @@ async def update_rows(
             await connection.execute(update(table).where(table.c.id == row.id).values(values))
         after = await load_visible_rows(ctx, routing_table, ids)
         await ctx.record_change(
-            session, PLATFORM, routing_table.change_kind, [row.id for row in before]
+            session, PLATFORM, routing_table.event_type, [row.id for row in before]
         )
         entries = (
             _update_log_entry(routing_table, *pair, password)
@@ -140,9 +140,9 @@ async def delete_rows(ctx: Context, routing_table: RoutingTable, ids: Sequence[i
                 update_statement.values(relay_host_id=None, updated_at=ctx.environment.now())
             )
         await connection.execute(delete(table).where(table.c.id.in_(ids)))
-        changes_by_stream = {key: [(ChangeKind.DOMAIN_CHANGED, [key])] for key in domain_ids}
-        platform_changes = [(routing_table.change_kind, [row.id for row in rows])]
-        platform_changes += [(ChangeKind.DOMAIN_CHANGED, domain_ids)] if domain_ids else []
+        changes_by_stream = {key: [(EventType.DOMAIN_CHANGED, [key])] for key in domain_ids}
+        platform_changes = [(routing_table.event_type, [row.id for row in rows])]
+        platform_changes += [(EventType.DOMAIN_CHANGED, domain_ids)] if domain_ids else []
         await ctx.record_changes(session, {**changes_by_stream, PLATFORM: platform_changes})
         entries = (
             NewAuditLogEntry(

@@ -13,7 +13,7 @@ from mail.search import index_rebuild, index_worker
 from mail.search.index_worker import BATCH_SIZE, MESSAGE_COLUMNS
 from models.admin.tasks import Task, TaskKind
 from models.errors import Conflict, InvalidInput
-from models.events.journal import PLATFORM, ChangeKind
+from models.events.journal import PLATFORM, EventType
 from models.events.wakeups import UNINDEXED
 from models.mailboxes.tables import Mailbox
 from models.messages.tables import Message
@@ -153,7 +153,7 @@ async def _insert_task(
     """Insert a task and record it in the platform's journal."""
     async with ctx.write_session(PLATFORM) as session:
         (task,) = await insert_tasks(ctx, session, task_kind, [task_order], total=total_count)
-        await ctx.record_change(session, PLATFORM, ChangeKind.TASK_CHANGED, [task.id])
+        await ctx.record_change(session, PLATFORM, EventType.TASK_CHANGED, [task.id])
     return task
 
 

@@ -14,7 +14,7 @@ from sqlmodel import select as instances
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from models.errors import Conflict, InvalidInput, LimitReached, NotFound
-from models.events.journal import ChangeKind
+from models.events.journal import EventType
 from models.search.saved_searches import SavedSearch
 from models.store.columns import ColumnRow, select_columns
 from models.store.keyset_pages import PageRequest
@@ -35,10 +35,11 @@ MAX_NAME_LENGTH = 128
 MAX_FILTER_LENGTH = 16 << 10  # characters of a filter as JSON
 MIN_COUNT_INTERVAL = timedelta(seconds=1)  # between two counts of one subscriber
 PAUSE_PER_COUNT_TIME = 20  # pause after a count, as a multiple of its duration
-RECOUNT_CHANGE_KINDS = frozenset(  # changes that can change the counts
-    kind
-    for kind in ChangeKind
-    if kind.startswith(("MESSAGE_", "MAILBOX_")) or kind is ChangeKind.SAVED_SEARCH_CHANGED
+RECOUNT_EVENT_TYPES = frozenset(  # changes that can change the counts
+    event_type
+    for event_type in EventType
+    if event_type.startswith(("MESSAGE_", "MAILBOX_"))
+    or event_type is EventType.SAVED_SEARCH_CHANGED
 )
 UNSEEN = MessageConditions(seen=False)
 
@@ -146,7 +147,7 @@ async def create_saved_search(
         )
         session.add(search)
         await session.flush()
-        await ctx.record_change(session, user_id, ChangeKind.SAVED_SEARCH_CHANGED, [search.id])
+        await ctx.record_change(session, user_id, EventType.SAVED_SEARCH_CHANGED, [search.id])
         return int(search.id)
 
 
@@ -186,7 +187,7 @@ async def update_saved_searches(
                 changed_ids.append(search.id)
         if changed_ids:
             await session.flush()
-            await ctx.record_change(session, user_id, ChangeKind.SAVED_SEARCH_CHANGED, changed_ids)
+            await ctx.record_change(session, user_id, EventType.SAVED_SEARCH_CHANGED, changed_ids)
 
 
 async def delete_saved_searches(ctx: Context, search_ids: Sequence[int]) -> None:
@@ -198,7 +199,7 @@ async def delete_saved_searches(ctx: Context, search_ids: Sequence[int]) -> None
             await session.delete(search)
         await session.flush()
         await ctx.record_change(
-            session, user_id, ChangeKind.SAVED_SEARCH_CHANGED, [search.id for search in searches]
+            session, user_id, EventType.SAVED_SEARCH_CHANGED, [search.id for search in searches]
         )
 
 
@@ -270,7 +271,7 @@ async def follow_saved_search(
     """
     last_count, since = None, await stream_reader.load_last_stream_positions(ctx)
     batches = stream_reader.follow_changes(
-        ctx, FollowRequest(since, RECOUNT_CHANGE_KINDS, min_interval=timedelta(0))
+        ctx, FollowRequest(since, RECOUNT_EVENT_TYPES, min_interval=timedelta(0))
     )
     while True:
         ctx.clear_loaded()

@@ -26,7 +26,7 @@ from mail.text.languages import text_in_language
 from models.addresses.tables import Address
 from models.admin.tasks import TaskKind
 from models.errors import NotFound
-from models.events.journal import ChangeKind
+from models.events.journal import EventType
 from models.mailboxes.tables import Mailbox, SpecialUse
 from models.runtime.environment import Environment
 from models.spam.quarantine import QuarantineItem
@@ -103,7 +103,7 @@ async def insert_digest(
     if not ids:  # all items were released or deleted in the meantime
         return TaskStepResult({})
     await ctx.record_change(
-        session, require_user_id(ctx), ChangeKind.QUARANTINE_CHANGED, ids, did="notified"
+        session, require_user_id(ctx), EventType.QUARANTINE_CHANGED, ids, did="notified"
     )
     insert_digest_message = partial(
         insert_message,

@@ -26,7 +26,7 @@ from models.errors import (
     RequestError,
     require_all_found,
 )
-from models.events.journal import PLATFORM, ChangeKind
+from models.events.journal import PLATFORM, EventType
 from models.filters.sieve_scripts import has_active_script
 from models.filters.tables import has_active_filter
 from models.mailboxes.tables import Mailbox, SpecialUse
@@ -302,7 +302,7 @@ async def _delete_items_and_record(
     await connection.execute(delete(QuarantineItem).where(col(QuarantineItem.id).in_(keys)))
     entries = {
         user_id: [
-            (ChangeKind.QUARANTINE_CHANGED, [row.id for row in items if row.user_id == user_id])
+            (EventType.QUARANTINE_CHANGED, [row.id for row in items if row.user_id == user_id])
         ]
         for user_id in {row.user_id for row in items}
     }

@@ -11,7 +11,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail.spam.sender_rules import checked_pattern
 from models.errors import Forbidden, InvalidInput, LimitReached, NotFound
-from models.events.journal import PLATFORM, ChangeKind
+from models.events.journal import PLATFORM, EventType
 from models.spam.sender_rules import (
     PLATFORM_PLACE,
     SenderAction,
@@ -234,7 +234,7 @@ async def _record_rule_changes(
     for one in changes:
         rule_ids_by_stream[one.place.stream_id].append(one.id)
     entries = {
-        stream: [(ChangeKind.SENDER_RULE_CHANGED, keys)]
+        stream: [(EventType.SENDER_RULE_CHANGED, keys)]
         for stream, keys in rule_ids_by_stream.items()
     }
     await ctx.record_changes(session, entries)

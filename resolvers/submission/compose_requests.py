@@ -28,7 +28,7 @@ from models.errors import (
     check_limit,
     require_found,
 )
-from models.events.journal import ChangeKind
+from models.events.journal import EventType
 from models.files.tables import FileAttachmentMode
 from models.runtime import leases
 from models.runtime.environment import DatabaseTransaction
@@ -50,13 +50,13 @@ from resolvers.pagination import read_by_keys
 from resolvers.submission import composition, file_attachments, identities
 from resolvers.submission.composition import MessageFields
 from resolvers.submission.file_attachments import UrlFromPath
-from resolvers.submission.reply_references import reference_columns
+from resolvers.submission.message_source import source_columns
 from resolvers.submission.send_on_behalf import IMPERSONATE_GUARD, context_as_user
 from resolvers.users.selection import load_managed_user
 
 LIFETIME = timedelta(minutes=10)  # after that a request is expired
 MAX_OPEN_REQUESTS = 100  # of one account
-CHANGE_KINDS = frozenset({ChangeKind.COMPOSE_REQUESTED})
+EVENT_TYPES = frozenset({EventType.COMPOSE_REQUESTED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +112,7 @@ async def create_compose_request(ctx: Context, new: NewComposeRequest) -> Create
             session, lambda transaction: _insert_and_count_listeners(transaction, user_id, row)
         )
         await file_shares.insert_shares(owner_ctx, session, shares)
-        await ctx.record_change(session, user_id, ChangeKind.COMPOSE_REQUESTED, [request_id])
+        await ctx.record_change(session, user_id, EventType.COMPOSE_REQUESTED, [request_id])
         if owner_ctx is not ctx:
             entry = NewAuditLogEntry("composeRequest", "User", user_id, domain)
             await audit_log.log_changes(ctx, session, entry)
@@ -187,7 +187,7 @@ async def _build_content(ctx: Context, new: NewComposeRequest) -> tuple[dict[str
         if sender is None or sender.user_id != require_user_id(ctx):
             raise NotFound(str(fields.identity), path=["identity"])
     links = await file_attachments.prepare_links(ctx, fields.files, new.url_from_path)
-    filled = await composition.add_referenced_content(ctx, fields)
+    filled = await composition.add_source_content(ctx, fields)
     text, html = file_attachments.append_links(filled.text, filled.html, links)
     attached_file_ids = [
         one.file_id for one in fields.files if one.mode is FileAttachmentMode.ATTACH
@@ -208,7 +208,7 @@ async def _build_content(ctx: Context, new: NewComposeRequest) -> tuple[dict[str
         "html": html,
         "files": attached_file_ids,
         "priority": Priority(fields.priority).value,
-        "reference": reference_columns(fields.reference),
+        "source": source_columns(fields.source),
     }
     return content, [one.share for one in links]
 
@@ -238,9 +238,9 @@ def _check_fields(ctx: Context, fields: MessageFields, problems: ErrorCollector)
     with problems.collecting():
         file_attachments.check_file_attachment_settings(fields.files)
     with problems.collecting():
-        if fields.reference and (fields.reference.attachments or fields.reference.includes_message):
+        if fields.source and (fields.source.attachments or fields.source.includes_message):
             text = "the client attaches what the message referred to has"
-            path = ["reference", "attachments"]
+            path = ["source", "attachments"]
             raise InvalidInput(text, constraint=ValidationConstraint.UNSUPPORTED, path=path)
 
 
@@ -274,7 +274,7 @@ async def follow_compose_requests(
             for row in await _read_requests_after(ctx, after_id):
                 last_id = row.id
                 yield row
-        async for batch in stream_reader.follow_changes(ctx, FollowRequest(position, CHANGE_KINDS)):
+        async for batch in stream_reader.follow_changes(ctx, FollowRequest(position, EVENT_TYPES)):
             keys = [event.object_id for event in batch.events]
             if batch.resync_reason:  # open requests are still stored after their events are deleted
                 rows: Sequence[ColumnRow | None] = await _read_requests_after(ctx, last_id)

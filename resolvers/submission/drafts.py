@@ -47,16 +47,16 @@ from resolvers.submission import create as submission_create
 from resolvers.submission import loaders as submission_loaders
 from resolvers.submission.create import SentMessage
 from resolvers.submission.enqueue import enqueue_message
+from resolvers.submission.message_source import (
+    MessageRelationKind,
+    MessageSource,
+    mark_source_message,
+)
 from resolvers.submission.outgoing_messages import SendRequest, future_send_at, header_recipients
 from resolvers.submission.prepared_messages import (
     PreparedMessage,
     read_bcc_copy_recipients,
     store_message_blobs,
-)
-from resolvers.submission.reply_references import (
-    Reference,
-    ReferenceAction,
-    mark_referenced_message,
 )
 from resolvers.submission.schedule import is_held
 from resolvers.submission.sender_authorization import authorize_sender
@@ -284,7 +284,7 @@ async def _store_prepared_draft(
                     transaction, ctx, prepared, stored_blobs
                 ),
             )
-            await _mark_referenced_message(ctx, session, prepared.draft_row)
+            await _mark_source_message(ctx, session, prepared.draft_row)
             if request.delete_files:
                 await file_attachments.delete_files_of_draft(ctx, session, prepared.draft_row.id)
     return submission_id
@@ -308,13 +308,11 @@ def _enqueue_and_replace_draft(
     return key
 
 
-async def _mark_referenced_message(
-    ctx: Context, session: AsyncSession, draft_row: ColumnRow
-) -> None:
+async def _mark_source_message(ctx: Context, session: AsyncSession, draft_row: ColumnRow) -> None:
     """Flag the message that the draft replies to or forwards, if it still exists."""
-    if draft_row.reference_id is not None and draft_row.reference_action:
-        reference = Reference(draft_row.reference_id, ReferenceAction(draft_row.reference_action))
-        await mark_referenced_message(ctx, session, reference)
+    if draft_row.source_id is not None and draft_row.source_relation:
+        relation = MessageRelationKind(draft_row.source_relation)
+        await mark_source_message(ctx, session, MessageSource(draft_row.source_id, relation))
 
 
 @dataclass(frozen=True, slots=True)

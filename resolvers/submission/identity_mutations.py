@@ -21,7 +21,7 @@ from models.errors import (
     NotFound,
     require_all_found,
 )
-from models.events.journal import ChangeKind
+from models.events.journal import EventType
 from models.mailboxes.tables import HOLDING_USES
 from models.store.columns import ColumnRow, select_columns
 from models.submission.identities import Identity
@@ -447,7 +447,7 @@ async def _record_changes(
 ) -> None:
     """Record the changes in the journals and, for other users' identities, in the admin log."""
     journal_entries = {
-        user: [(ChangeKind.IDENTITY_CHANGED, sorted(ids))]
+        user: [(EventType.IDENTITY_CHANGED, sorted(ids))]
         for user, ids in changed_ids.items()
         if ids
     }

@@ -16,8 +16,8 @@ from resolvers.access import require_user_id
 from resolvers.context import Context
 from resolvers.mailboxes.special_mailboxes import placement_in_scheduled
 from resolvers.submission import outgoing_scan
+from resolvers.submission.message_source import source_columns
 from resolvers.submission.outgoing_messages import ComposedMessage, SendRequest
-from resolvers.submission.reply_references import reference_columns
 from resolvers.submission.schedule import is_held
 
 NO_ROOM_WARNING = "It is sent, but there was no room for a copy."
@@ -128,7 +128,7 @@ def _placement_of_copy(
         envelope_from=None if outgoing.is_only_stored else composed.sender,
         envelope_to=() if outgoing.is_only_stored else composed.recipients,
         public_metadata=outgoing.public_metadata,
-        reference=reference_columns(outgoing.reference),
+        source=source_columns(outgoing.source),
         origin=ctx.origin,
     )
 

@@ -18,7 +18,7 @@ from mail.storage.blobs.damage_check import MAX_VERIFIED_BYTES, require_intact_b
 from mail.storage.blobs.message_layout import NewBlob
 from models.admin.tasks import Task, TaskKind, TaskState
 from models.errors import LimitReached, NotFound, require_found
-from models.events.journal import ChangeKind
+from models.events.journal import EventType
 from models.files.blobs import Blob
 from models.runtime.environment import DatabaseTransaction
 from models.store.columns import ColumnRow, core_table, select_columns
@@ -146,7 +146,7 @@ async def create_export(ctx: Context, new_export: NewExport) -> int:
             expires_at=now + ctx.environment.options.exports_retention,
         )
         session.add(row)
-        await ctx.record_change(session, user.id, ChangeKind.TASK_CHANGED, [task.id])
+        await ctx.record_change(session, user.id, EventType.TASK_CHANGED, [task.id])
         if foreign:
             after = {"format": new_export.format, "settings": settings, "passphrase": bool(secret)}
             entry = NewAuditLogEntry("userExport", "User", user.id, user.domain_id, None, after)

@@ -28,7 +28,7 @@ from mail.storage.blobs.compression import content_digest
 from mail.storage.blobs.object_stores import object_name
 from models.admin.tasks import Task, TaskKind
 from models.errors import Forbidden, InvalidInput, NotFound, OverQuota, check_limit, require_found
-from models.events.journal import ChangeKind
+from models.events.journal import EventType
 from models.files.blobs import Blob, Upload
 from models.runtime.environment import DatabaseTransaction, Environment
 from models.store.columns import ColumnRow, core_table
@@ -259,7 +259,7 @@ async def _insert_import_task(
                 transaction.connection.execute(insert(core_table(ImportArchive)), row)
 
             await ctx.environment.run_in_session(session, insert_archive)
-        await ctx.record_change(session, user.id, ChangeKind.TASK_CHANGED, [task.id])
+        await ctx.record_change(session, user.id, EventType.TASK_CHANGED, [task.id])
         if user.id != ctx.viewer.user_id:
             after = {"path": task_order["path"], "mailbox": task_order["mailbox"]}
             entry = NewAuditLogEntry("userImport", "User", user.id, user.domain_id, None, after)

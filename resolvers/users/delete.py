@@ -32,7 +32,7 @@ from models.admin.tasks import Task, TaskKind, TaskState
 from models.auth.credentials import AccessToken
 from models.domains.tables import Domain
 from models.errors import Conflict, Forbidden, InvalidInput, NotFound
-from models.events.journal import PLATFORM, ChangeKind
+from models.events.journal import PLATFORM, EventType
 from models.store.columns import ColumnRow, core_table, select_columns
 from models.users.roles import Role
 from models.users.tables import DeletedUser, User
@@ -118,7 +118,7 @@ async def delete_users(
         )
         live_users = await ctx.read(live_statement.order_by(col(User.id)))
         tasks |= await _mark_deleted(ctx, session, live_users, purge_at)
-        await ctx.record_change(session, PLATFORM, ChangeKind.TASK_CHANGED, list(tasks.values()))
+        await ctx.record_change(session, PLATFORM, EventType.TASK_CHANGED, list(tasks.values()))
         new_values = {"purgeAt": purge_at}
         admin_entries = [
             NewAuditLogEntry(
@@ -341,11 +341,11 @@ async def record_in_domain_journals(
     Those without a domain are in the journal of the platform. `action` is the word for the journal,
     such as `deleted`.
     """
-    changes: defaultdict[int, defaultdict[ChangeKind, list[int]]]
+    changes: defaultdict[int, defaultdict[EventType, list[int]]]
     changes = defaultdict(lambda: defaultdict(list))
     for address in addresses:
-        changes[address["domain_id"] or PLATFORM][ChangeKind.ADDRESS_CHANGED].append(address["id"])
+        changes[address["domain_id"] or PLATFORM][EventType.ADDRESS_CHANGED].append(address["id"])
     for row in users:
-        changes[row.domain_id or PLATFORM][ChangeKind.USER_CHANGED].append(row.id)
+        changes[row.domain_id or PLATFORM][EventType.USER_CHANGED].append(row.id)
     entries = {stream: list(kinds.items()) for stream, kinds in changes.items()}
     await ctx.record_changes(session, entries, did=action)

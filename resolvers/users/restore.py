@@ -16,7 +16,7 @@ from models.addresses.tables import Address
 from models.admin.tasks import Task, TaskState
 from models.domains.tables import AliasDomain, Domain
 from models.errors import Conflict, NotFound
-from models.events.journal import PLATFORM, ChangeKind
+from models.events.journal import PLATFORM, EventType
 from models.store.columns import ColumnRow, select_columns
 from models.users.roles import Role
 from models.users.search_index import search_text
@@ -207,7 +207,7 @@ async def _restore_in_transaction(
     user: ColumnRow = result.one()
     if addresses:
         ids = [address["id"] for address in addresses]
-        await ctx.record_change(session, row.id, ChangeKind.ADDRESS_CHANGED, ids)
+        await ctx.record_change(session, row.id, EventType.ADDRESS_CHANGED, ids)
     await record_in_domain_journals(ctx, session, [user], addresses, action="restored")
     recovered_addresses = [address["shown"] for address in addresses]
     lost_addresses = [address["shown"] for address in row.addresses if address not in addresses]
@@ -228,7 +228,7 @@ async def _cancel_deletion_task(ctx: Context, session: AsyncSession, row: Column
     cancelled_values = {"state": TaskState.CANCELLED, "cancelled": True, "finished_at": now}
     statement = update(Task).where(is_this_task, col(Task.state) == TaskState.QUEUED)
     if (await (await session.connection()).execute(statement.values(**cancelled_values))).rowcount:
-        await ctx.record_change(session, PLATFORM, ChangeKind.TASK_CHANGED, [row.task_id])
+        await ctx.record_change(session, PLATFORM, EventType.TASK_CHANGED, [row.task_id])
         return
     started_statement = select(col(Task.id)).where(is_this_task, col(Task.started_at).is_not(None))
     if await ctx.read(started_statement):

@@ -15,7 +15,7 @@ from mail.delivery.listener_backend import LocalBackend
 from mail.mime.header_encoding import NamedAddress
 from models.addresses.rewrites import BccDirection
 from models.errors import NotFound
-from models.events.journal import PLATFORM, Change, ChangeKind
+from models.events.journal import PLATFORM, Change, EventType
 from models.queue.tables import DeliveryState
 from models.runtime.environment import Environment
 from models.users.roles import AdminPermission, Role
@@ -225,7 +225,7 @@ async def test_received_message_is_copied_by_recipient_rules(
 async def platform_submission_states(environment: Environment) -> list[tuple[int, str]]:
     """Return submission ID and state of the platform's events, each pair once."""
     statement = select(col(Change.ids), col(Change.facts)).where(
-        col(Change.stream_id) == PLATFORM, col(Change.kind) == ChangeKind.SUBMISSION_CHANGED
+        col(Change.stream_id) == PLATFORM, col(Change.type) == EventType.SUBMISSION_CHANGED
     )
     changes = await environment.database.read(statement.order_by(col(Change.last)))
     return list(dict.fromkeys((row.ids[0], row.facts["state"]) for row in changes))
@@ -415,7 +415,7 @@ async def test_sent_message_is_copied_without_notice_to_the_sender(
     changed_ids = [
         ids
         for kind, ids in await load_journal_entries(environment, ada.user.id, position)
-        if kind == ChangeKind.SUBMISSION_CHANGED
+        if kind == EventType.SUBMISSION_CHANGED
     ]
     assert {changed_id for ids in changed_ids for changed_id in ids} == {submission_id}
     ((copy_id,),) = await select_rows(
@@ -576,7 +576,7 @@ async def test_rule_changes_are_journaled_and_deleted_with_the_domain(
     await run_mutation(root, BCC_RULE_UPDATE, bccRules=[{"id": key}], set={"active": False})
     await run_mutation(root, BCC_RULE_DELETE, bccRules=[{"id": key}])
     for stream in (domain_id, PLATFORM):
-        expected_changes = [(ChangeKind.DOMAIN_CHANGED, [domain_id])] * 3
+        expected_changes = [(EventType.DOMAIN_CHANGED, [domain_id])] * 3
         assert (
             await load_journal_entries(environment, stream, positions[stream]) == expected_changes
         )

@@ -27,8 +27,8 @@ from tests.support.accounts.key_value_operations import (
 from tests.support.stores.counter_check import load_stream_position, select_rows
 
 FOLLOW = """subscription {
-  changes(after: "AFTER", kinds: [KEY_VALUE_CHANGED], debounce: "PT0S") {
-    events { kind user { username }
+  changes(after: "AFTER", types: [KEY_VALUE_CHANGED], debounce: "PT0S") {
+    events { type user { username }
       ... on AccountChange { nodeId node { ... on KeyValueEntry { key value } } } } } }"""
 pytestmark = pytest.mark.usefixtures("verify_consistency")
 

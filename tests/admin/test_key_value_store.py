@@ -214,7 +214,7 @@ async def test_concurrent_increments_of_two_processes_are_all_counted(
         await other_database.close()
     assert await load_value(ada, "n") == str(max(values)) == str(sum(range(1, 41)))
     assert len(set(values)) == 40
-    statement = "SELECT count(*) FROM changes WHERE kind = 'KEY_VALUE_CHANGED'"
+    statement = "SELECT count(*) FROM changes WHERE type = 'KEY_VALUE_CHANGED'"
     assert await select_rows(ada.environment, statement) == [(40,)]
 
 
@@ -536,6 +536,6 @@ async def test_audit_log_has_no_values_of_other_users(
     assert [row[2] for row in log_rows if row[1] == "User"] == [ada.user.id] * 2
     assert "my word" not in str(log_rows)
     streams = await select_rows(
-        root.environment, "SELECT stream_id FROM changes WHERE kind = 'KEY_VALUE_CHANGED'"
+        root.environment, "SELECT stream_id FROM changes WHERE type = 'KEY_VALUE_CHANGED'"
     )
     assert sorted(stream_id for (stream_id,) in streams) == [PLATFORM, ada.user.id, ada.user.id]

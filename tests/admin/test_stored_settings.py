@@ -12,7 +12,7 @@ from mail.maintenance import housekeeping
 from models.admin.audit_log import AuditLogEntry
 from models.admin.settings import SettingChange, SettingValue
 from models.domains.tables import Domain
-from models.events.journal import PLATFORM, Change, ChangeKind, Stream
+from models.events.journal import PLATFORM, Change, EventType, Stream
 from models.runtime.environment import Environment
 from models.runtime.options import Options
 from models.store.columns import select_columns
@@ -304,7 +304,7 @@ async def test_change_is_in_the_journal_and_the_audit_log(root: GraphQLClient) -
     await set_setting(root, MAX_RECIPIENTS_KEY, 50, reason="spam", sessionId="panel")
     await set_setting(root, "custom.smtpPassword", "hunter2")
     statement = select(*select_columns(Change)).where(
-        col(Change.stream_id) == PLATFORM, col(Change.kind) == ChangeKind.SETTING_CHANGED
+        col(Change.stream_id) == PLATFORM, col(Change.type) == EventType.SETTING_CHANGED
     )
     rows = await root.environment.database.read(statement.order_by(col(Change.last)))
     assert [(row.facts["key"], row.origin) for row in rows] == [

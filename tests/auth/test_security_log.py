@@ -13,7 +13,7 @@ from sqlmodel import col
 from graph.types import global_ids
 from mail.maintenance import housekeeping
 from models.auth.security_log import AuthEventAction
-from models.events.journal import Change, ChangeKind
+from models.events.journal import Change, EventType
 from models.runtime.environment import CommittedOptions, Environment
 from models.users.roles import Role, Scope
 from models.users.tables import User
@@ -188,7 +188,7 @@ async def test_background_events_are_written_in_few_transactions(
         await load_journaled_event_ids(ada)
     )
     query = select(col(Change.origin), col(Change.facts)).where(
-        col(Change.stream_id) == ada.user.id, col(Change.kind) == ChangeKind.SECURITY_EVENT
+        col(Change.stream_id) == ada.user.id, col(Change.type) == EventType.SECURITY_EVENT
     )
     changes = await environment.database.read(query)
     assert {(row.origin, row.facts["reason"]) for row in changes} == {
@@ -308,7 +308,7 @@ async def test_no_event_is_written_if_retention_is_zero(
     assert (await housekeeping.run_round(ada.environment, sweep=False)).events == 1
 
 
-EVENT_SUBSCRIPTION = """subscription { changes(kinds: [SECURITY_EVENT]) { events { kind
+EVENT_SUBSCRIPTION = """subscription { changes(types: [SECURITY_EVENT]) { events { type
   ... on AccountChange { nodeId node { ... on AuthEvent { action result ip count } } } } } }"""
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from graph.types import global_ids
-from models.events.journal import ChangeKind
+from models.events.journal import EventType
 from models.runtime.environment import Environment
 from models.users.roles import AdminPermission
 from tests.conftest import GraphQLClient, ManualClock, deliver_to, make_client, raw_message
@@ -171,18 +171,18 @@ async def test_changes_write_journal_entries(ada: GraphQLClient, environment: En
     await set_autoreply(ada, subject="S")
     await delete_autoreplies(ada)
     entries = await load_journal_changes(environment, ada.user.id, last)
-    kind, user_ids = ChangeKind.AUTOREPLY_CHANGED, [ada.user.id]
+    event_type, user_ids = EventType.AUTOREPLY_CHANGED, [ada.user.id]
     assert entries == [
-        (kind, user_ids, [["enabled", "text"]]),
-        (kind, user_ids, [["subject"]]),
-        (kind, user_ids, [["enabled"]]),
+        (event_type, user_ids, [["enabled", "text"]]),
+        (event_type, user_ids, [["subject"]]),
+        (event_type, user_ids, [["enabled"]]),
     ]
 
 
 async def test_change_events_have_current_autoreply(ada: GraphQLClient) -> None:
     cursor = (await ada("{ viewer { user { cursor } } }"))["viewer"]["user"]["cursor"]
     await set_autoreply(ada, enabled=True, text="x")
-    document = """query ($after: Cursor!) { changes(after: $after) { events { kind
+    document = """query ($after: Cursor!) { changes(after: $after) { events { type
       ... on AccountChange { nodeId node { ... on Autoreply { text } } } } } }"""
     (event,) = (await ada(document, after=cursor))["changes"]["events"]
     assert event["node"] == {"text": "x"}

@@ -71,10 +71,10 @@ def copy_with_events(replica: AccountReplica, events: Sequence[EventFields]) -> 
 
 async def test_replica_with_all_events_equals_database(ada: GraphQLClient) -> None:
     first, events, stored_state = await run_mutations(ada)
-    kinds = {event["kind"] for event in events}
+    kinds = {event["type"] for event in events}
     assert {kind for kind in kinds if kind.startswith("ME")} == {
-        *account_replica.ADDING_KINDS,
-        *account_replica.REMOVING_KINDS,
+        *account_replica.ADDING_TYPES,
+        *account_replica.REMOVING_TYPES,
         "MESSAGE_MOVED",
         "MESSAGE_UPDATED",
     }
@@ -108,10 +108,10 @@ async def test_dropped_event_is_detected_without_cursor_gap(ada: GraphQLClient) 
             for number, entry in enumerate(dropped, 1)
         ]
         replica = copy_with_events(first, renumbered)
-        is_repeated_later = event["kind"] == "MESSAGE_UPDATED" and any(
+        is_repeated_later = event["type"] == "MESSAGE_UPDATED" and any(
             entry.get("messageId") == event["messageId"] for entry in events[position + 1 :]
         )
-        if event["kind"] not in ignored_kinds and not is_repeated_later:
+        if event["type"] not in ignored_kinds and not is_repeated_later:
             differences = account_replica.differences_by_id(replica.account_state, stored_state)
             assert replica.problems or differences, event
             if differences:
@@ -119,7 +119,7 @@ async def test_dropped_event_is_detected_without_cursor_gap(ada: GraphQLClient) 
                     ada.environment.database, ada.user.id, differences
                 )
                 assert any(
-                    event["kind"] in text for entry in events_by_id.values() for text in entry
+                    event["type"] in text for entry in events_by_id.values() for text in entry
                 )
 
 

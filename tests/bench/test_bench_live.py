@@ -25,7 +25,7 @@ from bench.scenarios import change_catch_up, journal_cost
 from bench.scenarios.live_subscriptions import CHANGES_QUERY
 from mail.recipients import address_resolution
 from mail.storage import received_messages
-from models.events.journal import Change, ChangeKind
+from models.events.journal import Change, EventType
 from models.runtime.environment import Environment
 from models.store.columns import select_columns
 from tests.conftest import GraphQLClient, make_api_key
@@ -72,9 +72,9 @@ async def test_inserted_changes_read_like_recorded_changes(
     assert page["cursor"] == f"1.{user.id}.{last_modseq}"
     assert len(page["events"]) == last_modseq
     recorded, inserted = page["events"][-22:-20], page["events"][-20:]
-    kinds = [str(kind) for kind in change_catch_up.MODEL_KINDS]
-    assert [event["kind"] for event in recorded] == kinds
-    assert [event["kind"] for event in inserted] == kinds * 10
+    kinds = [str(kind) for kind in change_catch_up.MODEL_TYPES]
+    assert [event["type"] for event in recorded] == kinds
+    assert [event["type"] for event in inserted] == kinds * 10
     assert [int(event["modseq"]) for event in inserted] == [
         *range(last_modseq - 19, last_modseq + 1)
     ]
@@ -103,7 +103,7 @@ async def test_without_journal_omits_only_journal_entries(environment: Environme
         await received_messages.store_once_for_recipient(
             environment, message, recipient, "bob@example.com"
         )
-        conditions = col(Change.stream_id) == user.id, col(Change.kind) == ChangeKind.MESSAGE_ADDED
+        conditions = col(Change.stream_id) == user.id, col(Change.type) == EventType.MESSAGE_ADDED
         return [
             row.last
             for row in await environment.database.read(select(col(Change.last)).where(*conditions))

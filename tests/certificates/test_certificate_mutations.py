@@ -13,7 +13,7 @@ from sqlmodel import col
 
 from graph.types import global_ids
 from models.certificates import AcmeAccount, Certificate
-from models.events.journal import PLATFORM, ChangeKind
+from models.events.journal import PLATFORM, EventType
 from models.runtime.environment import Environment
 from models.users.roles import AdminPermission
 from resolvers.admin import secret_rotation
@@ -407,7 +407,7 @@ async def test_acme_certificate_waits_for_agreement_to_the_terms(
         "certificateRenew"
     ]
     assert answer["errors"] == []
-    assert ChangeKind.CERTIFICATE_CHANGED == "CERTIFICATE_CHANGED"
+    assert EventType.CERTIFICATE_CHANGED == "CERTIFICATE_CHANGED"
     assert environment.options.acme_terms_agreed is False
 
 

@@ -12,7 +12,7 @@ from sqlmodel import col
 from graph.types import global_ids
 from graph.types.scalars import SCALARS, Cursor
 from models.auth.credentials import ApiKey
-from models.events.journal import ChangeKind
+from models.events.journal import EventType
 from models.runtime.environment import Environment
 from models.users.roles import AdminPermission, Role, Scope
 from models.users.tables import User
@@ -63,7 +63,7 @@ EACH_TRANSPORT = pytest.mark.parametrize("transport", ["follow", "stream"])
 def kinds_and_names(follower: SubscriptionFollower) -> list[Any]:
     """Return the kind and the name of the object of each received event."""
     return [
-        (event["kind"], *(event["node"] or {"": None}).values())
+        (event["type"], *(event["node"] or {"": None}).values())
         for event in received_events(follower)
     ]
 
@@ -87,13 +87,13 @@ async def test_mailbox_subscription_gets_events_of_that_mailbox_only(
     await append_unread_messages(ada, "Team", "Here")
     await wait_until(lambda: received_events(follower))
     (event,) = received_events(follower)
-    assert (event["kind"], event["message"]) == ("MESSAGE_ADDED", {"subject": "Here"})
+    assert (event["type"], event["message"]) == ("MESSAGE_ADDED", {"subject": "Here"})
     await run_mailbox_mutation(ada, "mailboxRename", mailbox={"path": "Team"}, newPath="Crew")
     await wait_until(lambda: len(received_events(follower)) == 2)
     assert received_events(follower)[1]["path"] == "Crew"
     await run_mailbox_mutation(ada, "mailboxDelete", "deletedIds", mailboxes=[{"path": "Crew"}])
     await wait_until(lambda: follower.end_frame)
-    assert received_events(follower)[-1]["kind"] == "MAILBOX_DELETED"
+    assert received_events(follower)[-1]["type"] == "MAILBOX_DELETED"
     await follower.unsubscribe()
     assert (
         await live_server.follow_until_refused(ada, MAILBOX_SUBSCRIPTION, id=mailbox_id)
@@ -136,7 +136,7 @@ async def test_shared_mailbox_subscription_ends_with_the_share(
     await share_mailbox(ada, bob)
     await append_unread_messages(ada, "Team", "Unheard")
     await wait_until(lambda: follower.end_frame)
-    assert [event["kind"] for event in received_events(follower)] == [
+    assert [event["type"] for event in received_events(follower)] == [
         "MESSAGE_ADDED",
         "MAILBOX_DELETED",
     ]
@@ -171,7 +171,7 @@ async def test_admin_can_follow_another_account(
     await deliver_to(ada, "Hello")
     await wait_until(lambda: received_events(follower))
     (event,) = received_events(follower)
-    assert (event["kind"], event["message"]) == ("MESSAGE_ADDED", {"flags": []})
+    assert (event["type"], event["message"]) == ("MESSAGE_ADDED", {"flags": []})
     await follower.unsubscribe()
 
 
@@ -430,10 +430,10 @@ async def test_slow_reader_gets_all_events(
         await asyncio.sleep(0.1)
         for number in range(60):
             await record_journal_entry(
-                ada, ChangeKind.MAILBOX_UPDATED, [1], path=f"{number} {'x' * 120_000}"
+                ada, EventType.MAILBOX_UPDATED, [1], path=f"{number} {'x' * 120_000}"
             )
             await asyncio.sleep(0)
-        await record_journal_entry(ada, ChangeKind.MAILBOX_UPDATED, [1], path="End")
+        await record_journal_entry(ada, EventType.MAILBOX_UPDATED, [1], path="End")
         received = await slow.read_until(b'"path":"End"')
     numbers = [int(part.split(b" ", 1)[0]) for part in received.split(b'"path":"')[1:-1]]
     assert numbers == list(range(60))
@@ -458,7 +458,7 @@ async def test_revoked_client_that_reads_nothing_does_not_delay_others(
         (group,), sent = live_server.groups, 0
         # until the sender waits
         while not any(seat.result_queue._task for seat in group.members):  # noqa: SLF001
-            await record_journal_entry(ada, ChangeKind.MAILBOX_UPDATED, [1], path="x" * 500_000)
+            await record_journal_entry(ada, EventType.MAILBOX_UPDATED, [1], path="x" * 500_000)
             sent += 1
             await wait_until(lambda: len(healthy.events) == sent)  # noqa: B023
             await asyncio.sleep(0.05)

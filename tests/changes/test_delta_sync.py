@@ -9,7 +9,7 @@ import httpx
 
 from graph.types import global_ids
 from mail.maintenance import housekeeping
-from models.events.journal import ChangeKind, JournalEntry, record_entries_in_existing_streams
+from models.events.journal import EventType, JournalEntry, record_entries_in_existing_streams
 from models.runtime.environment import Environment
 from models.users.roles import AdminPermission, Role, Scope
 from tests.conftest import GraphQLClient, ManualClock, deliver_to, make_api_key, make_client
@@ -23,9 +23,9 @@ from tests.support.accounts.shared_mailboxes import (
 from tests.support.operations.mailbox_operations import add_mailboxes, append_unread_messages
 from tests.support.servers.live_server import NEW_ACCOUNT_EVENT_COUNT, stream_cursor
 
-CHANGES_QUERY = """query ($after: Cursor!, $first: Int, $kinds: [ChangeKind!], $user: UserRef) {
-  changes(after: $after, first: $first, kinds: $kinds, user: $user) { cursor hasMore events {
-    __typename kind cursor origin user { username }
+CHANGES_QUERY = """query ($after: Cursor!, $first: Int, $types: [EventType!], $user: UserRef) {
+  changes(after: $after, first: $first, types: $types, user: $user) { cursor hasMore events {
+    __typename type cursor origin user { username }
     ... on MailboxChange { path }
     ... on MessageChange { messageId mailboxId uid flags message { mailbox { path } } }
     ... on AccountChange { nodeId node { __typename } }
@@ -62,7 +62,7 @@ async def test_pages_contain_all_events_in_order(ada: GraphQLClient) -> None:
     assert [event["cursor"] for event in events] == [
         stream_cursor(ada, NEW_ACCOUNT_EVENT_COUNT + n) for n in range(1, 6)
     ]
-    assert {event["kind"] for event in events} == {"MESSAGE_ADDED"}
+    assert {event["type"] for event in events} == {"MESSAGE_ADDED"}
     assert await load_changes(ada, position) == {"cursor": position, "hasMore": False, "events": []}
     assert position == await current_cursor(ada)
 
@@ -71,11 +71,11 @@ async def test_kind_filter_still_advances_cursor(ada: GraphQLClient) -> None:
     await deliver_to(ada)
     await add_mailboxes(ada, "Box")
     batch = await load_changes(
-        ada, stream_cursor(ada, NEW_ACCOUNT_EVENT_COUNT), kinds=["MAILBOX_CREATED"]
+        ada, stream_cursor(ada, NEW_ACCOUNT_EVENT_COUNT), types=["MAILBOX_CREATED"]
     )
     assert [event["path"] for event in batch["events"]] == ["Box"]
     batch = await load_changes(
-        ada, stream_cursor(ada, NEW_ACCOUNT_EVENT_COUNT), kinds=["SUBMISSION_CHANGED"]
+        ada, stream_cursor(ada, NEW_ACCOUNT_EVENT_COUNT), types=["SUBMISSION_CHANGED"]
     )
     assert (batch["events"], batch["cursor"]) == ([], await current_cursor(ada))
 
@@ -105,9 +105,9 @@ async def test_only_events_of_shared_mailboxes_are_visible(
     await append_unread_messages(ada, "Team", "New")
     await deliver_to(ada, "Private")
     batch = await load_changes(bob, start)
-    events_by_kind = {event["kind"]: event for event in batch["events"]}
-    assert events_by_kind.keys() == {"MAILBOX_CREATED", "MESSAGE_ADDED"}
-    added = events_by_kind["MESSAGE_ADDED"]
+    events_by_type = {event["type"]: event for event in batch["events"]}
+    assert events_by_type.keys() == {"MAILBOX_CREATED", "MESSAGE_ADDED"}
+    added = events_by_type["MESSAGE_ADDED"]
     assert (added["mailboxId"], added["message"], added["user"]) == (
         mailbox_id,
         {"mailbox": {"path": "Team"}},
@@ -116,7 +116,7 @@ async def test_only_events_of_shared_mailboxes_are_visible(
     await share_mailbox(ada, bob)
     await append_unread_messages(ada, "Team", "Unheard")
     (removed,) = (await load_changes(bob, batch["cursor"]))["events"]
-    assert removed["kind"] == "MAILBOX_DELETED"
+    assert removed["type"] == "MAILBOX_DELETED"
 
 
 async def test_invalid_and_unknown_cursors_have_different_errors(
@@ -136,11 +136,11 @@ async def test_invalid_and_unknown_cursors_have_different_errors(
     assert await error_code(ada, stream_cursor(bob, 0)) == "BAD_CURSOR"
     batch = await load_changes(ada, stream_cursor(ada, 10**6))
     (event,) = batch["events"]
-    assert (event["kind"], event["reason"]) == ("RESYNC", "CURSOR_UNKNOWN")
+    assert (event["type"], event["reason"]) == ("RESYNC", "CURSOR_UNKNOWN")
     assert batch["cursor"] == await current_cursor(ada)
     # the stream of another user in the cursor is ignored
     combined_cursor = f"{stream_cursor(ada, NEW_ACCOUNT_EVENT_COUNT)}.{bob.user.id}.0"
-    assert [event["kind"] for event in (await load_changes(ada, combined_cursor))["events"]] == [
+    assert [event["type"] for event in (await load_changes(ada, combined_cursor))["events"]] == [
         "MESSAGE_ADDED"
     ]
     assert (await load_changes(ada, combined_cursor))["cursor"] == await current_cursor(ada)
@@ -161,7 +161,7 @@ async def test_cursor_beyond_event_limit_gets_resync(ada: GraphQLClient) -> None
         await housekeeping.run_round(small_journal_world)
     ).changes == 4  # one row has all mailboxes of a new account
     (event,) = (await load_changes(ada, stream_cursor(ada, NEW_ACCOUNT_EVENT_COUNT + 1)))["events"]
-    assert (event["kind"], event["reason"]) == ("RESYNC", "CURSOR_EXPIRED")
+    assert (event["type"], event["reason"]) == ("RESYNC", "CURSOR_EXPIRED")
     assert event["cursor"] == await current_cursor(ada)
     assert (
         len((await load_changes(ada, stream_cursor(ada, NEW_ACCOUNT_EVENT_COUNT + 2)))["events"])
@@ -178,10 +178,10 @@ async def test_cursor_older_than_retention_gets_resync(
     await deliver_to(ada, "New")
     assert (await housekeeping.run_round(ada.environment)).changes
     (event,) = (await load_changes(ada, stream_cursor(ada, NEW_ACCOUNT_EVENT_COUNT + 1)))["events"]
-    assert (event["kind"], event["reason"]) == ("RESYNC", "CURSOR_EXPIRED")
+    assert (event["type"], event["reason"]) == ("RESYNC", "CURSOR_EXPIRED")
     assert event["cursor"] == await current_cursor(ada)
     assert [
-        e["kind"]
+        e["type"]
         for e in (await load_changes(ada, stream_cursor(ada, NEW_ACCOUNT_EVENT_COUNT + 3)))[
             "events"
         ]
@@ -194,7 +194,7 @@ async def record_changes(client: GraphQLClient, count: int) -> str:
 
     def write(connection: Any) -> None:
         for _ in range(count // 500):
-            entry = JournalEntry(ChangeKind.THREAD_CHANGED, [owner] * 500)
+            entry = JournalEntry(EventType.THREAD_CHANGED, [owner] * 500)
             record_entries_in_existing_streams(connection, {owner: [entry]}, at=environment.now())
 
     async with environment.write_session(owner) as session:
@@ -207,7 +207,7 @@ async def test_query_can_read_more_events_than_subscription(
 ) -> None:
     position = await record_changes(ada, 11_000)
     query = """query ($after: Cursor!) { changes(after: $after, first: 1000) { cursor hasMore
-      events { kind cursor } } }"""
+      events { type cursor } } }"""
     event_count, statement_counts = 0, list[int]()
     while True:
         del statements[:]
@@ -251,7 +251,7 @@ async def test_admin_can_read_changes_of_another_account(
     )
     batch = await load_changes(admin_client, start, user=user_ref)
     added, created = batch["events"]
-    assert (added["kind"], added["user"]) == ("MESSAGE_ADDED", {"username": "ada"})
+    assert (added["type"], added["user"]) == ("MESSAGE_ADDED", {"username": "ada"})
     assert (created["path"], created["origin"]) == ("Box", None)
     assert [event["origin"] for event in (await load_changes(ada, start))["events"]] == [
         None,
@@ -359,9 +359,9 @@ async def test_state_matches_its_cursor_during_concurrent_writes(ada: GraphQLCli
     assert len({snapshot_cursor for _, snapshot_cursor in snapshots}) > 5
     for replica, snapshot_cursor in snapshots:
         for event in (await load_changes(ada, snapshot_cursor, first=1000))["events"]:
-            if event["kind"] in ("MESSAGE_ADDED", "MESSAGE_UPDATED", "MESSAGE_MOVED"):
+            if event["type"] in ("MESSAGE_ADDED", "MESSAGE_UPDATED", "MESSAGE_MOVED"):
                 replica[event["messageId"]] = event["mailboxId"], "\\Seen" in event["flags"]
-            elif event["kind"] in ("MESSAGE_DELETED", "MESSAGE_PURGED"):
+            elif event["type"] in ("MESSAGE_DELETED", "MESSAGE_PURGED"):
                 replica.pop(event["messageId"], None)
         assert replica == last
 

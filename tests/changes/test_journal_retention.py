@@ -11,7 +11,7 @@ from sqlmodel import col
 from mail.consistency import check_consistency
 from mail.maintenance import journal_retention
 from mail.maintenance.journal_retention import UNREAD_GRACE, delete_excess_and_old_entries
-from models.events.journal import PLATFORM, Change, ChangeKind, JournalEntry, Stream, record_entry
+from models.events.journal import PLATFORM, Change, EventType, JournalEntry, Stream, record_entry
 from models.notifications.push_channels import PushChannel, PushKind
 from models.notifications.webhooks import Webhook, WebhookReadPosition
 from models.runtime.environment import Environment
@@ -31,7 +31,7 @@ async def ada(environment: Environment) -> StoredAccount:
 
 async def record_events(home: StoredAccount, count: int = 1) -> None:
     async with home.environment.write_session(home.user_id) as session:
-        entry = JournalEntry(ChangeKind.USER_CHANGED, [home.user_id] * count)
+        entry = JournalEntry(EventType.USER_CHANGED, [home.user_id] * count)
         await record_entry(session, home.user_id, entry, at=home.environment.now())
 
 
@@ -199,7 +199,7 @@ async def create_streams(environment: Environment, stream_count: int, change_cou
             "stream_id": stream_id,
             "last": n,
             "at": environment.now(),
-            "kind": ChangeKind.USER_CHANGED,
+            "type": EventType.USER_CHANGED,
             "ids": [stream_id],
             "facts": {"modseq": n},
         }
@@ -279,7 +279,7 @@ async def test_platform_stream_is_trimmed(
     environment: Environment, clock: ManualClock, ada: StoredAccount
 ) -> None:
     async with environment.write_session(PLATFORM) as session:
-        entry = JournalEntry(ChangeKind.SETTING_CHANGED, [ada.user_id])
+        entry = JournalEntry(EventType.SETTING_CHANGED, [ada.user_id])
         await record_entry(session, PLATFORM, entry, at=clock())
     clock.tick(seconds=(RETENTION + HOUR).total_seconds())
     webhook_id = await create_webhook(environment, user_id=ada.user_id)

@@ -10,7 +10,7 @@ from sqlalchemy import select
 
 from mail.maintenance import housekeeping
 from models.connectors import Connector
-from models.events.journal import ChangeKind
+from models.events.journal import EventType
 from models.runtime.environment import Environment
 from models.store.columns import select_columns
 from resolvers.mailboxes import loaders as mailbox_loaders
@@ -262,7 +262,7 @@ async def test_owner_gets_an_event_for_each_step(
     await import_archive(ada, ten_message_mbox())
     kinds = [kind for kind, _ in await load_journal_entries(environment, ada.user.id, position)]
     # queued, started, steps, finished
-    assert kinds.count(ChangeKind.CONNECTOR_CHANGED) == 1 + 1 + 3 + 1
+    assert kinds.count(EventType.CONNECTOR_CHANGED) == 1 + 1 + 3 + 1
 
 
 @pytest.mark.usefixtures("small_transfer_chunks")

@@ -13,7 +13,7 @@ from mail.storage import received_messages
 from models.addresses.tables import Address, AddressKind
 from models.domains.tables import Domain
 from models.errors import NotFound
-from models.events.journal import PLATFORM, ChangeKind, Stream
+from models.events.journal import PLATFORM, EventType, Stream
 from models.runtime.environment import Environment
 from models.store.columns import core_table
 from models.users.search_index import search_text
@@ -134,19 +134,19 @@ async def test_rename_changes_all_usernames_and_addresses(
 
     domain_entries = await load_journal_entries(environment, domain_id, domain_position)
     assert domain_entries == [
-        (ChangeKind.USER_CHANGED, [user_ids["eve"], user_ids["dan"]]),
-        (ChangeKind.DOMAIN_CHANGED, [domain_id]),
+        (EventType.USER_CHANGED, [user_ids["eve"], user_ids["dan"]]),
+        (EventType.DOMAIN_CHANGED, [domain_id]),
     ]
     (address_entry, domain_entry) = await load_journal_entries(
         environment, PLATFORM, platform_position
     )
-    assert (address_entry[0], len(address_entry[1])) == (ChangeKind.ADDRESS_CHANGED, 1)
-    assert domain_entry == (ChangeKind.DOMAIN_CHANGED, [domain_id])
+    assert (address_entry[0], len(address_entry[1])) == (EventType.ADDRESS_CHANGED, 1)
+    assert domain_entry == (EventType.DOMAIN_CHANGED, [domain_id])
     for owner, change_count in (("eve", 1), ("dan", 1), ("ada", 2)):
         ((kind, changed),) = await load_journal_entries(
             environment, user_ids[owner], positions[owner]
         )
-        assert (kind, len(changed)) == (ChangeKind.ADDRESS_CHANGED, change_count)
+        assert (kind, len(changed)) == (EventType.ADDRESS_CHANGED, change_count)
     query = "SELECT target_id, domain_id FROM audit_log WHERE mutation = 'domainRename'"
     assert await select_rows(environment, query) == [(domain_id, domain_id)]
     await assert_store_consistent(environment)

@@ -316,14 +316,14 @@ async def test_subscribers_get_events_after_the_atomic_commit(
     ada: GraphQLClient, environment: Environment, tmp_path: Path
 ) -> None:
     async with run_live_server(environment, tmp_path) as server:
-        subscription = await server.follow(ada, "subscription { changes { events { kind } } }")
+        subscription = await server.follow(ada, "subscription { changes { events { type } } }")
         await wait_until(lambda: server.subscriber_count == 1)
         await ada(f"mutation @atomic {{ {entry_field('a', alias='a')} {FAILING_RENAME} }}")
         await ada(
             f"mutation @atomic {{ {entry_field('a', alias='a')} {entry_field('b', alias='b')} }}"
         )
         await wait_until(lambda: subscription.events)
-        assert [event["kind"] for event in subscription.batches[0]["events"]] == [
+        assert [event["type"] for event in subscription.batches[0]["events"]] == [
             "KEY_VALUE_CHANGED"
         ] * 2
         await subscription.unsubscribe()

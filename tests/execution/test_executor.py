@@ -358,10 +358,11 @@ TYPES_OF_ADMINS = {
 }
 TYPES_WITHOUT_LIST = {
     "AccessToken",
+    "Attachment",
     "Autoreply",
     "ComposeRequest",
     "Thread",
-}  # no list contains them
+}  # no list of pages contains them
 
 
 async def test_types_in_lists_are_compiled_completely(

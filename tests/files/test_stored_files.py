@@ -13,7 +13,7 @@ from graph.app import create_app
 from graph.types import global_ids
 from mail.maintenance import housekeeping
 from mail.storage.blobs.garbage_collector import collect_garbage
-from models.events.journal import ChangeKind
+from models.events.journal import EventType
 from models.runtime.environment import Environment
 from models.users.roles import AdminPermission, Role
 from resolvers.admin import tasks
@@ -99,7 +99,7 @@ async def test_text_is_stored_as_file(
     assert download.headers["etag"] == f'"{file["sha256"]}"'
     file_id = global_ids.decode("File", file["id"])
     assert await load_journal_entries(ada.environment, ada.user.id, last_position) == [
-        (ChangeKind.FILE_CHANGED, [file_id])
+        (EventType.FILE_CHANGED, [file_id])
     ]
 
 
@@ -499,7 +499,7 @@ async def test_unused_files_are_deleted(ada: GraphQLClient, clock: ManualClock) 
     assert (await housekeeping.run_round(ada.environment)).files == 1
     file_id = global_ids.decode("File", unused["id"])
     assert await load_journal_entries(ada.environment, ada.user.id, last_position) == [
-        (ChangeKind.FILE_CHANGED, [file_id])
+        (EventType.FILE_CHANGED, [file_id])
     ]
     remaining_ids = {node["id"] for node in (await list_files(ada))["nodes"]}
     assert remaining_ids == {used["id"], shared["id"]}

@@ -10,7 +10,7 @@ from sqlmodel import col
 from graph.types import global_ids
 from mail import sieve
 from models.errors import LimitReached
-from models.events.journal import ChangeKind
+from models.events.journal import EventType
 from models.filters.tables import Filter
 from models.notifications.webhooks import Webhook
 from models.runtime.environment import Environment
@@ -307,7 +307,7 @@ async def test_deleted_mailbox_deletes_filters_that_use_it(
     assert [filter_["name"] for filter_ in (await list_filters(ada))["nodes"]] == ["stays"]
     entries = await load_journal_entries(environment, ada.user.id, last)
     (deleted_ids,) = [
-        filter_ids for kind, filter_ids in entries if kind is ChangeKind.FILTER_CHANGED
+        filter_ids for kind, filter_ids in entries if kind is EventType.FILTER_CHANGED
     ]
     assert deleted_ids == sorted(
         global_ids.decode("Filter", filter_["id"]) for filter_ in deleted_filters

@@ -6,7 +6,7 @@ import pytest
 
 from graph.types import global_ids
 from mail.sieve import limits
-from models.events.journal import ChangeKind
+from models.events.journal import EventType
 from models.runtime.environment import Environment
 from models.users.roles import AdminPermission
 from tests.conftest import GraphQLClient, raw_message
@@ -65,7 +65,7 @@ async def test_imported_filters_are_added_after_existing_ones(
     (changed_ids,) = [
         filter_ids
         for kind, filter_ids in await load_journal_entries(environment, ada.user.id, last)
-        if kind is ChangeKind.FILTER_CHANGED
+        if kind is EventType.FILTER_CHANGED
     ]
     assert changed_ids == [
         global_ids.decode("Filter", filter_["id"]) for filter_ in payload["filters"]

@@ -31,6 +31,7 @@ from models.users.roles import Role, Scope
 from models.users.tables import User
 from resolvers.context import Viewer
 from resolvers.files import signed_urls
+from resolvers.messages.attachments import MAX_ATTACHMENTS
 from tests.conftest import GraphQLClient, ManualClock, deliver_to, make_api_key
 from tests.support.clients.http_requests import get_path, signed_path
 from tests.support.mail import multipart_message
@@ -417,7 +418,7 @@ def test_signed_url_is_absolute_with_public_url() -> None:
     )
 
 
-@given(st.integers(1, 2**63 - 1), st.integers(0, download_urls.MAX_ATTACHMENTS - 1))
+@given(st.integers(1, 2**63 - 1), st.integers(0, MAX_ATTACHMENTS - 1))
 def test_attachment_id_is_parsed_to_message_and_index(message_id: int, index: int) -> None:
     assert download_urls.parse_attachment_id(download_urls.attachment_id(message_id, index)) == (
         message_id,

@@ -89,7 +89,7 @@ async def test_live_example_shows_delivery_and_changes_of_other_examples(
         while "MESSAGE_UPDATED" not in kinds:
             result = await anext(stream)
             assert not result.errors
-            kinds += [event["kind"] for event in result.data["changes"]["events"]]
+            kinds += [event["type"] for event in result.data["changes"]["events"]]
         assert "MAILBOX_CREATED" in kinds
     await stream.aclose()
 

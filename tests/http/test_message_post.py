@@ -87,7 +87,7 @@ async def test_posted_message_is_stored_unchanged(ada: GraphQLClient) -> None:
         ada, (await post_message(ada, mailbox_id, lf_message)).json()["id"]
     )
     ((event_count,),) = await select_rows(
-        ada.environment, "SELECT count(*) FROM changes WHERE kind = 'MESSAGE_ADDED'"
+        ada.environment, "SELECT count(*) FROM changes WHERE type = 'MESSAGE_ADDED'"
     )
     assert event_count == 4
 

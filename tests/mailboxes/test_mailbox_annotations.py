@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from models.events.journal import ChangeKind
+from models.events.journal import EventType
 from models.runtime.environment import Environment
 from resolvers.mailboxes import annotations
 from tests.conftest import GraphQLClient, deliver_to
@@ -55,7 +55,7 @@ async def test_annotations_are_set_read_and_unset(ada: GraphQLClient, bob: Graph
     await set_annotation(ada, "/private/comment", "anders")
     await set_annotation(ada, "/shared/vendor/x y/z", "")
     kinds = [kind for kind, _ in await load_journal_entries(ada.environment, ada.user.id, last)]
-    assert kinds == [ChangeKind.MAILBOX_UPDATED] * 3
+    assert kinds == [EventType.MAILBOX_UPDATED] * 3
     assert await load_annotations(ada) == {"comment": "anders", "vendor/x y/z": ""}
     with_full_keys = {"/private/comment": "anders", "/shared/vendor/x y/z": ""}
     assert await load_annotations(ada, prepend=True) == with_full_keys
@@ -184,5 +184,5 @@ async def test_raised_modseq_drops_older_journal_entries(
     await set_state(root, minHighestModseq=5000)
     assert await load_stream_position(ada.environment, ada.user.id) == 5000
     assert await load_journal_entries(ada.environment, ada.user.id) == [
-        (ChangeKind.MAILBOX_UPDATED, [(await ada.load_mailbox()).id])
+        (EventType.MAILBOX_UPDATED, [(await ada.load_mailbox()).id])
     ]

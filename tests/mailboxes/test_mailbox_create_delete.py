@@ -11,7 +11,7 @@ from sqlalchemy import update
 from graph.types import global_ids
 from mail.mailboxes import paths
 from models.errors import Conflict, LimitReached
-from models.events.journal import ChangeKind
+from models.events.journal import EventType
 from models.mailboxes.tables import Mailbox
 from models.runtime.environment import Environment
 from models.users.roles import Role, Scope
@@ -63,7 +63,7 @@ async def test_mailbox_is_created_with_missing_parents(ada: GraphQLClient) -> No
     ]
     assert (await ada.load_mailbox("Clients")).subscribed
     ((kind, mailbox_ids),) = await load_journal_entries(ada.environment, ada.user.id, last)
-    assert (kind, len(mailbox_ids)) == (ChangeKind.MAILBOX_CREATED, 3)
+    assert (kind, len(mailbox_ids)) == (EventType.MAILBOX_CREATED, 3)
 
 
 async def test_several_mailboxes_are_created_all_or_none(ada: GraphQLClient) -> None:
@@ -222,8 +222,8 @@ async def test_rename_moves_only_submailboxes(ada: GraphQLClient) -> None:
     ]  # fmt: skip
     entries = await load_journal_entries(ada.environment, ada.user.id, last)
     assert [(kind, len(mailbox_ids)) for kind, mailbox_ids in entries] == [
-        (ChangeKind.MAILBOX_CREATED, 2),
-        (ChangeKind.MAILBOX_RENAMED, 3),
+        (EventType.MAILBOX_CREATED, 2),
+        (EventType.MAILBOX_RENAMED, 3),
     ]
 
 
@@ -300,7 +300,7 @@ async def test_deleted_mailbox_archives_its_messages(
         ("two", "A", None),
     ]
     kinds = [kind for kind, _ in await load_journal_entries(environment, ada.user.id, last)]
-    assert kinds == [ChangeKind.MESSAGE_DELETED, ChangeKind.MAILBOX_DELETED]
+    assert kinds == [EventType.MESSAGE_DELETED, EventType.MAILBOX_DELETED]
     (counts,) = await select_rows(environment, "SELECT message_count, used FROM users")
     assert counts == (1, (await ada.load_mailbox()).size)
 

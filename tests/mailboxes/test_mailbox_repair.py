@@ -11,7 +11,7 @@ from sqlalchemy import text
 
 from graph.types import global_ids
 from mail.consistency import check_consistency
-from models.events.journal import ChangeKind
+from models.events.journal import EventType
 from models.runtime.environment import Environment
 from resolvers.admin import tasks
 from resolvers.mailboxes import repair as mailbox_repair
@@ -144,7 +144,7 @@ async def test_repair_writes_event_and_validate_only_repairs_nothing(
     await repair(root)
     mailbox_id = (await ada.load_mailbox()).id
     assert await load_journal_entries(ada.environment, ada.user.id, last) == [
-        (ChangeKind.MAILBOX_UPDATED, [mailbox_id])
+        (EventType.MAILBOX_UPDATED, [mailbox_id])
     ]
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from graph.types import global_ids
-from models.events.journal import ChangeKind
+from models.events.journal import EventType
 from models.mailboxes.shares import MailboxShare, ShareRight, decode_rights, encode_rights
 from models.runtime.environment import CommittedOptions, Environment
 from models.users.roles import Role
@@ -296,13 +296,13 @@ async def test_share_changes_are_in_both_journals(ada: GraphQLClient, bob: Graph
             entry_counts[ada.user.id] :
         ]
     ]
-    assert kinds == [ChangeKind.MAILBOX_UPDATED] * 3
+    assert kinds == [EventType.MAILBOX_UPDATED] * 3
     assert (await load_journal_entries(ada.environment, bob.user.id))[
         entry_counts[bob.user.id] :
     ] == [
-        (ChangeKind.MAILBOX_CREATED, [mailbox_id]),
-        (ChangeKind.MAILBOX_UPDATED, [mailbox_id]),
-        (ChangeKind.MAILBOX_DELETED, [mailbox_id]),
+        (EventType.MAILBOX_CREATED, [mailbox_id]),
+        (EventType.MAILBOX_UPDATED, [mailbox_id]),
+        (EventType.MAILBOX_DELETED, [mailbox_id]),
     ]
     await assert_store_consistent(ada.environment)
 
@@ -327,7 +327,7 @@ async def test_shares_are_deleted_with_mailbox_or_account(
     assert len(await select_rows(ada.environment, query)) == 2
     await run_mailbox_mutation(ada, "mailboxDelete", "deletedIds", mailboxes=[{"path": "Team"}])
     kind, mailbox_ids = (await load_journal_entries(ada.environment, bob.user.id))[-1]
-    assert (kind, mailbox_global_id(mailbox_ids[0])) == (ChangeKind.MAILBOX_DELETED, mailbox_id)
+    assert (kind, mailbox_global_id(mailbox_ids[0])) == (EventType.MAILBOX_DELETED, mailbox_id)
     user_selection = {"users": {"usernames": ["bob"]}}
     assert (await run_mailbox_mutation(root, "userDelete", "deletedIds", **user_selection))[
         "errors"
@@ -335,7 +335,7 @@ async def test_shares_are_deleted_with_mailbox_or_account(
     assert await select_rows(ada.environment, query) == []
     assert (await load_journal_entries(ada.environment, ada.user.id))[-1][
         0
-    ] is ChangeKind.MAILBOX_DELETED
+    ] is EventType.MAILBOX_DELETED
 
 
 async def test_admin_reads_only_the_shared_mailbox(ada: GraphQLClient) -> None:

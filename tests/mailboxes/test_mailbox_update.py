@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from models.errors import LimitReached
-from models.events.journal import ChangeKind
+from models.events.journal import EventType
 from models.runtime.environment import Environment
 from models.users.roles import AdminPermission, Role
 from resolvers.admin import tasks
@@ -147,7 +147,7 @@ async def test_path_is_subscribed_before_its_mailbox_exists(
     assert await load_subscriptions(ada) == (DEFAULT_MAILBOXES, ["Later/On"])
     assert await load_subscriptions(bob) == (DEFAULT_MAILBOXES, [])
     assert await load_journal_entries(ada.environment, ada.user.id, last) == [
-        (ChangeKind.USER_CHANGED, [ada.user.id])
+        (EventType.USER_CHANGED, [ada.user.id])
     ]
     await run_mailbox_mutation(ada, "mailboxUnsubscribe", mailboxes=refs("Sent", "Nowhere"))
     mailboxes, _ = await create_mailboxes(ada, "Later/On", subscribe=False)
@@ -225,7 +225,7 @@ async def test_mailbox_update_is_all_or_none(ada: GraphQLClient) -> None:
     changed = {"hidden": True, "retention": "P7D", "subscribed": False, "specialUse": None}
     assert answer["mailboxes"] == [{"path": path, **changed} for path in ("A", "B")]
     ((kind, ids),) = await load_journal_entries(ada.environment, ada.user.id, last)
-    assert (kind, len(ids)) == (ChangeKind.MAILBOX_UPDATED, 2)
+    assert (kind, len(ids)) == (EventType.MAILBOX_UPDATED, 2)
     last = await load_stream_position(ada.environment, ada.user.id)
     assert (await update_by_path(ada, "A", hidden=True))["errors"] == []
     assert await load_stream_position(ada.environment, ada.user.id) == last

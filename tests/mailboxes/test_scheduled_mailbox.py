@@ -63,9 +63,9 @@ async def test_move_to_sent_writes_change_event(
     await send_with_undo_window(ada, window="PT5S")
     clock.tick(seconds=6)
     await recipient_leases.claim_due_jobs(environment, QueueLimits())
-    query = select(col(Change.kind)).where(col(Change.stream_id) == ada.user.id)
+    query = select(col(Change.type)).where(col(Change.stream_id) == ada.user.id)
     rows = await environment.database.read(query.order_by(col(Change.last)))
-    kinds = [row.kind.value for row in rows]
+    kinds = [row.type.value for row in rows]
     assert kinds[-2:] == ["SUBMISSION_CHANGED", "MESSAGE_MOVED"]
 
 

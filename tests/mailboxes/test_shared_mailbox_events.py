@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from graph.types.scalars import SCALARS, Cursor
-from models.events.journal import ChangeKind, JournalEvent, StreamPositions
+from models.events.journal import EventType, JournalEvent, StreamPositions
 from resolvers.changes import stream_reader
 from resolvers.changes.stream_reader import EventBatch, FollowRequest, ResyncReason
 from tests.conftest import GraphQLClient, client_context, deliver_to, make_client
@@ -67,8 +67,8 @@ class ChangeFollower:
         return not pending.done()
 
 
-def kinds_and_locations(events: Sequence[JournalEvent]) -> list[tuple[ChangeKind, set[str]]]:
-    return [(event.kind, set(LOCATION_FACTS) & event.facts.keys()) for event in events]
+def kinds_and_locations(events: Sequence[JournalEvent]) -> list[tuple[EventType, set[str]]]:
+    return [(event.type, set(LOCATION_FACTS) & event.facts.keys()) for event in events]
 
 
 async def current_positions(client: GraphQLClient) -> StreamPositions:
@@ -91,7 +91,7 @@ async def test_grantee_gets_events_of_shared_mailbox_only(
     assert await follower.is_silent()
     await append_unread_messages(ada, "Team", "New")
     (event,) = await follower.events(1)
-    assert event.kind is ChangeKind.MESSAGE_ADDED
+    assert event.type is EventType.MESSAGE_ADDED
     assert event.facts["mailbox"] == (await ada.load_mailbox("Team")).id
     assert event.origin is None
     await deliver_to(bob, "Own")
@@ -104,20 +104,20 @@ async def test_share_and_its_end_send_events(ada: GraphQLClient, bob: GraphQLCli
     follower = await ChangeFollower(bob).start()
     await share_mailbox(ada, bob, *READ_RIGHTS)
     (event,) = await follower.events(1)
-    assert (event.kind, event.stream_id) == (ChangeKind.MAILBOX_CREATED, bob.user.id)
+    assert (event.type, event.stream_id) == (EventType.MAILBOX_CREATED, bob.user.id)
     await append_unread_messages(ada, "Team", "New")
     assert kinds_and_locations(await follower.events(1)) == [
-        (ChangeKind.MESSAGE_ADDED, {"mailbox", "uid"})
+        (EventType.MESSAGE_ADDED, {"mailbox", "uid"})
     ]
     await share_mailbox(ada, bob)
-    assert kinds_and_locations(await follower.events(1)) == [(ChangeKind.MAILBOX_DELETED, set())]
+    assert kinds_and_locations(await follower.events(1)) == [(EventType.MAILBOX_DELETED, set())]
     await append_unread_messages(ada, "Team", "Unheard")
     assert await follower.is_silent()
     await share_mailbox(ada, bob, *READ_RIGHTS)
-    assert kinds_and_locations(await follower.events(1)) == [(ChangeKind.MAILBOX_CREATED, set())]
+    assert kinds_and_locations(await follower.events(1)) == [(EventType.MAILBOX_CREATED, set())]
     await append_unread_messages(ada, "Team", "Heard")
     (event,) = await follower.events(1)
-    assert event.kind is ChangeKind.MESSAGE_ADDED
+    assert event.type is EventType.MESSAGE_ADDED
     assert event.facts["uid"] == 4
 
 
@@ -130,13 +130,13 @@ async def test_rights_are_checked_when_batch_is_built(
     await append_unread_messages(ada, "Team", "New")
     await share_mailbox(ada, bob, "LOOKUP")
     events = await ChangeFollower(bob, since).events(1)
-    assert {event.kind for event in events} == {ChangeKind.MAILBOX_UPDATED}
+    assert {event.type for event in events} == {EventType.MAILBOX_UPDATED}
     since = await current_positions(bob)
     await append_unread_messages(ada, "Team", "Newer")
     await share_mailbox(ada, bob, *READ_RIGHTS)
     await append_unread_messages(ada, "Team", "Newest")
     events = await ChangeFollower(bob, since).events(2)
-    (event,) = (event for event in events if event.kind is ChangeKind.MESSAGE_ADDED)
+    (event,) = (event for event in events if event.type is EventType.MESSAGE_ADDED)
     assert event.facts["uid"] == 4  # not the message that arrived while bob could not read
 
 
@@ -148,8 +148,8 @@ async def test_cursor_before_share_gets_all_later_events(
     await share_mailbox(ada, bob, *READ_RIGHTS)
     await append_unread_messages(ada, "Team", "After")
     follower = ChangeFollower(bob, since)
-    kinds = {event.kind for event in await follower.events(2)}
-    assert kinds == {ChangeKind.MAILBOX_CREATED, ChangeKind.MESSAGE_ADDED}
+    kinds = {event.type for event in await follower.events(2)}
+    assert kinds == {EventType.MAILBOX_CREATED, EventType.MESSAGE_ADDED}
     assert await follower.is_silent()
 
 
@@ -164,26 +164,26 @@ async def test_moves_out_of_and_into_share_are_delete_and_add_events(
     select = {"ids": [message_id]}
     await run_mutation(ada, "messageMove", select=select, to={"path": "Other"})
     deleted = await follower.events(1)
-    assert kinds_and_locations(deleted) == [(ChangeKind.MESSAGE_PURGED, {"mailbox", "uid"})]
+    assert kinds_and_locations(deleted) == [(EventType.MESSAGE_PURGED, {"mailbox", "uid"})]
     assert deleted[0].facts["mailbox"] == (await ada.load_mailbox("Team")).id
     await run_mutation(ada, "messageUpdate", select=select, set={"flagged": True})
     await run_mutation(ada, "messageMove", select=select, to={"path": "Team"})
     added = await follower.events(1)
-    assert kinds_and_locations(added) == [(ChangeKind.MESSAGE_ADDED, {"mailbox", "uid"})]
+    assert kinds_and_locations(added) == [(EventType.MESSAGE_ADDED, {"mailbox", "uid"})]
     assert added[0].facts["uid"] == 3
     await share_mailbox(ada, bob, *READ_RIGHTS, path="Other")
-    assert kinds_and_locations(await follower.events(1)) == [(ChangeKind.MAILBOX_CREATED, set())]
+    assert kinds_and_locations(await follower.events(1)) == [(EventType.MAILBOX_CREATED, set())]
     await run_mutation(ada, "messageMove", select=select, to={"path": "Other"})
     assert kinds_and_locations(await follower.events(1)) == [
-        (ChangeKind.MESSAGE_MOVED, set(LOCATION_FACTS))
+        (EventType.MESSAGE_MOVED, set(LOCATION_FACTS))
     ]
     await run_mutation(ada, "messageDelete", select=select)
     assert kinds_and_locations(await follower.events(1)) == [
-        (ChangeKind.MESSAGE_DELETED, {"mailbox", "uid"})
+        (EventType.MESSAGE_DELETED, {"mailbox", "uid"})
     ]
     await run_mutation(ada, "mailboxDelete", mailboxes=[{"path": "Other"}])
     (event,) = await follower.events(1)
-    assert (event.kind, event.stream_id) == (ChangeKind.MAILBOX_DELETED, bob.user.id)
+    assert (event.type, event.stream_id) == (EventType.MAILBOX_DELETED, bob.user.id)
 
 
 async def test_lookup_right_gets_mailbox_events_only(
@@ -196,7 +196,7 @@ async def test_lookup_right_gets_mailbox_events_only(
     assert await follower.is_silent()
     await run_mutation(ada, "mailboxRename", mailbox={"path": "Team"}, newPath="Crew")
     (event,) = await follower.events(1)
-    assert (event.kind, event.facts["path"]) == (ChangeKind.MAILBOX_RENAMED, "Crew")
+    assert (event.type, event.facts["path"]) == (EventType.MAILBOX_RENAMED, "Crew")
 
 
 async def test_kind_and_mailbox_filters_apply_to_events_of_share(
@@ -210,9 +210,9 @@ async def test_kind_and_mailbox_filters_apply_to_events_of_share(
     await run_mutation(
         ada, "messageMove", select={"mailbox": {"path": "Team"}}, to={"path": "Other"}
     )
-    filters = {"kinds": {ChangeKind.MESSAGE_PURGED}, "mailbox_ids": {mailbox_id}}
+    filters = {"types": {EventType.MESSAGE_PURGED}, "mailbox_ids": {mailbox_id}}
     assert kinds_and_locations(await ChangeFollower(bob, since, **filters).events(1)) == [
-        (ChangeKind.MESSAGE_PURGED, {"mailbox", "uid"})
+        (EventType.MESSAGE_PURGED, {"mailbox", "uid"})
     ]
     other_mailbox_ids = {(await ada.load_mailbox("Other")).id}
     assert await ChangeFollower(bob, since, mailbox_ids=other_mailbox_ids).is_silent()
@@ -277,13 +277,13 @@ async def test_live_subscriptions_get_events_of_shared_mailbox(
         for subscription in subscriptions[:2]:
             await wait_until(lambda subscription=subscription: len(subscription.events) == 1)
             (event,) = subscription.events
-            assert (event["kind"], event["mailbox"]["path"]) == ("MAILBOX_CREATED", "Team")
+            assert (event["type"], event["mailbox"]["path"]) == ("MAILBOX_CREATED", "Team")
         await deliver_to(ada, "Private")
         await append_unread_messages(ada, "Team", "New")
         for subscription in subscriptions[:2]:
             await wait_until(lambda subscription=subscription: len(subscription.events) == 2)
             event = subscription.events[1]
-            assert (event["kind"], event["user"]) == ("MESSAGE_ADDED", None)
+            assert (event["type"], event["user"]) == ("MESSAGE_ADDED", None)
             assert event["message"]["subject"] == "New"
             assert event["message"]["mailbox"] == {"path": "Team"}
         await share_mailbox(ada, bob)
@@ -291,7 +291,7 @@ async def test_live_subscriptions_get_events_of_shared_mailbox(
         await deliver_to(bob, "Own")
         for subscription in subscriptions[:2]:
             await wait_until(lambda subscription=subscription: len(subscription.events) == 4)
-            assert [event["kind"] for event in subscription.events[2:]] == [
+            assert [event["type"] for event in subscription.events[2:]] == [
                 "MAILBOX_DELETED",
                 "MESSAGE_ADDED",
             ]

@@ -12,7 +12,7 @@ from mail.recipients import address_resolution
 from mail.storage import message_insert, received_messages
 from mail.storage.message_insert import InsertedMessage, InsertKind
 from models.errors import NotFound, OverQuota
-from models.events.journal import Change, ChangeKind
+from models.events.journal import Change, EventType
 from models.messages.tables import Message, Thread, ThreadKey
 from models.runtime.environment import CommittedOptions, Environment
 from models.store.prepared_statements import MAX_ROWS_PER_INSERT
@@ -81,7 +81,7 @@ async def test_batch_gets_consecutive_uids_and_one_journal_entry(
     assert {row.modseq for row in message_rows} == {inserted[0].modseq}
     changes = await environment.database.read(
         select(Change.__table__).where(  # type: ignore[attr-defined]
-            col(Change.stream_id) == ada.user.id, col(Change.kind) == ChangeKind.MESSAGE_ADDED
+            col(Change.stream_id) == ada.user.id, col(Change.type) == EventType.MESSAGE_ADDED
         )
     )
     assert [(item.ids, item.facts["uid"], item.last) for item in changes] == [
@@ -180,7 +180,7 @@ async def test_batch_counts_towards_hourly_receive_limit(
     async with environment.database.write_session() as session:
         limit_update = update(User).where(col(User.id) == ada.user.id).values(received_per_hour=4)
         await (await session.connection()).execute(limit_update)
-    limit_events = select(Change.__table__).where(col(Change.kind) == ChangeKind.LIMIT_REACHED)  # type: ignore[attr-defined]
+    limit_events = select(Change.__table__).where(col(Change.type) == EventType.LIMIT_REACHED)  # type: ignore[attr-defined]
     await insert_batch(
         ada, [message_with_references("a"), message_with_references("b")], InsertKind.RECEIVED
     )

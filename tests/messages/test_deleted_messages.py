@@ -9,7 +9,7 @@ from sqlalchemy import text
 from graph.types import global_ids
 from mail.maintenance import housekeeping
 from mail.search import index_worker
-from models.events.journal import ChangeKind
+from models.events.journal import EventType
 from models.runtime.environment import Environment
 from models.users.roles import AdminPermission, Role
 from resolvers.admin import tasks
@@ -188,7 +188,7 @@ async def test_restored_messages_return_to_their_mailboxes(archive_owner: GraphQ
         for kind, _ in await load_journal_entries(
             archive_owner.environment, archive_owner.user.id, last
         )
-    ] == [ChangeKind.MESSAGE_RESTORED] * 2
+    ] == [EventType.MESSAGE_RESTORED] * 2
     assert await load_mailbox_path_by_subject(archive_owner) == {"a": "INBOX", "b": "Kept/Here"}
     assert await find_subjects(archive_owner, query="b") == ["b"]
     assert await find_subjects(archive_owner, query="b", seen=False) == ["b"]

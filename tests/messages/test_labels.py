@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from models.events.journal import ChangeKind
+from models.events.journal import EventType
 from tests.conftest import GraphQLClient, deliver_to
 from tests.support.operations.bulk_operations import inbox_selection, run_message_mutation
 from tests.support.stores.counter_check import load_journal_entries, load_stream_position
@@ -71,7 +71,7 @@ async def test_label_is_created_changed_and_deleted(ada_with_mail: GraphQLClient
             ada_with_mail.environment, ada_with_mail.user.id, last
         )
     ]
-    assert kinds == [ChangeKind.LABEL_CHANGED] * 5
+    assert kinds == [EventType.LABEL_CHANGED] * 5
     (error,) = (await delete_labels(ada_with_mail, {"keyword": "work"}))["errors"]
     assert (error["code"], error["path"]) == ("NOT_FOUND", ["labels", "0"])
     (error,) = (await update_labels(ada_with_mail, {"id": created["id"]}, name="x"))["errors"]

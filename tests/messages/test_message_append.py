@@ -43,7 +43,7 @@ async def test_uploaded_message_is_stored_byte_for_byte(
         assert message["expiresAt"] == "2030-01-03T00:00:03Z"
         assert message["metadata"] == {"a": 1}
     ((changed_at,),) = await select_rows(
-        ada_with_mail.environment, "SELECT max(at) FROM changes WHERE kind = 'MESSAGE_ADDED'"
+        ada_with_mail.environment, "SELECT max(at) FROM changes WHERE type = 'MESSAGE_ADDED'"
     )
     assert str(changed_at).startswith("2030-01-02")
 

@@ -7,7 +7,7 @@ import pytest
 
 from graph.types import global_ids
 from models.auth.security_log import AuthEventAction, AuthEventResult, AuthProtocol
-from models.events.journal import ChangeKind
+from models.events.journal import EventType
 from models.runtime.environment import Environment
 from resolvers.auth import security_log
 from resolvers.auth.security_log import NewSecurityEvent
@@ -24,7 +24,7 @@ from tests.support.servers.live_server import (
 )
 
 NOTIFICATIONS_SUBSCRIPTION = """subscription ($after: Cursor) {
-  notifications(after: $after) { kind title text at cursor hasMore message { id subject } } }"""
+  notifications(after: $after) { type title text at cursor hasMore message { id subject } } }"""
 CURSOR_QUERY = "{ viewer { user { cursor } } }"
 
 
@@ -55,7 +55,7 @@ async def test_new_mail_notifies_only_its_owner(
     await wait_until(lambda: ada_follower.payloads)
     (notification,) = received_notifications(ada_follower)
     message_id = global_ids.encode("Message", message.message_id)
-    assert (notification["kind"], notification["title"], notification["text"]) == (
+    assert (notification["type"], notification["title"], notification["text"]) == (
         "message.received",
         "Carol",
         "Hello",
@@ -100,7 +100,7 @@ async def test_subscription_continues_after_cursor_without_gaps(
         ada, NOTIFICATIONS_SUBSCRIPTION, after=stream_cursor(ada, 10_000)
     )
     await wait_until(lambda: resync_follower.payloads)
-    assert [notification["kind"] for notification in received_notifications(resync_follower)] == [
+    assert [notification["type"] for notification in received_notifications(resync_follower)] == [
         "resync"
     ]
     await resync_follower.unsubscribe()
@@ -126,10 +126,10 @@ async def test_limits_sign_ins_and_bounces_are_notified(
         "resetsAt": None,
     }  # fmt: skip
     user_id = ada.user.id
-    await record_journal_entry(ada, ChangeKind.LIMIT_REACHED, [user_id], **limit_facts)
+    await record_journal_entry(ada, EventType.LIMIT_REACHED, [user_id], **limit_facts)
     await record_journal_entry(
         ada,
-        ChangeKind.LIMIT_REACHED,
+        EventType.LIMIT_REACHED,
         [user_id],
         **{**limit_facts, "level": "FULL", "refused": True},
     )
@@ -143,12 +143,12 @@ async def test_limits_sign_ins_and_bounces_are_notified(
             client_context(ada),
             NewSecurityEvent(action, user_id, result, protocol=AuthProtocol.IMAP),
         )
-    await record_journal_entry(ada, ChangeKind.SUBMISSION_CHANGED, [7], state="SENT")
-    await record_journal_entry(ada, ChangeKind.SUBMISSION_CHANGED, [7], state="FAILED")
+    await record_journal_entry(ada, EventType.SUBMISSION_CHANGED, [7], state="SENT")
+    await record_journal_entry(ada, EventType.SUBMISSION_CHANGED, [7], state="FAILED")
     follower = await live_server.follow(ada, NOTIFICATIONS_SUBSCRIPTION, after=start)
     await wait_until(lambda: len(follower.payloads) == 6)
     assert [
-        (notification["kind"], notification["title"])
+        (notification["type"], notification["title"])
         for notification in received_notifications(follower)
     ] == [
         ("limit.reached", "Storage: used up to 81 %"),

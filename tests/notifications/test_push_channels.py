@@ -472,7 +472,7 @@ async def test_push_permission_is_required_of_users_and_admins(
     mutation = """mutation { pushChannelSet(input: {}) { errors { ... on ForbiddenError {
       requires } } } }"""
     errors = (await client_without_permission(mutation))["pushChannelSet"]["errors"]
-    assert errors == [{"requires": UserPermission.PUSHOVER}]
+    assert errors == [{"requires": UserPermission.PUSH_CHANNELS}]
     fields = http_channel_input(receiver, users={"usernames": ["ada"]})
     login_as_admin = await make_domain_admin(
         environment, ada.http, "over", [AdminPermission.IMPERSONATE]
@@ -480,11 +480,13 @@ async def test_push_permission_is_required_of_users_and_admins(
     assert paths_and_constraints(await run_push_channel_set(login_as_admin, **fields)) == [
         ([], "FORBIDDEN")
     ]
-    push_admin = await make_domain_admin(environment, ada.http, "half", [AdminPermission.PUSHOVER])
+    push_admin = await make_domain_admin(
+        environment, ada.http, "half", [AdminPermission.PUSH_CHANNELS]
+    )
     assert paths_and_constraints(await run_push_channel_set(push_admin, **fields)) == [
         ([], "FORBIDDEN")
     ]
-    permissions = [AdminPermission.PUSHOVER, AdminPermission.IMPERSONATE]
+    permissions = [AdminPermission.PUSH_CHANNELS, AdminPermission.IMPERSONATE]
     full_admin = await make_domain_admin(environment, ada.http, "under", permissions)
     assert paths_and_constraints(await run_push_channel_set(full_admin, **fields)) == []
     channels_query = 'query { user(by: {username: "ada"}) { pushChannels { kind } } }'

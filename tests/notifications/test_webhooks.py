@@ -8,14 +8,14 @@ import pytest
 from graph.types import global_ids
 from mail.maintenance import journal_retention, restore_mark
 from models.domains.tables import Domain
-from models.events.journal import ChangeKind
+from models.events.journal import EventType
 from models.runtime.environment import Environment
 from models.runtime.secret_box import SecretBox
 from models.users.roles import AdminPermission, Role
 from models.users.tables import User
 from resolvers.admin import secret_rotation, tasks
 from resolvers.auth import authentication
-from resolvers.notifications.webhook_event_types import TYPE_BY_CHANGE_KIND, TYPES, is_known_pattern
+from resolvers.notifications.webhook_event_types import TYPE_BY_EVENT_TYPE, TYPES, is_known_pattern
 from tests.conftest import GraphQLClient, ManualClock, deliver_to, make_client, make_user
 from tests.support.accounts.domain_admins import make_domain_admin
 from tests.support.operations.bulk_operations import inbox_selection, run_message_mutation
@@ -524,8 +524,8 @@ async def test_deliveries_are_read_backwards(
 
 
 def test_every_change_kind_has_an_event_type() -> None:
-    kinds_without_type = {ChangeKind.SECURITY_EVENT, ChangeKind.RESYNC}
-    assert set(TYPE_BY_CHANGE_KIND) == set(ChangeKind) - kinds_without_type
+    kinds_without_type = {EventType.SECURITY_EVENT, EventType.RESYNC}
+    assert set(TYPE_BY_EVENT_TYPE) == set(EventType) - kinds_without_type
     assert all(
         is_known_pattern(name) and is_known_pattern(name.split(".")[0] + ".*") for name in TYPES
     )

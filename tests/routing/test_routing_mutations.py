@@ -10,7 +10,7 @@ from sqlmodel import col
 from graph.types import global_ids
 from mail.routing import password_contexts
 from models.admin.audit_log import AuditLogEntry
-from models.events.journal import PLATFORM, ChangeKind
+from models.events.journal import PLATFORM, EventType
 from models.routing.tables import RelayHost
 from models.runtime.environment import Environment
 from models.runtime.secret_box import SecretBox, generate_key
@@ -104,7 +104,7 @@ async def test_relay_host_is_created_updated_listed_and_deleted(
         "hasPassword": True, "tls": True, "active": True, "usedByDomains": [],
     }  # fmt: skip
     assert (await load_journal_entries(environment, PLATFORM))[-1] == (
-        ChangeKind.RELAY_HOST_CHANGED,
+        EventType.RELAY_HOST_CHANGED,
         [relay_id],
     )
     updated, errors = await update_items(
@@ -400,7 +400,7 @@ async def test_deleted_relay_host_is_removed_from_domains(
     nodes = (await root(document))["domains"]["nodes"]
     assert [node["relayHost"] for node in nodes] == [None, None]
     assert (await load_journal_entries(environment, domain_id))[-1] == (
-        ChangeKind.DOMAIN_CHANGED,
+        EventType.DOMAIN_CHANGED,
         [domain_id],
     )
     assert await select_rows(environment, "SELECT relay_host_id FROM domains") == [(None,), (None,)]

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, event
 from sqlmodel import SQLModel
 
 from models.events import journal
-from models.events.journal import ChangeKind
+from models.events.journal import EventType
 from models.runtime.environment import Environment
 from models.users.roles import AdminPermission, Role, Scope
 from resolvers.auth import authentication
@@ -120,7 +120,7 @@ def assert_journal_matches_changes(
     entries = [row for key, row in after["changes"].items() if key not in before["changes"]]
     for table, (kind, ignored) in JOURNALED_TABLES.items():
         journaled_keys = {
-            key for row in entries if row["kind"].startswith(kind) for key in row["ids"]
+            key for row in entries if row["type"].startswith(kind) for key in row["ids"]
         }
         extra_keys = {client.user.id} if call.nudges_clients and table == "users" else set()
         parts = [changed_row_ids(before, after, part, set()) for part in PART_TABLES.get(table, ())]
@@ -428,12 +428,12 @@ async def test_submit_scope_cannot_read_mail_through_payload(name: str, ada: Gra
 def test_every_change_kind_belongs_to_a_table_or_is_listed() -> None:
     kind_prefixes = {kind for kind, _ in JOURNALED_TABLES.values()}
     other_kinds = {
-        kind for kind in ChangeKind if not any(kind.startswith(prefix) for prefix in kind_prefixes)
+        kind for kind in EventType if not any(kind.startswith(prefix) for prefix in kind_prefixes)
     }
     assert other_kinds == {
-        ChangeKind.DOMAIN_CHANGED,
-        ChangeKind.LIMIT_REACHED,
-        ChangeKind.RESYNC,
-        ChangeKind.THREAD_CHANGED,  # mute and merge, which are no message events
+        EventType.DOMAIN_CHANGED,
+        EventType.LIMIT_REACHED,
+        EventType.RESYNC,
+        EventType.THREAD_CHANGED,  # mute and merge, which are no message events
     }
     assert journal.PLATFORM == 0

@@ -15,7 +15,7 @@ from tests.support.schema.printed_schema import SDL
 RENAMES = Path(__file__).parents[2] / "docs" / "renames-1.0.csv"
 COORDINATES = {coordinate for coordinate, _ in naming_rules.iter_describable(SDL)}
 REUSED_NAMES = {
-    "ChangeKind.MESSAGE_DELETED",
+    "EventType.MESSAGE_DELETED",
     "LimitChange.limit",
 }  # old names that now mean something else
 # Words of the older vocabulary, as parts of names: see docs/glossary.md for the words to use.

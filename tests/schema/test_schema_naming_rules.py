@@ -22,12 +22,13 @@ CONNECTOR_FIELDS = (*("autoMapFolders", "mirrorDeletes", "removeDuplicates", "vi
 EXCEPTIONS: dict[str, dict[str, str]] = {  # by rule: the exceptions with their reasons
     "find_wrong_suffix": {
         "ContentType": "the header field Content-Type",
+        "EventType": "the type of an event, which programs select events by",
         "Filter": "a rule for mail, and no input to find something by",
         "FileContent": "a way to say what is in a file, inside an input",
         "ImportSource": "a choice of sources, inside an input",
         "MessageUid": "a reference by folder and UID",
         "MutationOptions": "part of every input",
-        "ReferenceAttachments": "a choice of attachments, inside inputs",
+        "SourceAttachments": "a choice of attachments, inside inputs",
         "SpecialMailboxNames": "names by special use, inside an input",
     },
     "find_repeated_type_name": {

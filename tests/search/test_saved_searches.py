@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from graph.types import global_ids
-from models.events.journal import ChangeKind
+from models.events.journal import EventType
 from resolvers.messages.filters.message_filter import MessageConditions
 from resolvers.search import saved_searches
 from tests.conftest import GraphQLClient, ManualClock, client_context, deliver_to
@@ -85,7 +85,7 @@ async def test_saved_search_is_created_changed_and_deleted(ada_with_mail: GraphQ
             ada_with_mail.environment, ada_with_mail.user.id, last
         )
     ]
-    assert kinds == [ChangeKind.SAVED_SEARCH_CHANGED] * 4
+    assert kinds == [EventType.SAVED_SEARCH_CHANGED] * 4
     (error,) = (await delete_saved_search(ada_with_mail, {"name": "unread"}))["errors"]
     assert (error["code"], error["path"]) == ("NOT_FOUND", ["savedSearches", "0"])
     (error,) = (await update_saved_search(ada_with_mail, {"id": saved["id"]}, name="x"))["errors"]

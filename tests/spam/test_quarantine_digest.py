@@ -13,7 +13,7 @@ from sqlmodel import col
 
 from mail.delivery import quarantine
 from mail.delivery.quarantine import QuarantineReason
-from models.events.journal import ChangeKind
+from models.events.journal import EventType
 from models.runtime.environment import Environment
 from models.spam.quarantine import QuarantineItem
 from resolvers.admin import tasks
@@ -102,7 +102,7 @@ async def test_digest_lists_quarantined_messages(ada: GraphQLClient, clock: Manu
     changed_items = [
         keys
         for kind, keys in await load_journal_entries(environment, ada.user.id, position)
-        if kind is ChangeKind.QUARANTINE_CHANGED
+        if kind is EventType.QUARANTINE_CHANGED
     ]
     assert changed_items == [[row.id for row in await load_quarantine_rows(environment)]]
     assert all(row.notified for row in await load_quarantine_rows(environment))

@@ -8,7 +8,7 @@ import pytest
 from graph.types import global_ids
 from mail.delivery.quarantine import QuarantineReason
 from mail.maintenance import housekeeping
-from models.events.journal import ChangeKind
+from models.events.journal import EventType
 from models.users.roles import AdminPermission
 from resolvers.admin import tasks
 from tests.conftest import GraphQLClient, ManualClock, raw_message
@@ -60,11 +60,11 @@ async def test_released_message_is_stored_as_newly_received(
             "subject": "Mixed",
             "mailbox": {"path": "INBOX"},
             "seen": False,
-            "envelope": {"from": CAROL_ADDRESS, "rcpt": [{"value": ada.address}]},
+            "envelope": {"from": CAROL_ADDRESS, "recipients": [{"value": ada.address}]},
         }
     ]
     assert [kind for kind, _ in await load_journal_entries(environment, ada.user.id, position)] == [
-        ChangeKind.MESSAGE_ADDED,
+        EventType.MESSAGE_ADDED,
         QUARANTINE_CHANGED,
     ]
     assert (await load_quarantine_rows(environment), await list_quarantined_subjects(ada)) == (
@@ -73,7 +73,7 @@ async def test_released_message_is_stored_as_newly_received(
     )
     ((facts,),) = await select_rows(
         environment,
-        "SELECT facts FROM changes WHERE kind = 'MESSAGE_ADDED' ORDER BY at DESC LIMIT 1",
+        "SELECT facts FROM changes WHERE type = 'MESSAGE_ADDED' ORDER BY at DESC LIMIT 1",
     )
     assert '"received"' in str(facts) or "'received'" in str(facts)
     source = "{ viewer { user { messages(first: 1) { nodes { sourceUrl receivedAt } } } } }"

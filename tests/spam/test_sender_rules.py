@@ -9,7 +9,7 @@ from sqlalchemy import insert, select, text
 
 from graph.types import global_ids
 from mail.spam.sender_rules import load_matching_rules
-from models.events.journal import PLATFORM, ChangeKind
+from models.events.journal import PLATFORM, EventType
 from models.runtime.environment import Environment
 from models.spam.sender_rules import (
     PLATFORM_PLACE,
@@ -56,7 +56,7 @@ LIST_RULES = """query ($filter: SenderRuleFilter, $first: Int, $after: String, $
 RULE_NODE = "query ($id: ID!) { node(id: $id) { ... on SenderRule { pattern } } }"
 ADA_SCOPE = {"user": {"username": "ada"}}
 GLOBAL_SCOPE = {"global": True}
-RULE_CHANGED = ChangeKind.SENDER_RULE_CHANGED
+RULE_CHANGED = EventType.SENDER_RULE_CHANGED
 
 
 async def rule_error(client: GraphQLClient, **arguments: Any) -> tuple[Any, ...]:
@@ -572,10 +572,10 @@ async def test_rule_change_is_an_event_of_the_user(ada: GraphQLClient) -> None:
     cursor = (await ada("{ viewer { user { cursor } } }"))["viewer"]["user"]["cursor"]
     (rule,) = await create_sender_rules(ada, ADA_SCOPE, "shop.example")
     document = """query ($after: Cursor!) { changes(after: $after) { events {
-      kind ... on AccountChange { nodeId node { ... on SenderRule { pattern } } } } } }"""
+      type ... on AccountChange { nodeId node { ... on SenderRule { pattern } } } } } }"""
     events = (await ada(document, after=cursor))["changes"]["events"]
     assert events == [
-        {"kind": RULE_CHANGED.value, "nodeId": rule["id"], "node": {"pattern": "shop.example"}}
+        {"type": RULE_CHANGED.value, "nodeId": rule["id"], "node": {"pattern": "shop.example"}}
     ]
     await run_mutation(ada, DELETE_RULES, senderRules=[{"id": rule["id"]}])
     events = (await ada(document, after=cursor))["changes"]["events"]
@@ -613,7 +613,7 @@ async def test_administrators_get_events_of_domain_rules(
         tag_rule["id"],
         domain_rule["id"],
     }
-    assert {event["kind"] for event in received_events(admin_subscription)} == {RULE_CHANGED}
+    assert {event["type"] for event in received_events(admin_subscription)} == {RULE_CHANGED}
     for event in (admin_subscription, domain_subscription):
         await event.unsubscribe()
 

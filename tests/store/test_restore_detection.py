@@ -18,7 +18,7 @@ from mail.storage.blobs.garbage_collector import (
 )
 from models.errors import Unauthenticated
 from models.events.incarnation import MARK_OBJECT_NAME, DroppedObject, StoreIncarnation
-from models.events.journal import Change, ChangeKind, Stream
+from models.events.journal import Change, EventType, Stream
 from models.files.blobs import Blob
 from models.mailboxes.tables import Mailbox
 from models.runtime.environment import Environment
@@ -93,7 +93,7 @@ async def test_unrestored_database_keeps_its_incarnation(
     for clean_stop in (True, False):
         if clean_stop:
             await restore_guard.write_clean_stop_mark()
-        await record_journal_entry(ada, ChangeKind.LABEL_CHANGED, [1])
+        await record_journal_entry(ada, EventType.LABEL_CHANGED, [1])
         next_world = await restart_process(environment)
         assert (next_world.incarnation.number, next_world.incarnation.base) == (0, 0)
     await restore_guard.begin_incarnation_if_older_than_seen()
@@ -105,7 +105,7 @@ async def test_database_older_than_the_mark_begins_a_new_incarnation(
 ) -> None:
     environment, before = ada.environment, await uid_validities(ada.environment)
     old_positions = await load_last_stream_positions(client_context(ada))
-    await record_journal_entry(ada, ChangeKind.LABEL_CHANGED, [1])
+    await record_journal_entry(ada, EventType.LABEL_CHANGED, [1])
     lost_positions = await load_last_stream_positions(client_context(ada))
     await restore_guard.write_clean_stop_mark()
     await simulate_restore(environment, ada)
@@ -116,7 +116,7 @@ async def test_database_older_than_the_mark_begins_a_new_incarnation(
     assert (mark.number, mark.base) == (1, next_world.incarnation.base)
     ada = replace(ada, environment=next_world)
     for _ in range(3):
-        await record_journal_entry(ada, ChangeKind.LABEL_CHANGED, [1])
+        await record_journal_entry(ada, EventType.LABEL_CHANGED, [1])
     for positions in (old_positions, lost_positions):
         batch = await read_event_page(client_context(ada), FollowRequest(positions), 100)
         assert (batch.resync_reason, batch.events) == (ResyncReason.STORE_RESTORED, [])
@@ -196,7 +196,7 @@ async def test_running_server_detects_lost_commits(
 ) -> None:
     environment = ada.environment
     with environment.wakeups.follow_all_streams() as wakeup:
-        await record_journal_entry(ada, ChangeKind.LABEL_CHANGED, [1])
+        await record_journal_entry(ada, EventType.LABEL_CHANGED, [1])
         restore_guard._remember_grown_positions(wakeup)  # noqa: SLF001 - as the guard's loop does
     await restore_guard.begin_incarnation_if_older_than_seen()
     assert environment.incarnation.number == 0
@@ -215,7 +215,7 @@ async def test_waiting_follower_gets_a_resync(ada: GraphQLClient) -> None:
     async with asyncio.timeout(20):
         batch = await next_batch
         assert batch.resync_reason is ResyncReason.STORE_RESTORED
-        position = await record_journal_entry(ada, ChangeKind.LABEL_CHANGED, [1])
+        position = await record_journal_entry(ada, EventType.LABEL_CHANGED, [1])
         batch = await anext(batches)
     assert batch.position[ada.user.id] == position
     await batches.aclose()

@@ -16,7 +16,7 @@ from sqlalchemy import literal, make_url, select, text
 from mail.smtp.lmtp import LmtpListener
 from mail.storage.blobs.object_stores import BucketStore
 from merganser.server.observability.logs import OutageFilter
-from models.events.journal import ChangeKind
+from models.events.journal import EventType
 from models.store.database import Database
 from models.store.outage_log import OUTAGES
 from models.store.outages import StorageUnavailable
@@ -127,7 +127,7 @@ async def test_subscription_continues_after_an_outage(
     query = "subscription { changes { events { __typename } } }"
     followers = [await live_server.follow(ada, query), await live_server.stream(ada, query)]
     await wait_until(lambda: live_server.subscriber_count == 2, RECOVERY_TIMEOUT)
-    await record_journal_entry(ada, ChangeKind.MAILBOX_UPDATED, [1])
+    await record_journal_entry(ada, EventType.MAILBOX_UPDATED, [1])
     for follower in followers:
         await wait_until(lambda follower=follower: len(follower.events) == 1, RECOVERY_TIMEOUT)
     await postgres_proxy.cut_connections()
@@ -136,7 +136,7 @@ async def test_subscription_continues_after_an_outage(
     )  # the followers read and find no database
     await asyncio.sleep(1)
     await postgres_proxy.start()
-    await record_journal_entry(ada, ChangeKind.MAILBOX_UPDATED, [2])
+    await record_journal_entry(ada, EventType.MAILBOX_UPDATED, [2])
     for follower in followers:
         await wait_until(lambda follower=follower: len(follower.events) == 2, RECOVERY_TIMEOUT)
         assert not [result for result in follower.results if result.get("errors")]

@@ -19,7 +19,7 @@ from mail.storage.blobs.object_stores import FolderStore
 from mail.storage.draft_replacement import EarlierDraft
 from mail.storage.message_insert import MessagePlacement
 from models.errors import Conflict, StaleObject
-from models.events.journal import ChangeKind
+from models.events.journal import EventType
 from models.runtime.environment import Environment
 from models.users.tables import User
 from resolvers.mailboxes import loaders as mailbox_loaders
@@ -87,7 +87,7 @@ async def test_saved_draft_keeps_id_and_unchanged_fields(
     message = await parse_uploaded_message(ada, answer)
     assert (str(message["Subject"]), message["To"]) == ("Geese", None)
     assert str(message["Date"]) == "Tue, 01 Jan 2030 00:01:00 +0000"
-    expected_journal = [(ChangeKind.MESSAGE_UPDATED, [global_ids.decode("Message", draft["id"])])]
+    expected_journal = [(EventType.MESSAGE_UPDATED, [global_ids.decode("Message", draft["id"])])]
     assert await load_journal_entries(environment, ada.user.id, before) == expected_journal
     drafts = await ada.load_mailbox("Drafts")
     assert (drafts.total, drafts.unseen, drafts.size, drafts.uid_next) == (
@@ -178,9 +178,9 @@ async def test_saved_reply_keeps_reference_and_attaches_files_once(ada: GraphQLC
         b"Content-Type: text/csv\r\nContent-Disposition: attachment; filename=p.csv\r\n\r\n1;2\r\n"
     )
     message_id = global_ids.encode("Message", (await deliver_to(ada, raw)).message_id)
-    reference = {"message": {"id": message_id}, "action": "REPLY", "attachments": {"all": True}}
-    draft = await save_draft(ada, reference=reference)
-    for arguments in ({"subject": "Re: Plans"}, {"reference": reference}):
+    reference = {"message": {"id": message_id}, "relation": "REPLY", "attachments": {"all": True}}
+    draft = await save_draft(ada, source=reference)
+    for arguments in ({"subject": "Re: Plans"}, {"source": reference}):
         answer = await save_draft_again(ada, draft, **arguments)
         current = answer["message"]
         assert [name for name, *_ in await load_attached_files(ada, answer)] == ["p.csv"]
@@ -198,8 +198,8 @@ async def test_draft_joins_and_leaves_thread_with_its_reference(
     message_id = global_ids.encode(
         "Message", (await deliver_to(ada, raw_message("Plans"))).message_id
     )
-    reference = {"message": {"id": message_id}, "action": "REPLY"}
-    joined = (await save_draft_again(ada, draft, reference=reference))["message"]
+    reference = {"message": {"id": message_id}, "relation": "REPLY"}
+    joined = (await save_draft_again(ada, draft, source=reference))["message"]
     assert joined["thread"]["id"] != draft["thread"]["id"]
     assert (joined["thread"]["subject"], joined["thread"]["messageCount"]) == ("Plans", 2)
     assert len(await select_rows(environment, "SELECT id FROM threads")) == 1

@@ -6,7 +6,7 @@ import pytest
 
 from graph.types import global_ids
 from models.addresses.tables import AddressKind
-from models.events.journal import ChangeKind
+from models.events.journal import EventType
 from models.runtime.environment import Environment
 from models.users.roles import AdminPermission
 from resolvers.mailboxes import loaders as mailbox_loaders
@@ -98,7 +98,7 @@ async def test_implied_identity_keeps_id_when_changed(
         (error,) = (await delete_identities(ada, identity["id"]))["errors"]
         assert (error["code"], error["path"]) == ("CONFLICT", ["identities", "0"])
     kinds = [kind for kind, _ in await load_journal_entries(environment, ada.user.id, last)]
-    assert kinds == [ChangeKind.IDENTITY_CHANGED] * 6
+    assert kinds == [EventType.IDENTITY_CHANGED] * 6
 
 
 async def test_identity_fields_are_set_and_cleared(ada: GraphQLClient) -> None:

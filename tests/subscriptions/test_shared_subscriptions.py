@@ -16,7 +16,7 @@ from graph.schema import schema
 from graph.subscriptions import result_stream
 from merganser.settings.settings import Settings
 from models.auth.credentials import ApiKey
-from models.events.journal import ChangeKind
+from models.events.journal import EventType
 from models.runtime.environment import Environment
 from models.store.database import Database
 from models.users.roles import Role, Scope
@@ -225,7 +225,7 @@ async def test_different_batch_windows_and_hosts_are_not_shared(
 async def test_new_subscriber_does_not_wait_for_running_debounce(
     live_server: LiveServer, ada: GraphQLClient
 ) -> None:
-    query = 'subscription { changes(debounce: "PT20S") { cursor events { kind } } }'
+    query = 'subscription { changes(debounce: "PT20S") { cursor events { type } } }'
     first = await live_server.follow(ada, query)
     await wait_until(lambda: live_server.subscriber_count == 1)
     await create(ada, "One")
@@ -341,7 +341,7 @@ async def test_error_in_event_is_masked_and_stream_continues(
 
     def make_broken_event(event: Any) -> Any:
         change = from_event(event)
-        change.kind = hidden_text
+        change.type = hidden_text
         return change
 
     monkeypatch.setattr(change_types.MailboxChange, "from_event", make_broken_event)
@@ -407,7 +407,7 @@ async def test_late_subscribers_catch_up_and_then_share(
 async def test_slow_reader_delays_no_one_and_gets_batched_events(
     live_server: LiveServer, ada: GraphQLClient, is_websocket: bool
 ) -> None:
-    query = """subscription { changes(debounce: "PT0S") { cursor events { kind
+    query = """subscription { changes(debounce: "PT0S") { cursor events { type
         ... on MailboxChange { path } ... on ResyncChange { reason } } } }"""
     with SlowClient(live_server.port) as slow_client:
         await slow_client.subscribe(ada, query, by_websocket=is_websocket)
@@ -418,7 +418,7 @@ async def test_slow_reader_delays_no_one_and_gets_batched_events(
         padding = "x" * 120_000
         for number in range(60):  # 7 MB: the kernel buffers about 3 MB, and one batch is read
             await record_journal_entry(
-                ada, ChangeKind.MAILBOX_UPDATED, [1], path=f"{number} {padding}"
+                ada, EventType.MAILBOX_UPDATED, [1], path=f"{number} {padding}"
             )
             await wait_until(lambda: len(healthy.events) == number + 1)  # noqa: B023
             del healthy.payloads[:-1]
@@ -442,7 +442,7 @@ async def test_slow_reader_delays_no_one_and_gets_batched_events(
 async def test_reader_too_far_behind_gets_one_resync(
     live_server: LiveServer, ada: GraphQLClient
 ) -> None:
-    query = """subscription { changes(debounce: "PT0S") { cursor events { kind
+    query = """subscription { changes(debounce: "PT0S") { cursor events { type
         ... on MailboxChange { path } ... on ResyncChange { reason } } } }"""
     with SlowClient(live_server.port) as slow_client:
         await slow_client.subscribe(ada, query, by_websocket=True)
@@ -451,11 +451,11 @@ async def test_reader_too_far_behind_gets_one_resync(
         padding = "x" * 1_000_000
         for number in range(8):
             await record_journal_entry(
-                ada, ChangeKind.MAILBOX_UPDATED, [1], path=f"{number} {padding}"
+                ada, EventType.MAILBOX_UPDATED, [1], path=f"{number} {padding}"
             )
             await wait_until(lambda: len(healthy.events) == number + 1)  # noqa: B023
         for _ in range(11):
-            last_number = await record_journal_entry(ada, ChangeKind.TASK_CHANGED, [1] * 1000)
+            last_number = await record_journal_entry(ada, EventType.TASK_CHANGED, [1] * 1000)
         # the other subscriber receives all events
         await wait_until(lambda: len(healthy.events) == 11_008)
         received = await slow_client.read_until(b'"reason":"OVERFLOW"}]}}}}'[:-2])
@@ -478,7 +478,7 @@ async def test_client_that_does_not_read_is_disconnected_after_timeout(
             await slow_client.subscribe(ada, query, by_websocket=is_websocket)
             await wait_until(lambda: live_server.subscriber_count == 1)
             await record_journal_entry(
-                ada, ChangeKind.MAILBOX_UPDATED, [1] * 8, path="x" * 1_000_000
+                ada, EventType.MAILBOX_UPDATED, [1] * 8, path="x" * 1_000_000
             )
             await wait_until(lambda: not live_server.endpoint.connection_watch.connections)
             await wait_until(lambda: not live_server.groups)

@@ -96,13 +96,13 @@ async def test_each_change_is_an_event_with_its_cursor(
         received = await deliver_to(ada, "Hello")
         await wait_until(lambda: len(reader.events) == 2)
     created, added = reader.events
-    assert (created["kind"], created["path"], created["mailbox"]) == (
+    assert (created["type"], created["path"], created["mailbox"]) == (
         "MAILBOX_CREATED",
         "Box",
         {"messageCount": 0, "unseenCount": 0},
     )
     assert created["mailboxId"] == global_ids.encode("Mailbox", (await ada.load_mailbox("Box")).id)
-    assert (added["kind"], added["messageId"]) == (
+    assert (added["type"], added["messageId"]) == (
         "MESSAGE_ADDED",
         global_ids.encode("Message", received.message_id),
     )
@@ -124,7 +124,7 @@ async def test_last_event_id_continues_stream(live_server: LiveServer, ada: Grap
     assert [event["uid"] for event in reader.events] == [2, 3, 4]
     async with open_updates(live_server, ada, Last_Event_ID=stream_cursor(ada, 10**6)) as reader:
         await wait_until(lambda: reader.events)
-    assert (reader.events[0]["kind"], reader.events[0]["reason"]) == ("RESYNC", "CURSOR_UNKNOWN")
+    assert (reader.events[0]["type"], reader.events[0]["reason"]) == ("RESYNC", "CURSOR_UNKNOWN")
     assert reader.last_event_id == stream_cursor(ada, NEW_ACCOUNT_EVENT_COUNT + 4)
 
 
@@ -147,8 +147,8 @@ async def test_updates_equal_events_of_subscription(
         await append_unread_messages(ada, "Team", "Unheard")
         await deliver_to(bob, "Last")
         await wait_until(lambda: len(reader.events) == 4 == len(follower.events))
-    events = [(event["kind"], event["cursor"]) for event in reader.events]
-    assert events == [(event["kind"], event["cursor"]) for event in follower.events]
+    events = [(event["type"], event["cursor"]) for event in reader.events]
+    assert events == [(event["type"], event["cursor"]) for event in follower.events]
     await follower.unsubscribe()
 
 
@@ -176,7 +176,7 @@ async def test_updates_of_other_users_need_administrator(
     ) as reader:
         await deliver_to(ada, "Hello")
         await wait_until(lambda: reader.events)
-    assert reader.events[0]["kind"] == "MESSAGE_ADDED"
+    assert reader.events[0]["type"] == "MESSAGE_ADDED"
 
 
 async def test_invalid_request_is_refused_with_status(

@@ -361,7 +361,7 @@ async def test_concurrent_refused_messages_report_the_limit_once(ada: GraphQLCli
     ]
 
 
-LIMIT_SUBSCRIPTION = """subscription { changes(kinds: [LIMIT_REACHED]) { events { kind
+LIMIT_SUBSCRIPTION = """subscription { changes(types: [LIMIT_REACHED]) { events { type
   user { username } ... on LimitChange { limitKind level used limit refused resetsAt } } } }"""
 
 
@@ -377,7 +377,7 @@ async def test_only_subscribers_of_the_user_get_limit_events(
     await receive_messages_of_sizes(ada, 8_000, 500)
     await receive_messages_of_sizes(bob, 500)
     await wait_until(lambda: len(ada_socket.events) == 2)
-    common_fields = {"kind": "LIMIT_REACHED", "user": {"username": "ada"}, "refused": False}
+    common_fields = {"type": "LIMIT_REACHED", "user": {"username": "ada"}, "refused": False}
     assert ada_socket.events == [
         {**common_fields, "limitKind": "STORAGE", "level": "WARNING", "used": 8_000, "limit": QUOTA,
          "resetsAt": None},

@@ -112,7 +112,7 @@ async def test_user_create_has_defaults(root: GraphQLClient) -> None:
 
 
 @pytest.mark.parametrize(
-    ("invalid_input", "REFUSAL"),
+    ("invalid_input", "refusal"),
     [
         ({"password": "short"}, ("password", "MIN")),
         ({"password": MD5_CRYPT_HASH[:-1], "hashedPassword": True}, ("password", "PASSWORD_HASH")),

@@ -25,7 +25,7 @@ from merganser.errors import EXIT_USAGE, CommandError
 from merganser.server.environment_factory import user_context
 from models.admin.tasks import Task, TaskKind, TaskState
 from models.errors import OverQuota, RequestError
-from models.events.journal import ChangeKind
+from models.events.journal import EventType
 from models.runtime.environment import Environment
 from models.store.columns import ColumnRow, select_columns
 from models.users.tables import User
@@ -188,7 +188,7 @@ async def _start_or_resume(
         task.started_at, task.attempts = now, task.attempts + 1
         session.add(task)
         await session.flush()
-        await ctx.record_change(session, user_id, ChangeKind.TASK_CHANGED, [key])
+        await ctx.record_change(session, user_id, EventType.TASK_CHANGED, [key])
     import_id = (
         key if is_same_source or not checkpoint else environment.new_id()
     )  # a changed source is read from the start
@@ -285,7 +285,7 @@ async def _update_task(
     changed = await (await session.connection()).execute(statement.returning(col(Task.cancelled)))
     stop = bool(changed.scalar_one())
     ctx, user_id = run.import_state.ctx, run.import_state.user.id
-    await ctx.record_change(session, user_id, ChangeKind.TASK_CHANGED, [run.task_id])
+    await ctx.record_change(session, user_id, EventType.TASK_CHANGED, [run.task_id])
     return stop
 
 

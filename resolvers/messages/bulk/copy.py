@@ -15,7 +15,7 @@ from mail.storage import held_copies
 from mail.storage.message_flags import imap_flags
 from mail.storage.message_insert import take_quota_and_count_received
 from models.admin.legal_holds import CopyOrigin
-from models.events.journal import ChangeKind
+from models.events.journal import EventType
 from models.events.wakeups import UNINDEXED
 from models.files.blobs import MessageBlob
 from models.messages.tables import Message, Thread, ThreadKey
@@ -46,7 +46,7 @@ async def copy_returning_uids_by_copy_id(
     last = await ctx.record_change(
         session,
         owner,
-        ChangeKind.MESSAGE_ADDED,
+        EventType.MESSAGE_ADDED,
         keys,
         mailbox=target.id,
         uid=list(uids),

@@ -12,7 +12,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from mail.scanners import training_worker
 from mail.storage.message_flags import SYSTEM_FLAGS, imap_flags, imap_flags_from_values
 from models.errors import InvalidInput
-from models.events.journal import ChangeKind
+from models.events.journal import EventType
 from models.messages.tables import Message
 from models.runtime.environment import DatabaseTransaction
 from models.store.columns import ColumnRow, core_table, select_columns
@@ -217,7 +217,7 @@ def _modseq_and_journal_statements(
 ) -> tuple[int, list[StatementWithValues]]:
     """Return the new MODSEQ of these messages of one account, and the journal statements."""
     entries = ctx.journal_entries(
-        ChangeKind.MESSAGE_UPDATED,
+        EventType.MESSAGE_UPDATED,
         raw_values(rows, "id"),
         mailbox=raw_values(rows, "mailbox_id"),
         uid=raw_values(rows, "uid"),

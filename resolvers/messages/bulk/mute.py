@@ -6,7 +6,7 @@ from sqlalchemy import select, update
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from models.events.journal import ChangeKind
+from models.events.journal import EventType
 from models.messages.tables import Thread
 from models.store.columns import select_columns
 from resolvers.access import is_visible, require_user_id
@@ -30,5 +30,5 @@ async def set_muted(
             await (await session.connection()).execute(statement)
     if changed:
         await ctx.record_change(
-            session, require_user_id(ctx), ChangeKind.THREAD_CHANGED, sorted(changed)
+            session, require_user_id(ctx), EventType.THREAD_CHANGED, sorted(changed)
         )

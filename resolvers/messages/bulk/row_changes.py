@@ -23,7 +23,7 @@ from mail.storage.message_flags import SYSTEM_FLAGS, imap_flags
 from mail.storage.message_insert import take_quota_and_count_received
 from mail.storage.thread_assignment import delete_empty_threads_statement
 from models.errors import InvalidInput, NotFound
-from models.events.journal import ChangeKind
+from models.events.journal import EventType
 from models.mailboxes.tables import Mailbox
 from models.messages.tables import Message
 from models.store.columns import ColumnRow, UtcDateTime, core_table, select_columns
@@ -276,7 +276,7 @@ async def move_messages(
     last = await ctx.record_change(
         session,
         target.user_id,
-        ChangeKind.MESSAGE_MOVED,
+        EventType.MESSAGE_MOVED,
         [row.id for row in moved],
         mailbox=target.id,
         uid=list(uids),
@@ -371,7 +371,7 @@ async def move_to_deleted(
     options = ctx.environment.options
     for user_id, user_rows in group_rows_by_user(rows).items():
         last = await _record_removal_returning_modseq(
-            ctx, session, ChangeKind.MESSAGE_DELETED, user_rows
+            ctx, session, EventType.MESSAGE_DELETED, user_rows
         )
         for row_kind, keep in (
             (False, options.deleted_messages_retention),
@@ -415,7 +415,7 @@ async def delete_permanently(
     connection = await session.connection()
     for user_id, user_rows in group_rows_by_user(rows).items():
         await copy_to_legal_holds(ctx, session, user_id, [row.id for row in user_rows])
-        await _record_removal_returning_modseq(ctx, session, ChangeKind.MESSAGE_PURGED, user_rows)
+        await _record_removal_returning_modseq(ctx, session, EventType.MESSAGE_PURGED, user_rows)
         for start in range(0, len(user_rows), 1000):
             ids = [row.id for row in user_rows[start : start + 1000]]
             await connection.execute(delete_rows(Message).where(col(Message.id).in_(ids)))
@@ -438,7 +438,7 @@ async def copy_to_legal_holds(
 
 
 async def _record_removal_returning_modseq(
-    ctx: Context, session: AsyncSession, kind: ChangeKind, rows: Sequence[ColumnRow]
+    ctx: Context, session: AsyncSession, kind: EventType, rows: Sequence[ColumnRow]
 ) -> int:
     last = await ctx.record_change(
         session,
@@ -466,7 +466,7 @@ async def restore_messages(
     last = await ctx.record_change(
         session,
         user_id,
-        ChangeKind.MESSAGE_RESTORED,
+        EventType.MESSAGE_RESTORED,
         [row.id for row in ordered],
         mailbox=target.id,
         uid=list(uids),

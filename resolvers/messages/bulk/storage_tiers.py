@@ -13,7 +13,7 @@ from mail.storage.blobs import tier_move
 from mail.storage.blobs.tiered_store import TieredStore
 from models.admin.tasks import Task, TaskKind
 from models.errors import NotFound, ServiceUnavailable
-from models.events.journal import PLATFORM, ChangeKind
+from models.events.journal import PLATFORM, EventType
 from models.files.blobs import Blob, StorageTier
 from models.messages.tables import Message
 from resolvers.admin.task_steps import (
@@ -83,7 +83,7 @@ async def move_to_tier(
             (task,) = await insert_tasks(
                 ctx, session, TASK_KIND, [{"ids": ids, "cold": cold}], total=len(ids)
             )
-            await ctx.record_change(session, PLATFORM, ChangeKind.TASK_CHANGED, [task.id])
+            await ctx.record_change(session, PLATFORM, EventType.TASK_CHANGED, [task.id])
             return TierMoveOutcome(task=task)
         await ctx.environment.run_in_session(
             session, lambda transaction: tier_move.update_rows_of_moved_blobs(transaction, moved)

@@ -16,7 +16,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from mail.storage.blobs.blob_writer import insert_blob_rows
 from models.admin.tasks import Task, TaskKind
 from models.errors import ErrorCollector, InvalidInput, RateLimited, RequestError, require_found
-from models.events.journal import ChangeKind
+from models.events.journal import EventType
 from models.runtime.environment import DatabaseTransaction
 from models.store.columns import ColumnRow, core_table, select_columns
 from models.transfer import ImportArchive
@@ -107,7 +107,7 @@ async def queue_file_create(
             transaction.connection.execute(insert(core_table(ImportArchive)), row)
 
         await ctx.environment.run_in_session(session, take_over_upload)
-        await ctx.record_change(session, owner_id, ChangeKind.TASK_CHANGED, [task.id])
+        await ctx.record_change(session, owner_id, EventType.TASK_CHANGED, [task.id])
         new_values = {"file": file.filename}
         await audit_log.log_changes(
             ctx, session, NewAuditLogEntry(MUTATION, "Task", task.id, None, None, new_values)

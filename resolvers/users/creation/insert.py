@@ -19,7 +19,7 @@ from models.addresses.tables import Address
 from models.domains.tables import AliasDomain, Domain
 from models.errors import Conflict, InvalidInput, LimitReached, NotFound, RequestError
 from models.events import journal
-from models.events.journal import PLATFORM, ChangeKind, JournalEntry, Stream
+from models.events.journal import PLATFORM, EventType, JournalEntry, Stream
 from models.mailboxes.tables import Mailbox, SpecialUse
 from models.store.columns import select_columns
 from models.users.roles import Role
@@ -300,12 +300,12 @@ async def _insert_users(
         if new_user.address:
             address = _address_row(ctx, new_user)
             session.add(address)
-            kind = ChangeKind.ADDRESS_CHANGED
-            entries[row.id] += ctx.journal_entries(kind, [address.id], did="created")
+            event_type = EventType.ADDRESS_CHANGED
+            entries[row.id] += ctx.journal_entries(event_type, [address.id], did="created")
         mailboxes_by_user[row.id] = _special_mailboxes(ctx, row, new_user.paths)
         session.add_all(mailboxes_by_user[row.id])
         entries[row.id] += ctx.journal_entries(
-            ChangeKind.MAILBOX_CREATED,
+            EventType.MAILBOX_CREATED,
             [box.id for box in mailboxes_by_user[row.id]],
             path=[box.path for box in mailboxes_by_user[row.id]],
         )
@@ -323,7 +323,7 @@ async def _insert_users(
             new_user.user.id
         )
     user_entries = {
-        stream: ctx.journal_entries(ChangeKind.USER_CHANGED, ids, did="created")
+        stream: ctx.journal_entries(EventType.USER_CHANGED, ids, did="created")
         for stream, ids in user_ids_by_stream.items()
     }
     await journal.record_entries_in_streams_or_raise(

@@ -10,7 +10,7 @@ from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from models.admin.tasks import Task, TaskKind
-from models.events.journal import PLATFORM, ChangeKind
+from models.events.journal import PLATFORM, EventType
 from models.messages.tables import Message
 from models.store.columns import core_table, select_columns
 from models.users.roles import Role
@@ -62,7 +62,7 @@ async def _queue_recalculation(ctx: Context, ids: Sequence[int] | None) -> Task:
         ((total,),) = await ctx.read(select(func.count()).select_from(User))
     async with ctx.write_session(PLATFORM) as session:
         (task,) = await insert_tasks(ctx, session, KIND, [{"ids": ids}], total=total)
-        await ctx.record_change(session, PLATFORM, ChangeKind.TASK_CHANGED, [task.id])
+        await ctx.record_change(session, PLATFORM, EventType.TASK_CHANGED, [task.id])
     return task
 
 
@@ -140,9 +140,9 @@ async def recount_and_correct_locked_users(
     incorrect_ids_by_stream: defaultdict[int, list[int]] = defaultdict(list)
     for row in incorrect_rows:
         incorrect_ids_by_stream[row.domain_id or PLATFORM].append(row.id)
-    kind = ChangeKind.USER_CHANGED
+    event_type = EventType.USER_CHANGED
     await ctx.record_changes(
         session,
-        {stream: [(kind, user_ids)] for stream, user_ids in incorrect_ids_by_stream.items()},
+        {stream: [(event_type, user_ids)] for stream, user_ids in incorrect_ids_by_stream.items()},
     )
     return [QuotaCount(row.id, row.used, stored.get(row.id, (0, 0))[0]) for row in rows]

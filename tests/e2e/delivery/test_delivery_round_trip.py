@@ -23,12 +23,12 @@ from tests.support.servers.merganser_server import (
     HttpClient,
     MerganserProcess,
     WebsocketClient,
-    event_kinds,
+    event_types,
 )
 
 CHANGES_SUBSCRIPTION = """
 subscription ($after: Cursor) { changes(after: $after) { cursor hasMore events {
-  kind cursor
+  type cursor
   ... on MessageChange { messageId uid flags message { subject } }
   ... on MailboxChange { path }
   ... on SubmissionChange { submission { state recipients { state } } }
@@ -37,7 +37,7 @@ subscription ($after: Cursor) { changes(after: $after) { cursor hasMore events {
 MESSAGE_QUERY = """
 query ($id: ID!) { message(by: {id: $id}) {
   subject text html(sanitize: false) size sourceUrl
-  from { name address } envelope { from rcpt { value } }
+  from { name address } envelope { from recipients { value } }
   attachments { filename contentType size url }
 } }
 """
@@ -62,7 +62,7 @@ async def _assert_message_is_read_completely(
     assert message["from"] == {"name": "Carol", "address": "carol@example.com"}
     assert message["envelope"] == {
         "from": "carol@example.com",
-        "rcpt": [{"value": "ada@example.org"}],
+        "recipients": [{"value": "ada@example.org"}],
     }
     assert message["text"].strip() == PLAIN_TEXT
     assert message["html"].strip() == HTML_TEXT.decode()
@@ -125,7 +125,7 @@ async def test_delivered_message_is_sent_to_subscribers_and_read_completely(
             "250 2.0.0 OK: queued"
         )
         (event,) = await sockets[0].read_events(1)
-        assert event["kind"] == "MESSAGE_ADDED"
+        assert event["type"] == "MESSAGE_ADDED"
         assert event["message"] == {"subject": "Rich"}
         assert await sockets[1].read_events(1) == [event]
         assert (await stream.read_event())["data"]["changes"]["events"] == [event]
@@ -246,9 +246,9 @@ async def test_sent_message_reaches_next_hop_and_states_are_reported(
         states: list[str] = []
         while "SENT" not in states:
             events += (await socket.read_changes())["events"]
-            submission_events = [event for event in events if event["kind"] == "SUBMISSION_CHANGED"]
+            submission_events = [event for event in events if event["type"] == "SUBMISSION_CHANGED"]
             states = [event["submission"]["state"] for event in submission_events]
-        assert "MESSAGE_ADDED" in event_kinds(events)  # the copy in Sent
+        assert "MESSAGE_ADDED" in event_types(events)  # the copy in Sent
         async with asyncio.timeout(5):
             while not hop.messages:  # noqa: ASYNC110 - the server has no event for this
                 await asyncio.sleep(0.01)
@@ -279,13 +279,13 @@ async def test_recipient_refused_by_next_hop_is_bounced(server: MerganserProcess
         events: list[Any] = []
         submissions: list[Any] = []
         while not (
-            event_kinds(events).count("MESSAGE_ADDED") == 2  # the copy in Sent and the DSN
+            event_types(events).count("MESSAGE_ADDED") == 2  # the copy in Sent and the DSN
             and submissions
             and submissions[-1]["state"] == "FAILED"
         ):
             events += (await socket.read_changes())["events"]
             submissions = [
-                event["submission"] for event in events if event["kind"] == "SUBMISSION_CHANGED"
+                event["submission"] for event in events if event["type"] == "SUBMISSION_CHANGED"
             ]
         assert [recipient["state"] for recipient in submissions[-1]["recipients"]] == ["BOUNCED"]
 

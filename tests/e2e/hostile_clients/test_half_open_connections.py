@@ -18,7 +18,7 @@ from tests.support.servers.merganser_server import PASSWORD, MerganserProcess
 STORES = ["sqlite"]
 MIB = 1 << 20
 VIEWER_QUERY = "{ viewer { user { username } } }"
-CHANGES_SUBSCRIPTION = "subscription { changes { events { kind } } }"
+CHANGES_SUBSCRIPTION = "subscription { changes { events { type } } }"
 REVOKE_MUTATION = "mutation { tokenRevoke(input: {}) { revokedCount errors { code } } }"
 SIGN_IN = f"""mutation {{ authenticate(
   input: {{username: "dora", password: "{PASSWORD}", token: true}}) {{ token }} }}"""
@@ -50,7 +50,7 @@ async def assert_server_responds(server: MerganserProcess) -> None:
         assert (await ada(VIEWER_QUERY))["viewer"]["user"]["username"] == "ada"
         reply = await server.deliver_by_lmtp(raw_message(f"{started_at}"), "ada@example.org")
         assert reply.startswith("250 2.0.0 OK: queued")
-        assert (await socket.read_changes())["events"] == [{"kind": "MESSAGE_ADDED"}]
+        assert (await socket.read_changes())["events"] == [{"type": "MESSAGE_ADDED"}]
     assert time.monotonic() - server.seconds_not_serving() - started_at < 3
 
 

@@ -18,9 +18,9 @@ VIEWER_QUERY = "{ viewer { user { username } } }"
 MESSAGE_QUERY = "query ($id: ID!) { message(by: {id: $id}) { subject } }"
 STORES = ["sqlite"]  # no request reaches the database
 CHANGES_AFTER_SUBSCRIPTION = (
-    "subscription ($after: Cursor) { changes(after: $after) { cursor events { kind } } }"
+    "subscription ($after: Cursor) { changes(after: $after) { cursor events { type } } }"
 )
-CHANGES_SUBSCRIPTION = "subscription { changes { events { kind } } }"
+CHANGES_SUBSCRIPTION = "subscription { changes { events { type } } }"
 
 
 def error_code(result: Any) -> str:

@@ -216,28 +216,28 @@ async def test_changes_by_command_line_reach_subscribers_of_server(
         auth_payload = {"Authorization": f"Bearer {server.api_key}"}
         await ws.send(json.dumps({"type": "connection_init", "payload": auth_payload}))
         assert json.loads(await ws.recv())["type"] == "connection_ack"
-        query = "subscription { changes { events { kind } } }"
+        query = "subscription { changes { events { type } } }"
         await ws.send(json.dumps({"id": "1", "type": "subscribe", "payload": {"query": query}}))
         await asyncio.sleep(0.5)  # until the subscription waits for a wake-up
         code, out, err = await installation.run_command(
             "import", str(tmp_path / "a.eml"), "--user", "demo"
         )
         assert (code, out) == (0, "1 messages imported.\n"), err
-        assert "MESSAGE_ADDED" in await read_event_kinds(ws)
+        assert "MESSAGE_ADDED" in await read_event_types(ws)
         code, _, err = await installation.run_command("send-test")
         assert code == 0, err
-        assert "MESSAGE_ADDED" in await read_event_kinds(ws)
+        assert "MESSAGE_ADDED" in await read_event_types(ws)
         await server.stop()  # a subscriber does not delay the stop
 
 
-async def read_event_kinds(ws: Any) -> list[str]:
+async def read_event_types(ws: Any) -> list[str]:
     """Return the kinds of events until a message is added, or for 30 seconds."""
     kinds: list[str] = []
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(30):
             while "MESSAGE_ADDED" not in kinds:
                 payload = json.loads(await ws.recv())["payload"]
-                kinds += [event["kind"] for event in payload["data"]["changes"]["events"]]
+                kinds += [event["type"] for event in payload["data"]["changes"]["events"]]
     return kinds
 
 

@@ -354,7 +354,7 @@ def test_metrics_are_exported_to_collector(
 async def test_deliveries_and_subscriptions_are_counted(observed_server: ObservedServer) -> None:
     metrics_before = observed_server.read_metrics()
     raw = f"From: carol@example.com\r\nSubject: {SECRET}\r\n\r\n{SECRET}\r\n".encode()
-    document = "subscription Listen { changes { cursor events { kind } } }"
+    document = "subscription Listen { changes { cursor events { type } } }"
     async with observed_server.open_websocket(observed_server.secrets["ada"]) as socket:
         await socket.subscribe(document)
         await asyncio.sleep(0.1)

@@ -293,7 +293,7 @@ async def _assert_subscriber_sees_mail_of_each_server(site: GuideSite, token: st
         payload: dict[str, str] = {"Authorization": f"Bearer {token}"}
         await socket.send(json.dumps({"type": "connection_init", "payload": payload}))
         assert json.loads(await socket.recv())["type"] == "connection_ack"
-        query = "subscription { changes { events { kind } } }"
+        query = "subscription { changes { events { type } } }"
         subscribe_message = {"id": "1", "type": "subscribe", "payload": {"query": query}}
         await socket.send(json.dumps(subscribe_message))
         for number in (11, 12):
@@ -310,5 +310,5 @@ async def _assert_subscriber_sees_mail_of_each_server(site: GuideSite, token: st
                     frame = json.loads(await socket.recv())
                     assert frame["type"] == "next", frame
                     events = frame["payload"]["data"]["changes"]["events"]
-                    if any(event["kind"] == "MESSAGE_ADDED" for event in events):
+                    if any(event["type"] == "MESSAGE_ADDED" for event in events):
                         break

@@ -28,17 +28,17 @@ from tests.support.servers.merganser_server import ROOT, HttpClient, MerganserPr
 from tests.support.servers.postgres_cluster import PostgresTestCluster
 from tests.support.stores import store_fixtures
 
-CHANGES_QUERY = """query ($after: Cursor!) { changes(after: $after) { cursor events { kind
+CHANGES_QUERY = """query ($after: Cursor!) { changes(after: $after) { cursor events { type
   ... on ResyncChange { reason } ... on MessageChange { messageId } } } }"""
 STATE_QUERY = """{ viewer { user { cursor
   mailboxes { path uidValidity }
   messages(first: 1) { nodes { attachments { url } } } } } }"""
 CHANGES_SUBSCRIPTION = (
-    "subscription ($after: Cursor) { changes(after: $after) { cursor events { kind \
+    "subscription ($after: Cursor) { changes(after: $after) { cursor events { type \
   ... on ResyncChange { reason } } } }"
 )
 PATIENCE = 90.0  # seconds, on a busy machine
-RESTORE_EVENTS = [{"kind": "RESYNC", "reason": "STORE_RESTORED"}]
+RESTORE_EVENTS = [{"type": "RESYNC", "reason": "STORE_RESTORED"}]
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ async def assert_clients_must_resync(
         assert (await anonymous.get(url_path(current.link))).status_code == 200
         assert await events_after(client, current.cursor) == []
         await deliver(server, "later")
-        assert {event["kind"] for event in await events_after(client, current.cursor)} >= {
+        assert {event["type"] for event in await events_after(client, current.cursor)} >= {
             "MESSAGE_ADDED"
         }
         async with client.subscribe_by_sse(CHANGES_SUBSCRIPTION, after=after.cursor) as events:
@@ -137,7 +137,7 @@ async def assert_clients_can_continue(server: MerganserProcess, client_state: Cl
         assert current.cursor == client_state.cursor
         assert await events_after(client, client_state.cursor) == []
         await deliver(server, "next")
-        assert {event["kind"] for event in await events_after(client, client_state.cursor)} >= {
+        assert {event["type"] for event in await events_after(client, client_state.cursor)} >= {
             "MESSAGE_ADDED"
         }
 

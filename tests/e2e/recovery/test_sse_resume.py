@@ -18,7 +18,7 @@ SUBJECTS_SUBSCRIPTION = (
     "subscription { changes { events { ... on MessageChange { message { subject } } } } }"
 )
 CHANGES_SUBSCRIPTION = (
-    "subscription ($after: Cursor) { changes(after: $after) { cursor events { kind } } }"
+    "subscription ($after: Cursor) { changes(after: $after) { cursor events { type } } }"
 )
 STORES = ["sqlite"]  # following the journal is the same for every database
 EVENT_STREAM_HEADERS = {"Accept": "text/event-stream"}
@@ -175,7 +175,7 @@ async def test_position_beyond_stream_is_answered_by_resync(server: MerganserPro
         future_cursor = ".".join([version, stream_id, str(1 << 40), *current_cursor.split(".")[3:]])
         async with subscribed_reader(hal, CHANGES_SUBSCRIPTION, future_cursor) as stream:
             block = await stream.read_block()
-    assert [event["kind"] for event in block.data["data"]["changes"]["events"]] == ["RESYNC"]
+    assert [event["type"] for event in block.data["data"]["changes"]["events"]] == ["RESYNC"]
     assert block.id == current_cursor
 
 

@@ -13,7 +13,7 @@ from sqlmodel import col
 from mail.consistency import ConsistencyReport, check_consistency
 from mail.consistency.checks import CheckRun, find_broken_rows, iterate_key_ranges_with_progress
 from mail.consistency.mailbox_counters import mailbox_checks
-from models.events.journal import Change, ChangeKind
+from models.events.journal import Change, EventType
 from models.files.blobs import Blob, MessageBlob, SubmissionBlob, Upload
 from models.messages.tables import Message
 from models.queue.tables import DeliveryState, QueueEntry
@@ -202,10 +202,10 @@ async def test_repair_is_recorded_in_the_journal(two_accounts: TwoAccountsWithMa
     )
     changes = await two_accounts.environment.database.read(statement.order_by(col(Change.last)))
     mailbox_change, user_change = changes[-2:]
-    assert mailbox_change.kind is ChangeKind.MAILBOX_UPDATED
+    assert mailbox_change.type is EventType.MAILBOX_UPDATED
     assert set(mailbox_change.ids) == {two_accounts.ada.inbox_id, two_accounts.ada.notes_id}
-    assert (user_change.kind, user_change.ids) == (
-        ChangeKind.USER_CHANGED,
+    assert (user_change.type, user_change.ids) == (
+        EventType.USER_CHANGED,
         [two_accounts.ada.user_id],
     )
 

@@ -15,7 +15,7 @@ from mail.maintenance.housekeeping import HousekeepingResult, run_round
 from mail.storage.blobs.object_stores import FolderStore
 from models.admin.tasks import Task, TaskKind, UndoRecord
 from models.auth.credentials import THROTTLE_RESET, AccessToken, Throttle
-from models.events.journal import Change, ChangeKind, JournalEntry, Stream, record_entry
+from models.events.journal import Change, EventType, JournalEntry, Stream, record_entry
 from models.files.blobs import Blob, Upload
 from models.mailboxes.tables import Mailbox
 from models.messages.tables import DeliveryReceipt, Message, Thread, ThreadKey
@@ -95,7 +95,7 @@ async def test_follower_is_woken_and_gets_the_deleted_messages(
     (change,) = await environment.database.read(
         statement.where(col(Change.stream_id) == ada.user_id)
     )
-    assert change.kind is ChangeKind.MESSAGE_DELETED
+    assert change.type is EventType.MESSAGE_DELETED
     assert change.ids == [delivery.message_id for delivery in deliveries]
     assert change.facts["mailbox"] == [ada.inbox_id, ada.inbox_id]
     assert change.facts["uid"] == [1, 2]
@@ -282,7 +282,7 @@ def make_upload(account: StoredAccount, name: str, expires_at: datetime) -> Uplo
 
 async def record_events(account: StoredAccount, event_count: int) -> None:
     async with account.environment.write_session(account.user_id) as session:
-        entry = JournalEntry(ChangeKind.USER_CHANGED, [account.user_id] * event_count)
+        entry = JournalEntry(EventType.USER_CHANGED, [account.user_id] * event_count)
         await record_entry(session, account.user_id, entry, at=account.environment.now())
 
 

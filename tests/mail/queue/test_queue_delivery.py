@@ -24,7 +24,7 @@ from mail.queue.delivery_results import (
 )
 from mail.queue.dsn_writer import report_from_results
 from mail.routing.mx_hosts import OutboundSettings, parse_next_hop
-from models.events.journal import Change, ChangeKind, JournalEntry, record_entry
+from models.events.journal import Change, EventType, JournalEntry, record_entry
 from models.files.blobs import Blob, SubmissionBlob
 from models.queue.tables import DeliveryState
 from models.runtime.environment import Environment
@@ -141,7 +141,7 @@ async def test_submission_states_are_in_user_journal(
         key = await queue_message(ada)
         await wait_until_tried(environment, key)
     query = select(col(Change.facts)).where(
-        col(Change.stream_id) == ada.user.id, col(Change.kind) == ChangeKind.SUBMISSION_CHANGED
+        col(Change.stream_id) == ada.user.id, col(Change.type) == EventType.SUBMISSION_CHANGED
     )
     rows = await environment.database.read(query.order_by(col(Change.last)))
     assert [row.facts["state"] for row in rows] == ["QUEUED", "SENDING", "PARTIAL"]
@@ -245,7 +245,7 @@ async def test_full_quota_prevents_dsn_but_not_submission_state(
             await wait_until_tried(environment, key)
         follower.clear()
         async with environment.write_session(ada.user.id) as session:
-            entry = JournalEntry(ChangeKind.SUBMISSION_CHANGED, [key])
+            entry = JournalEntry(EventType.SUBMISSION_CHANGED, [key])
             await record_entry(session, ada.user.id, entry, at=environment.now())
         # The position of the dropped DSN is free again and caused no wake-up.
         assert follower.is_set()

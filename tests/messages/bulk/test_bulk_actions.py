@@ -8,7 +8,7 @@ from sqlalchemy import update
 
 from graph.types import global_ids
 from mail.maintenance import housekeeping
-from models.events.journal import ChangeKind
+from models.events.journal import EventType
 from models.messages.tables import Message
 from models.runtime.environment import Environment
 from models.users.tables import User
@@ -61,7 +61,7 @@ async def test_message_update_adds_removes_and_replaces_flags(
             ada_with_mail.environment, ada_with_mail.user.id, last
         )
     ]
-    assert kinds == ([] if sorted(before) == sorted(after) else [ChangeKind.MESSAGE_UPDATED])
+    assert kinds == ([] if sorted(before) == sorted(after) else [EventType.MESSAGE_UPDATED])
 
 
 async def test_message_update_keeps_absent_fields_and_clears_null(
@@ -131,7 +131,7 @@ async def test_bulk_update_writes_one_journal_entry(ada_with_mail: GraphQLClient
     ((kind, changed_ids),) = await load_journal_entries(
         ada_with_mail.environment, ada_with_mail.user.id, last
     )
-    assert (kind, changed_ids) == (ChangeKind.MESSAGE_UPDATED, message_ids)
+    assert (kind, changed_ids) == (EventType.MESSAGE_UPDATED, message_ids)
     assert await load_stream_position(ada_with_mail.environment, ada_with_mail.user.id) == last + 3
     modseqs = await select_rows(ada_with_mail.environment, "SELECT DISTINCT modseq FROM messages")
     assert modseqs == [(last + 3,)]
@@ -269,7 +269,7 @@ async def test_moved_messages_get_new_uids_in_order(ada_with_mail: GraphQLClient
         ada_with_mail.environment, ada_with_mail.user.id, last
     )
     assert (kind, changed_ids) == (
-        ChangeKind.MESSAGE_MOVED,
+        EventType.MESSAGE_MOVED,
         [global_ids.decode("Message", k) for k in (a, c)],
     )
     moved_back = await run_message_mutation(
@@ -375,7 +375,7 @@ async def test_deleted_messages_are_archived(
     assert (message[:2], draft[:2]) == (("a", "INBOX"), ("b", "INBOX"))
     assert str(draft[2])[:16] < str(message[2])[:16]
     ((kind, changed_ids),) = await load_journal_entries(environment, ada_with_mail.user.id, last)
-    assert (kind, len(changed_ids)) == (ChangeKind.MESSAGE_DELETED, 2)
+    assert (kind, len(changed_ids)) == (EventType.MESSAGE_DELETED, 2)
     repeated = await run_message_mutation(ada_with_mail, "messageDelete", select={"ids": [a]})
     assert repeated["errors"][0]["code"] == "NOT_FOUND"
 
@@ -393,7 +393,7 @@ async def test_permanent_delete_removes_all_rows(
         assert await select_rows(environment, sql) == [(0,)]
     assert [
         kind for kind, _ in await load_journal_entries(environment, ada_with_mail.user.id, last)
-    ] == [ChangeKind.MESSAGE_PURGED]
+    ] == [EventType.MESSAGE_PURGED]
 
 
 async def test_undo_restores_deleted_messages(ada_with_mail: GraphQLClient) -> None:

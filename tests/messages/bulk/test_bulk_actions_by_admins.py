@@ -10,7 +10,7 @@ import pytest
 
 from graph.app import create_app
 from graph.types import global_ids
-from models.events.journal import PLATFORM, ChangeKind
+from models.events.journal import PLATFORM, EventType
 from models.runtime.environment import Environment
 from models.users.roles import AdminPermission, Role
 from models.users.tables import User
@@ -20,6 +20,7 @@ from tests.conftest import GraphQLClient, client_context, deliver_to, make_clien
 from tests.support.accounts.domain_admins import make_domain_admin
 from tests.support.operations.bulk_operations import (
     inbox_selection,
+    list_message_ids,
     list_messages,
     load_mailbox_path_by_subject,
     run_message_mutation,
@@ -94,7 +95,7 @@ async def test_bulk_update_changes_mail_of_selected_users(
     for client, last in zip(two_users, before, strict=True):
         assert await load_flags(client) == [[], ["x"]]
         ((kind, changed_ids),) = await load_journal_entries(environment, client.user.id, last)
-        assert (kind, len(changed_ids)) == (ChangeKind.MESSAGE_UPDATED, 1)
+        assert (kind, len(changed_ids)) == (EventType.MESSAGE_UPDATED, 1)
     targets = sorted(client.user.id for client in two_users)
     assert await message_audit_log(environment) == [("messageUpdate", target) for target in targets]
 
@@ -177,7 +178,7 @@ async def test_large_move_across_accounts_runs_as_platform_task(
         {"a": "Keep", "b": "Keep"}
     ] * 2
     kinds = {kind for kind, _ in await load_journal_entries(environment, PLATFORM, last)}
-    assert kinds == {ChangeKind.TASK_CHANGED}
+    assert kinds == {EventType.TASK_CHANGED}
     targets = sorted(user.user.id for user in two_users)
     assert await message_audit_log(environment) == [("messageMove", target) for target in targets]
 
@@ -452,3 +453,28 @@ async def test_move_from_another_account_needs_full_rights(
     )["errors"]
     assert (error["code"], error["path"][0]) == ("NOT_FOUND", "sourceUser")
     assert [len(await list_messages(client)) for client in two_users] == [2, 2]
+
+
+@pytest.mark.parametrize("users", [{"all": False}, {"tags": ["none"]}, {"usernames": []}])
+async def test_selection_of_no_account_changes_nothing(
+    two_users: list[GraphQLClient], root: GraphQLClient, users: dict[str, Any]
+) -> None:
+    ada, _ = two_users
+    message_id, _ = await list_message_ids(ada)
+    for client in (root, ada):
+        change = {"set": {"seen": True}}
+        selection = {**ALL_MESSAGES, "users": users}
+        updated = await run_message_mutation(client, "messageUpdate", select=selection, **change)
+        assert (updated["errors"], updated["updatedCount"]) == ([], 0)
+        queued = await run_message_mutation(
+            client, "messageUpdate", select=selection, **change, **{"async": True}
+        )
+        assert (queued["errors"], queued["task"]["total"]) == ([], 0)
+        by_id = await run_message_mutation(
+            client, "messageUpdate", select={"ids": [message_id], "users": users}, **change
+        )
+        assert [error["path"] for error in by_id["errors"]] == [["select", "ids", "0"]]
+    async with asyncio.timeout(10):
+        while await tasks.run_next_task(root.environment):
+            pass
+    assert await load_flags(ada) == [[], []]

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from graph.types import global_ids
-from models.events.journal import ChangeKind
+from models.events.journal import EventType
 from resolvers.admin import tasks
 from resolvers.mailboxes.loaders import NewMailboxes, create_mailboxes
 from resolvers.messages.bulk import bulk_tasks
@@ -89,7 +89,7 @@ async def test_deduplicate_keeps_oldest_message_of_each_mailbox(
             user_with_duplicates.environment, user_with_duplicates.user.id, last
         )
     ]
-    assert kinds == [ChangeKind.MESSAGE_DELETED]
+    assert kinds == [EventType.MESSAGE_DELETED]
     after = [("INBOX", "a", 1), ("INBOX", "b", 3), ("INBOX", "c", 5), ("INBOX", "d", 6),
              ("INBOX", "e", 7), ("Keep", "a", 1)]  # fmt: skip
     assert await load_positions(user_with_duplicates) == after
@@ -213,7 +213,7 @@ async def test_delete_empty_mailbox_removes_emptied_mailbox(
             user_with_duplicates.environment, user_with_duplicates.user.id, last
         )
     ]
-    assert kinds == [ChangeKind.MESSAGE_DELETED, ChangeKind.MAILBOX_DELETED]
+    assert kinds == [EventType.MESSAGE_DELETED, EventType.MAILBOX_DELETED]
     empty = {"select": {"mailbox": {"path": "A/B"}}, "deleteEmptyMailbox": True}
     assert (
         len(

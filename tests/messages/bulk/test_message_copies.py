@@ -9,7 +9,7 @@ from graph.types import global_ids
 from mail.search import index_worker
 from mail.storage.blobs import garbage_collector
 from models.admin.tasks import Task
-from models.events.journal import ChangeKind
+from models.events.journal import EventType
 from models.runtime.environment import Environment
 from models.users.tables import User
 from resolvers.admin import tasks
@@ -63,7 +63,7 @@ async def test_copy_has_same_content_but_new_id_and_uid(ada_with_mail: GraphQLCl
         ada_with_mail.environment, ada_with_mail.user.id, last
     )
     assert (kind, [global_ids.encode("Message", key) for key in added_ids]) == (
-        ChangeKind.MESSAGE_ADDED,
+        EventType.MESSAGE_ADDED,
         [item["message"]["id"] for item in answer["copied"]],
     )
     document = """query ($id: ID!) { message(by: {id: $id}) {

@@ -10,7 +10,7 @@ from sqlmodel import col
 
 from graph.types import global_ids
 from models.admin.tasks import Task, TaskState
-from models.events.journal import ChangeKind
+from models.events.journal import EventType
 from models.runtime.environment import Environment
 from resolvers.admin import tasks
 from resolvers.messages.bulk import bulk_tasks
@@ -182,7 +182,7 @@ async def test_task_of_killed_worker_resumes_at_checkpoint(
     kinds = [
         kind for kind, _ in await load_journal_entries(environment, ada_with_mail.user.id, last)
     ]
-    assert kinds == [ChangeKind.MESSAGE_UPDATED, ChangeKind.TASK_CHANGED, ChangeKind.TASK_CHANGED]
+    assert kinds == [EventType.MESSAGE_UPDATED, EventType.TASK_CHANGED, EventType.TASK_CHANGED]
 
 
 async def test_interrupted_task_runs_after_fresh_tasks(

@@ -9,7 +9,7 @@ from sqlmodel import col
 
 from graph.types import global_ids
 from mail.maintenance import snooze_worker
-from models.events.journal import ChangeKind
+from models.events.journal import EventType
 from models.messages.tables import Message, Thread
 from resolvers.admin import tasks
 from resolvers.mailboxes import loaders as mailbox_loaders
@@ -81,7 +81,7 @@ async def test_snoozed_message_returns_unread_as_newest(
         assert node["savedAt"] == "2030-01-02T09:00:03Z"
     returned_ids = [global_ids.decode("Message", before[subject]["id"]) for subject in "ab"]
     assert await load_journal_entries(ada_with_mail.environment, ada_with_mail.user.id, last) == [
-        (ChangeKind.MESSAGE_MOVED, returned_ids)
+        (EventType.MESSAGE_MOVED, returned_ids)
     ]
     assert await snooze_worker.return_due_messages(ada_with_mail.environment) == 0
 

@@ -9,7 +9,7 @@ from graph.execution.resolver_plans import PLAN_COUNTERS
 from graph.types import global_ids
 from mail.maintenance import snooze_worker
 from mail.storage import thread_assignment
-from models.events.journal import ChangeKind
+from models.events.journal import EventType
 from models.users.roles import Role, Scope
 from resolvers.admin import tasks
 from tests.conftest import GraphQLClient, ManualClock, deliver_to, make_api_key, raw_message
@@ -119,7 +119,7 @@ async def test_muting_writes_one_journal_entry_and_is_undone(
     thread_id = global_ids.decode("Thread", thread)
     assert await load_journal_entries(
         user_with_threads.environment, user_with_threads.user.id, last
-    ) == [(ChangeKind.THREAD_CHANGED, [thread_id])]
+    ) == [(EventType.THREAD_CHANGED, [thread_id])]
     await user_with_threads(UNDO_MUTATION, token=answer["undo"]["token"])
     assert (await load_thread(user_with_threads))["muted"] is False
 
@@ -267,8 +267,8 @@ async def test_late_parent_merges_threads(ada: GraphQLClient, clock: ManualClock
         global_ids.decode("Thread", second_thread["id"]),
     ]
     assert [kind for kind, _ in journal_entries] == [
-        ChangeKind.MESSAGE_ADDED,
-        ChangeKind.THREAD_CHANGED,
+        EventType.MESSAGE_ADDED,
+        EventType.THREAD_CHANGED,
     ]
     assert journal_entries[1][1] == keys
     await deliver_to(ada, thread_message("more", "leaf"))

@@ -8,7 +8,7 @@ from sqlmodel import col
 from mail.recipients import address_resolution
 from models.domains.tables import Domain
 from models.errors import OverQuota, RateLimited
-from models.events.journal import Change, ChangeKind
+from models.events.journal import Change, EventType
 from models.runtime.environment import Environment
 from models.store.columns import core_table
 from models.users.tables import User
@@ -53,7 +53,7 @@ async def load_limit_events(client: GraphQLClient) -> list[LimitEventFields]:
     """Load the limit events of the user from the journal."""
     table = core_table(Change)
     query = table.select().where(
-        table.c.stream_id == client.user.id, table.c.kind == ChangeKind.LIMIT_REACHED
+        table.c.stream_id == client.user.id, table.c.type == EventType.LIMIT_REACHED
     )
     facts = [
         row.facts for row in await client.environment.database.read(query.order_by(table.c.last))

@@ -103,11 +103,11 @@ async def try_sign_in(environment: Environment, name: str, password: str) -> str
 async def load_journal_changes(
     environment: Environment, stream_id: int, position: int
 ) -> list[tuple[Any, Any, Any]]:
-    """Load kind, ids and changed fields of the journal entries of a stream after a position."""
+    """Load type, ids and changed fields of the journal entries of a stream after a position."""
     table = core_table(Change)
     query = table.select().where(table.c.stream_id == stream_id, table.c.last > position)
     changes = await environment.database.read(query.order_by(table.c.last))
-    return [(row.kind, list(row.ids), row.facts.get("changed")) for row in changes]
+    return [(row.type, list(row.ids), row.facts.get("changed")) for row in changes]
 
 
 async def count_statements_by_user_count(

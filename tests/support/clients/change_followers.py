@@ -8,10 +8,10 @@ from tests.support.servers.live_server import LiveServer, SubscriptionFollower, 
 
 CHANGES_SUBSCRIPTION = """
 subscription ($after: Cursor) { changes(after: $after) { events {
-  kind at cursor ... on MessageChange { message { subject } } ... on MailboxChange { path }
+  type at cursor ... on MessageChange { message { subject } } ... on MailboxChange { path }
 } } }
 """
-CHANGE_BATCH_FIELDS = """{ cursor hasMore events { __typename kind cursor origin
+CHANGE_BATCH_FIELDS = """{ cursor hasMore events { __typename type cursor origin
   ... on MessageChange { uid message { subject } } ... on MailboxChange { path }
   ... on AccountChange { nodeId node { ... on User { username } ... on Domain { name } } } } }"""
 DOMAIN_CHANGES_SUBSCRIPTION = f"""subscription ($domain: DomainRef, $after: Cursor) {{

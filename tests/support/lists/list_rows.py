@@ -22,7 +22,7 @@ from models.certificates import Certificate
 from models.connectors import Connector, ConnectorRun
 from models.domains.dkim_keys import DkimKey
 from models.domains.tables import AliasDomain, Domain
-from models.events.journal import ChangeKind
+from models.events.journal import EventType
 from models.files.tables import File
 from models.filters.sieve_scripts import SieveScript
 from models.filters.tables import Filter
@@ -274,7 +274,7 @@ async def _add_connector_and_webhook_rows(environment: Environment, user: int) -
             type="messageAdded",
             body={
                 "user": None, "domain": None, "origin": None,
-                "kind": ChangeKind.MESSAGE_ADDED, "objects": [],
+                "kind": EventType.MESSAGE_ADDED, "objects": [],
             },
         )  # fmt: skip
 

@@ -23,21 +23,21 @@ from graph.types.scalars import SCALARS, Cursor
 from merganser.server import sockets
 from merganser.settings.settings import Settings
 from models.events import journal
-from models.events.journal import ChangeKind, JournalEntry
+from models.events.journal import EventType, JournalEntry
 from models.runtime.environment import Environment
 from tests.conftest import GraphQLClient
 from tests.support.servers.http_server import EmbeddedUvicorn
 
 NEW_ACCOUNT_EVENT_COUNT = 6  # journal events of a new account
 CHANGES_SUBSCRIPTION = (
-    "subscription ($after: Cursor) { changes(after: $after) { cursor events { kind cursor } } }"
+    "subscription ($after: Cursor) { changes(after: $after) { cursor events { type cursor } } }"
 )
 NESTED_CHANGES_SUBSCRIPTION = """subscription ($after: Cursor) { changes(after: $after) {
-  cursor hasMore events { __typename kind cursor origin user { username }
+  cursor hasMore events { __typename type cursor origin user { username }
   ... on MailboxChange { mailboxId path oldPath mailbox { path messageCount unseenCount } }
   ... on MessageChange { messageId uid flags message { subject flags mailbox { path } } } } } }"""
 ALIASED_SUBSCRIPTION = """subscription Follow($after: Cursor) { live: changes(after: $after) {
-  at: cursor events { ...E } } } fragment E on Change { it: kind place: cursor
+  at: cursor events { ...E } } } fragment E on Change { it: type place: cursor
   ... on MessageChange { message { from { address } size } } }"""
 WEBSOCKET_PROTOCOLS: list[Any] = ["graphql-transport-ws"]
 
@@ -56,12 +56,12 @@ async def wait_until(is_true: Any, seconds: float = 5) -> None:
 
 
 async def record_journal_entry(
-    client: GraphQLClient, kind: ChangeKind, ids: list[int], **values: Any
+    client: GraphQLClient, event_type: EventType, ids: list[int], **values: Any
 ) -> int:
     """Write an entry to the journal of an account; return the position of its last event."""
     environment = client.environment
     async with environment.write_session(client.user.id) as session:
-        entry = JournalEntry(kind, ids, values)
+        entry = JournalEntry(event_type, ids, values)
         return await journal.record_entry(session, client.user.id, entry, at=environment.now())
 
 

@@ -376,5 +376,5 @@ class WebsocketClient:
         return self.ws.close_code or 0
 
 
-def event_kinds(events: Sequence[Any]) -> list[str]:
-    return [event["kind"] for event in events]
+def event_types(events: Sequence[Any]) -> list[str]:
+    return [event["type"] for event in events]

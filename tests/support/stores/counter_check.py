@@ -5,7 +5,7 @@ from typing import Any
 from sqlalchemy import text
 
 from mail.consistency import check_consistency
-from models.events.journal import Change, ChangeKind
+from models.events.journal import Change, EventType
 from models.runtime.environment import Environment
 from models.store.columns import core_table
 from tests.support.run_scope import CI
@@ -58,13 +58,13 @@ async def assert_store_consistent(environment: Environment) -> None:
 
 async def load_journal_entries(
     environment: Environment, stream_id: int, after_position: int = 0
-) -> list[tuple[ChangeKind, list[int]]]:
+) -> list[tuple[EventType, list[int]]]:
     """Read the entries of a stream: their kind and ids."""
     table = core_table(Change)
     statement = table.select().where(table.c.stream_id == stream_id, table.c.last > after_position)
     async with environment.database.engine.connect() as connection:
         change_rows = await connection.execute(statement.order_by(table.c.last))
-        return [(row.kind, row.ids) for row in change_rows]
+        return [(row.type, row.ids) for row in change_rows]
 
 
 async def load_stream_position(environment: Environment, stream_id: int) -> int:

@@ -82,7 +82,7 @@ def assert_journal_matches_rows(
             else unjournaled_columns | DELIVERY_COUNTERS.get(table, set())
         )
         journaled = {
-            key for row in entries if row["kind"].startswith(entry_kind) for key in row["ids"]
+            key for row in entries if row["type"].startswith(entry_kind) for key in row["ids"]
         }
         changed_parts = [
             changed_row_ids(before, after, part, set()) for part in PART_TABLES.get(table, ())

@@ -103,7 +103,7 @@ STORE_DAMAGES = [
     ),
     StoreDamage(
         "said to be deleted",
-        "UPDATE changes SET kind = 'MESSAGE_PURGED' WHERE stream_id = {ada.user_id} AND last = 1",
+        "UPDATE changes SET type = 'MESSAGE_PURGED' WHERE stream_id = {ada.user_id} AND last = 1",
         "journal.events",
         "journal.events",
     ),

@@ -15,7 +15,7 @@ from mail.consistency import check_consistency
 from mail.storage.blobs.garbage_collector import collect_garbage
 from mail.storage.blobs.object_stores import FolderStore
 from mail.storage.blobs.tiered_store import TieredStore
-from models.events.journal import ChangeKind
+from models.events.journal import EventType
 from models.files.blobs import StorageTier
 from models.runtime.environment import Environment
 from models.users.roles import Role
@@ -264,10 +264,10 @@ async def test_damaged_object_is_not_moved(
     path.write_bytes(content)
     assert (await move_messages(tiered_environment, ALL_MESSAGES))["movedCount"] == 1
     assert {tier for _, tier in await subjects_with_tier(tiered_environment)} == {"COLD"}
-    change_kinds = {
+    event_types = {
         kind
         for kind, _ in await load_journal_entries(
             tiered_environment.environment, tiered_environment.user_client.user.id
         )
     }
-    assert ChangeKind.MESSAGE_UPDATED not in change_kinds
+    assert EventType.MESSAGE_UPDATED not in event_types
