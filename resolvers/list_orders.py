@@ -11,6 +11,7 @@ from sqlmodel import SQLModel, col
 from models.errors import InvalidInput
 from models.store.columns import ColumnRow
 from models.store.keyset_pages import Cursor, Page, PageRequest, SortValue
+from models.validation_constraints import ValidationConstraint
 from resolvers import pagination
 from resolvers.context import Context
 from resolvers.pagination import PageScan
@@ -56,7 +57,9 @@ class ListOrder:
         cursor = page_request.cursor
         if cursor and not isinstance(cursor.sort_value, self.value_type):
             path = ["before" if page_request.is_backward else "after"]
-            raise InvalidInput("not a cursor of this list", constraint="cursor", path=path)
+            raise InvalidInput(
+                "not a cursor of this list", constraint=ValidationConstraint.CURSOR, path=path
+            )
 
 
 async def read_ordered_page(

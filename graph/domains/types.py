@@ -37,6 +37,7 @@ from graph.types.row_mapping import (
 )
 from graph.types.scalars import BigInt, ByteSize
 from mail.domains.dns_advice import DnsState
+from models.domains.dns_record_values import DnsRecordKind, DnsRecordPurpose
 from models.spam.sender_rules import SenderAction
 from models.store.keyset_pages import Cursor, ordering_name
 from models.users.roles import Role, Scope
@@ -104,15 +105,18 @@ class DomainStorage(View):
 
 @strawberry.type(description="What DNS should say.")
 class DnsRecord(View):
-    type: str = attribute_field("Such as MX or TXT.")
+    type: DnsRecordKind = attribute_field("Type of the record.")
     name: str = attribute_field("Whole name, as DNS has it.")
-    value: str = attribute_field(
-        'What it should be; begins with "not configured" where there is nothing yet.'
+    value: str | None = attribute_field(
+        "Value that the record should have. Null if the server lacks a setting for it: `problem` "
+        "says what to configure."
     )
-    purpose: str = attribute_field("What it is for.")
+    purpose: DnsRecordPurpose = attribute_field("What the record is for.")
     state: DnsState = attribute_field("As looked up.")
     found: list[str] = attribute_field("What DNS has there, as far as it is about this.")
-    problem: str | None = attribute_field("Why the state is UNKNOWN.")
+    problem: str | None = attribute_field(
+        "Reason for the state UNKNOWN, and what to configure if `value` is null."
+    )
 
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
         **{

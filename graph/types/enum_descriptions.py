@@ -1,5 +1,7 @@
 """Descriptions of enum values."""
 
+from graph.types.constraint_descriptions import CONSTRAINT_DESCRIPTIONS
+from graph.types.log_enum_descriptions import LOG_VALUE_DESCRIPTIONS
 from resolvers.connectors.options import OPTION_DESCRIPTIONS
 
 VALUE_DESCRIPTIONS = {
@@ -493,4 +495,6 @@ VALUE_DESCRIPTIONS = {
         "REGISTRATION": "The challenge registers a new key.",
         "AUTHENTICATION": "The challenge verifies a registered key.",
     },
+    **LOG_VALUE_DESCRIPTIONS,
+    "ValidationConstraint": CONSTRAINT_DESCRIPTIONS,
 }

@@ -55,6 +55,7 @@ from models.store.keyset_pages import ordering_name
 from models.submission.tables import SubmissionState
 from models.users.roles import AdminPermission, Role, Scope, UserPermission
 from models.users.tables import Frequency, ProtocolScope, SubaddressAction
+from models.validation_constraints import ValidationConstraint
 from resolvers.addresses import loaders as address_loaders
 from resolvers.addresses.loaders import AddressPageKey
 from resolvers.admin import key_values
@@ -347,7 +348,9 @@ class User(NodeView):
     ) -> Connection[AuthEvent]:
         if filter and filter.user:
             text = "this list has the events of one account"
-            raise InvalidInput(text, constraint="exclusive", path=["filter", "user"])
+            raise InvalidInput(
+                text, constraint=ValidationConstraint.EXCLUSIVE, path=["filter", "user"]
+            )
         return await load_event_page(info, self.row.id, filter, first, after, last, before)
 
     @field("Live tokens, newest first; of others nobody sees any.", scope=Scope.READ)

@@ -19,6 +19,7 @@ from models.store.columns import ColumnRow, select_columns
 from models.store.keyset_pages import Page, PageRequest
 from models.users.roles import Role
 from models.users.tables import User
+from models.validation_constraints import ValidationConstraint
 from resolvers import pagination
 from resolvers.access import is_visible_user
 from resolvers.context import Context
@@ -231,7 +232,9 @@ def _tag_clauses(ctx: Context, conditions: AddressConditions) -> list[ColumnElem
     """Return the WHERE clauses for tags. Raises InvalidInput if there are more than MAX_TAGS."""
     for name, terms in (("tags", conditions.tags), ("requiredTags", conditions.required_tags)):
         if len(terms or ()) > MAX_TAGS:
-            raise InvalidInput(f"at most {MAX_TAGS}", constraint="max", path=["filter", name])
+            raise InvalidInput(
+                f"at most {MAX_TAGS}", constraint=ValidationConstraint.MAX, path=["filter", name]
+            )
     if () in (conditions.tags, conditions.required_tags):
         return [false()]
     required_sets = [[tag] for tag in conditions.required_tags or ()]

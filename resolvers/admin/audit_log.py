@@ -15,6 +15,7 @@ from models.errors import InvalidInput
 from models.store.columns import ColumnRow, select_columns
 from models.store.keyset_pages import Page, PageRequest
 from models.users.roles import Role
+from models.validation_constraints import ValidationConstraint
 from resolvers.admin.redaction import redact_secrets
 from resolvers.auth.security_log import load_actor_id_and_name
 from resolvers.context import Context
@@ -108,7 +109,9 @@ class AuditLogConditions:
         if self.mutation is not None:
             if not self.mutation.isprintable() or len(self.mutation) > MAX_CONDITION_LENGTH:
                 text = f"at most {MAX_CONDITION_LENGTH} printable characters"
-                raise InvalidInput(text, constraint="length", path=["filter", "mutation"])
+                raise InvalidInput(
+                    text, constraint=ValidationConstraint.LENGTH, path=["filter", "mutation"]
+                )
             clauses.append(col(AuditLogEntry.mutation) == self.mutation)
         if self.since is not None:
             clauses.append(col(AuditLogEntry.at) >= self.since)

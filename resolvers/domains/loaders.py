@@ -21,6 +21,7 @@ from models.store.columns import ColumnRow, select_columns
 from models.store.keyset_pages import Page, PageRequest
 from models.users.roles import Role
 from models.users.tables import DomainAdmin, User
+from models.warning_codes import WarningCode
 from resolvers.context import Context
 from resolvers.list_orders import ListOrder, SortColumn, read_ordered_page
 from resolvers.pagination import read_by_keys
@@ -340,7 +341,9 @@ def unknown_domain_error(ctx: Context, name: str, *, path: Sequence[str]) -> Not
 
 def warn_domain_created(ctx: Context, name: str, *, path: Sequence[str]) -> None:
     """Warn the caller that an address has created a domain, whose name can be a typing error."""
-    ctx.add_warning("DOMAIN_CREATED", f"the domain {name} did not exist, and is created", path=path)
+    ctx.add_warning(
+        WarningCode.DOMAIN_CREATED, f"the domain {name} did not exist, and is created", path=path
+    )
 
 
 async def find_domain_name_conflicts(

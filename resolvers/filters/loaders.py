@@ -21,6 +21,7 @@ from models.store.columns import ColumnRow, select_columns
 from models.store.keyset_pages import Page, PageRequest
 from models.users.roles import AdminPermission, Role
 from models.users.tables import User
+from models.validation_constraints import ValidationConstraint
 from resolvers import pagination
 from resolvers.access import is_overseen_user
 from resolvers.context import Context
@@ -155,7 +156,7 @@ async def load_page_of_all_users(
     list_order = LIST_ORDERS[order]
     if list_order.column == "position" and conditions.user_id is None:
         text = "this order needs the condition filter.user"
-        raise InvalidInput(text, constraint="required", path=["orderBy"])
+        raise InvalidInput(text, constraint=ValidationConstraint.REQUIRED, path=["orderBy"])
     names = VISIBLE_COLUMNS.intersection(columns) | {list_order.column, "id"}
     rows = select(*select_columns(Filter, names)).where(*_list_conditions(ctx, conditions))
     return await read_ordered_page(ctx, rows, Filter, page_request, list_order)

@@ -21,6 +21,7 @@ from models.messages.tables import Message
 from models.search import text_index
 from models.store.columns import BIG_INTEGER
 from models.store.keyset_pages import Page, PageRequest
+from models.validation_constraints import ValidationConstraint
 from resolvers.context import Context
 from resolvers.messages.filters.filter_conditions import split_search_words
 from resolvers.messages.filters.message_filter import MessageConditions
@@ -81,7 +82,7 @@ def split_text_into_words(text: str) -> list[str]:
     """
     if len(text) > MAX_TEXT_LENGTH:
         text_ = f"a text has at most {MAX_TEXT_LENGTH} characters"
-        raise InvalidInput(text_, constraint="max", path=["text"])
+        raise InvalidInput(text_, constraint=ValidationConstraint.MAX, path=["text"])
     return list(split_words(text))
 
 
@@ -137,7 +138,9 @@ class IndexLookup(NamedTuple):
         sought = index_expression_of_conditions(self.conditions)
         if sought is None:
             error_text = "the index is asked for words: this filter has none that must be there"
-            raise InvalidInput(error_text, constraint="required", path=["filter"])
+            raise InvalidInput(
+                error_text, constraint=ValidationConstraint.REQUIRED, path=["filter"]
+            )
         return index_query_for_users(ctx, self.user_ids, sought)
 
 

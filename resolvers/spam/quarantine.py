@@ -17,6 +17,7 @@ from models.store.columns import ColumnRow, select_columns
 from models.store.keyset_pages import Page, PageRequest
 from models.users.roles import AdminPermission, Role, Scope, UserPermission, expand_scopes
 from models.users.tables import DeletedUser, User
+from models.validation_constraints import ValidationConstraint
 from resolvers import pagination
 from resolvers.access import is_managed_user
 from resolvers.context import Context
@@ -126,7 +127,11 @@ async def _filter_conditions(
         terms.append(found)
     if conditions.score_above is not None:
         if not -MAX_SCORE <= conditions.score_above <= MAX_SCORE:
-            raise InvalidInput("no such score", constraint="range", path=["filter", "scoreAbove"])
+            raise InvalidInput(
+                "no such score",
+                constraint=ValidationConstraint.RANGE,
+                path=["filter", "scoreAbove"],
+            )
         terms.append(col(QuarantineItem.score) > conditions.score_above)
     if conditions.has_virus is not None:
         empty = col(QuarantineItem.virus).is_(None)

@@ -23,6 +23,7 @@ from models.users.search_index import (
     user_search_text_contains,
 )
 from models.users.tables import DeletedUser, User
+from models.validation_constraints import ValidationConstraint
 from resolvers import pagination
 from resolvers.access import is_visible_user
 from resolvers.context import Context
@@ -255,12 +256,16 @@ def _validate_filter(filter: UserConditions) -> None:
     ):
         if len(terms or ()) > MAX_TAGS_OR_PATTERNS:
             raise InvalidInput(
-                f"at most {MAX_TAGS_OR_PATTERNS}", constraint="max", path=["filter", name]
+                f"at most {MAX_TAGS_OR_PATTERNS}",
+                constraint=ValidationConstraint.MAX,
+                path=["filter", name],
             )
     for name, search_text in (("query", filter.query), ("forward", filter.target_part)):
         if len(search_text or "") > MAX_SEARCH_LENGTH:
             error_text = f"what is looked for has at most {MAX_SEARCH_LENGTH} characters"
-            raise InvalidInput(error_text, constraint="max", path=["filter", name])
+            raise InvalidInput(
+                error_text, constraint=ValidationConstraint.MAX, path=["filter", name]
+            )
 
 
 def _matches_query_sql(dialect: str, query: str) -> ColumnElement[bool]:

@@ -192,7 +192,7 @@ async def test_domain_is_created_and_updated_with_a_rate_limit(root: GraphQLClie
         set={"rateLimit": {"messages": -1, "per": "DAY"}},
     )
     assert [(e["constraint"], e["path"]) for e in errors] == [
-        ("range", ["set", "rateLimit", "messages"])
+        ("RANGE", ["set", "rateLimit", "messages"])
     ]
     answer, _ = await run_mutation(
         root, update_document, domains=domain_refs, set={"rateLimit": None}
