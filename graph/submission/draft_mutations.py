@@ -40,11 +40,11 @@ from graph.types.scalars import BigInt, validate_custom_data
 from mail.compose.message_builder import CustomHeader, Priority
 from models.errors import ErrorCollector, InvalidInput, NotFound
 from models.users.roles import Scope
+from models.validation_constraints import ValidationConstraint
+from models.warning_codes import WarningCode
 from resolvers.submission import draft_save
 from resolvers.submission.draft_save import DraftChanges, DraftSaveRequest
 from resolvers.submission.file_attachments import StoredFileAttachment
-
-DROPPED_RECIPIENT_CODE = "RECIPIENT_DROPPED"
 
 
 @strawberry.input(one_of=True, description="Names one attachment of a message.")
@@ -237,13 +237,13 @@ def _attachment_key(ref: AttachmentRef, index: int) -> tuple[int, int]:
         return parse_attachment_id(ref.id.value if ref.id else "")
     except InvalidInput as error:
         path = ["removeAttachments", str(index), "id"]
-        raise InvalidInput(error.message, constraint="id", path=path) from error
+        raise InvalidInput(error.message, constraint=ValidationConstraint.ID, path=path) from error
 
 
 def _dropped_recipient_warnings(dropped_indexes: Sequence[int]) -> list[Warning]:
     """Return a warning for each recipient in `to` without a complete address."""
     text = "This address is incomplete: it was left out."
     return [
-        Warning(code=DROPPED_RECIPIENT_CODE, message=text, path=["set", "to", str(index)])
+        Warning(code=WarningCode.RECIPIENT_DROPPED, message=text, path=["set", "to", str(index)])
         for index in dropped_indexes
     ]

@@ -41,6 +41,7 @@ from models.mailboxes.shares import ALL_RIGHTS, Rights, ShareRight
 from models.messages.tables import Message
 from models.runtime.environment import DatabaseTransaction
 from models.store.columns import ColumnRow, select_columns
+from models.validation_constraints import ValidationConstraint
 from resolvers.access import require_user_id
 from resolvers.admin import audit_log
 from resolvers.context import Context
@@ -129,7 +130,7 @@ async def store_for_users(
         if len(rows) == 1:
             return await _store_as_user(ctx, rows[0], new_message)
         text = "a draft is replaced in one account: select one user"
-        raise InvalidInput(text, constraint="exclusive", path=["users"])
+        raise InvalidInput(text, constraint=ValidationConstraint.EXCLUSIVE, path=["users"])
     mailboxes = await ctx.load_many(
         mailbox_loaders.load_by_selectors, [(row.id, new_message.mailbox) for row in rows]
     )
@@ -307,7 +308,7 @@ def validated_keywords(names: Sequence[str]) -> list[str]:
     keywords = list(dict.fromkeys(keywords))
     if len(keywords) > MAX_KEYWORDS:
         text = f"a message has at most {MAX_KEYWORDS} keywords"
-        raise InvalidInput(text, constraint="max", path=["keywords"])
+        raise InvalidInput(text, constraint=ValidationConstraint.MAX, path=["keywords"])
     return keywords
 
 
@@ -356,7 +357,7 @@ async def _message_source(ctx: Context, new_message: NewMessage) -> bytes | Path
     has_raw, has_upload = new_message.raw is not None, new_message.upload_id is not None
     if has_raw is has_upload:
         path = ["rawUpload" if has_upload else "raw"]
-        constraint = "exclusive" if has_raw else "required"
+        constraint = ValidationConstraint.EXCLUSIVE if has_raw else ValidationConstraint.REQUIRED
         text = "give raw or rawUpload, one of them"
         raise InvalidInput(text, constraint=constraint, path=path)
     return await bytes_of_complete_message(ctx, new_message.raw, new_message.upload_id)
@@ -376,7 +377,9 @@ async def bytes_of_complete_message(
         content = decode_raw_message(raw_message or "")
     limit = ctx.environment.options.message_max_size
     if not content.strip():
-        raise InvalidInput("the message is empty", constraint="required", path=path)
+        raise InvalidInput(
+            "the message is empty", constraint=ValidationConstraint.REQUIRED, path=path
+        )
     check_limit(len(content), limit, f"a message has at most {limit} bytes", path=path)
     return remove_results(content, own_authserv_ids(ctx.environment.options))
 
@@ -392,6 +395,8 @@ def decode_raw_message(text: str) -> bytes:
             return base64.b64decode("".join(text.split()), validate=True)
         except (binascii.Error, ValueError) as problem:
             raise InvalidInput(
-                "neither a message nor base64", constraint="encoding", path=["raw"]
+                "neither a message nor base64",
+                constraint=ValidationConstraint.ENCODING,
+                path=["raw"],
             ) from problem
     return text.replace("\r\n", "\n").replace("\n", "\r\n").encode()

@@ -26,6 +26,7 @@ from models.errors import (
 from models.mailboxes.shares import Rights, ShareRight
 from models.mailboxes.tables import SpecialUse
 from models.store.columns import ColumnRow
+from models.validation_constraints import ValidationConstraint
 from resolvers.access import require_user_id
 from resolvers.admin import audit_log
 from resolvers.context import Context
@@ -175,9 +176,11 @@ def _check_change(request: DraftSaveRequest) -> None:
     """Raise InvalidInput if a change of a draft has nothing to change, or a source."""
     if request.source is not None:
         text = "a draft gets its source when it is created"
-        raise InvalidInput(text, constraint="exclusive", path=["source"])
+        raise InvalidInput(text, constraint=ValidationConstraint.EXCLUSIVE, path=["source"])
     if request.changes.is_empty and request.mailbox is None:
-        raise InvalidInput("say what to change", constraint="required", path=["set"])
+        raise InvalidInput(
+            "say what to change", constraint=ValidationConstraint.REQUIRED, path=["set"]
+        )
 
 
 async def _find_draft(ctx: Context, request: DraftSaveRequest) -> PreviousDraft | None:

@@ -199,21 +199,21 @@ async def test_reply_draft_joins_the_thread(ada: GraphQLClient, bob: GraphQLClie
 @pytest.mark.parametrize(
     ("arguments", "constraint", "path"),
     [
-        ({"subject": "a\r\nBcc: eve@example.net"}, "pattern", ["subject"]),
-        ({"subject": "ä" * 1025}, "max", ["subject"]),
-        ({"headers": [{"key": "Received", "value": "x"}]}, "reserved", ["headers", "0", "key"]),
+        ({"subject": "a\r\nBcc: eve@example.net"}, "PATTERN", ["subject"]),
+        ({"subject": "ä" * 1025}, "MAX", ["subject"]),
+        ({"headers": [{"key": "Received", "value": "x"}]}, "RESERVED", ["headers", "0", "key"]),
         (
             {"addAttachments": [CSV, new_attachment("a\nb")]},
-            "pattern",
+            "PATTERN",
             ["addAttachments", "1", "filename"],
         ),
-        ({"addAttachments": [new_attachment("a")] * 251}, "max", ["addAttachments"]),
-        ({"subject": "x", "draft": {"id": "x"}}, "id", ["draft"]),
-        ({"addAttachments": [{"content": "x"}]}, "encoding", ["addAttachments", "0", "content"]),
-        ({"addAttachments": [{}]}, "exclusive", ["addAttachments", "0"]),
-        ({"addAttachments": [{"upload": "x"}]}, "id", ["addAttachments", "0", "upload"]),
-        ({"addFiles": [{"id": "x"}]}, "id", ["addFiles", "0", "id"]),
-        ({"metadata": []}, "object", ["metadata"]),
+        ({"addAttachments": [new_attachment("a")] * 251}, "MAX", ["addAttachments"]),
+        ({"subject": "x", "draft": {"id": "x"}}, "ID", ["draft"]),
+        ({"addAttachments": [{"content": "x"}]}, "ENCODING", ["addAttachments", "0", "content"]),
+        ({"addAttachments": [{}]}, "EXCLUSIVE", ["addAttachments", "0"]),
+        ({"addAttachments": [{"upload": "x"}]}, "ID", ["addAttachments", "0", "upload"]),
+        ({"addFiles": [{"id": "x"}]}, "ID", ["addFiles", "0", "id"]),
+        ({"metadata": []}, "OBJECT", ["metadata"]),
     ],
 )
 async def test_invalid_message_fields_are_refused(
