@@ -46,17 +46,19 @@ from models.users.tables import (
     UsageKind,
     UsageLevel,
 )
-from resolvers.auth.app_passwords import AppPasswordScope
+from resolvers.auth.app_password_validation import AppPasswordScope
 from resolvers.auth.second_factors.second_factor_check import TwoFactorMethod
 from resolvers.auth.second_factors.webauthn import Ceremony
 from resolvers.changes.stream_reader import ResyncReason
 from resolvers.connectors.options import OptionName
 from resolvers.queue.loaders import QueueName
-from resolvers.submission.reply_references import ReferenceAction, ReferenceQuote
+from resolvers.submission.message_source import MessageRelationKind, QuotePosition
 from resolvers.users.listing import UserOrder
 
 strawberry.enum(AddressKind, description="What happens to mail for an address.")
-strawberry.enum(AppPasswordScope, description="What an application password may be good for.")
+strawberry.enum(
+    AppPasswordScope, description="A protocol or right that an application password can have."
+)
 strawberry.enum(AttachmentDisposition, description="Disposition of a MIME part (RFC 2183).")
 strawberry.enum(
     AuthenticationResultCode, description="Result of an authentication method (RFC 8601)."
@@ -64,7 +66,7 @@ strawberry.enum(
 strawberry.enum(CalendarMethod, description="iTIP method of a calendar (RFC 5546).")
 strawberry.enum(CopyOrigin, description="How a message came to be copied.")
 strawberry.enum(BccDirection, description="Whose mail is copied.")
-strawberry.enum(Ceremony, name="WebauthnCeremony", description="What a challenge is for.")
+strawberry.enum(Ceremony, name="WebauthnCeremony", description="Purpose of a WebAuthn challenge.")
 strawberry.enum(EventType, description="What happened. New kinds may come: have a default.")
 strawberry.enum(SubaddressAction, description="What becomes of mail to an address with a label.")
 strawberry.enum(DeliveryState, description="How far a delivery to one recipient has come.")
@@ -103,7 +105,10 @@ strawberry.enum(
     name="RevocationReason",
     description="Why a certificate is revoked (RFC 5280).",
 )
-strawberry.enum(ReferenceAction, description="What is done with the message referred to.")
+strawberry.enum(
+    MessageRelationKind,
+    description="How a message is related to the message it replies to or forwards.",
+)
 strawberry.enum(ResyncReason, description="Why a stream cannot go on from a cursor.")
 strawberry.enum(AuthMechanism, description="SASL mechanism for signing in on a remote server.")
 strawberry.enum(
@@ -130,7 +135,7 @@ strawberry.enum(
 )
 strawberry.enum(TaskState, description="Where a task stands.")
 strawberry.enum(TlsPolicyLevel, description="How much encryption the way to a destination has.")
-strawberry.enum(TwoFactorMethod, description="How a second factor is proved.")
+strawberry.enum(TwoFactorMethod, description="Method by which a second factor is proved.")
 strawberry.enum(UsageKind, description="A counter that begins anew.")
 strawberry.enum(
     UsageLevel,
@@ -140,10 +145,14 @@ strawberry.enum(
 strawberry.enum(UserFileFormat, description="Format of a file with accounts.")
 strawberry.enum(UserOrder, description="Order of a list of accounts; ties by id.")
 strawberry.enum(errors.ErrorCode, name="ErrorCode", description="Why; clients switch on it.")
-strawberry.enum(Role, description="Each includes the ones before it.")
-strawberry.enum(Scope, description="What a credential is good for.")
+strawberry.enum(
+    Role,
+    description="Role of a user or credential. Each role includes the earlier ones: PUBLIC, "
+    "USER, DOMAIN_ADMIN, ADMIN, ROOT.",
+)
+strawberry.enum(Scope, description="A right or protocol that a credential is valid for.")
 strawberry.enum(AdminPermission, description="What a DOMAIN_ADMIN may do for users of the domains.")
 strawberry.enum(UserPermission, description="What a USER may change himself.")
 strawberry.enum(QueueName, description="Where in the queue something stands.")
 strawberry.enum(Priority, description="How much its sender hurries.")
-strawberry.enum(ReferenceQuote, description="Where the message referred to is quoted.")
+strawberry.enum(QuotePosition, description="Where a reply or forward quotes the original message.")

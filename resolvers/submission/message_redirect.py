@@ -34,8 +34,8 @@ from resolvers.submission import composition, outgoing_scan, send_on_behalf
 from resolvers.submission import create as submission_create
 from resolvers.submission import loaders as submission_loaders
 from resolvers.submission.enqueue import enqueue_with_bcc_copies
+from resolvers.submission.message_source import FORWARDED_KEYWORD
 from resolvers.submission.prepared_messages import read_bcc_copy_recipients
-from resolvers.submission.reply_references import FORWARDED_KEYWORD
 from resolvers.users.quota import limits as quota_limits
 
 MAX_HOPS = 30  # Received fields; with this number it is a mail loop

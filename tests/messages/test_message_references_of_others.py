@@ -328,10 +328,10 @@ async def test_upload_for_user_cannot_include_users_mail(
     ada: GraphQLClient, managers: list[GraphQLClient]
 ) -> None:
     first, _ = await list_message_ids(ada)
-    reference = {"message": {"id": first}, "action": "FORWARD", "includeMessage": True}
+    reference = {"message": {"id": first}, "relation": "FORWARD", "includeMessage": True}
     arguments = {
         "mailbox": {"path": "Drafts"},
-        "reference": reference,
+        "source": reference,
         "users": user_selection(ada),
     }
     for client in managers:
