@@ -159,7 +159,7 @@ async def test_import_of_another_account_keeps_all_facts(
     )
     assert refused["errors"]
     query = "SELECT action FROM auth_events WHERE user_id = :u"
-    assert ("read mail",) not in await select_rows(root.environment, query, u=ada.user.id)
+    assert ("MESSAGES_READ",) not in await select_rows(root.environment, query, u=ada.user.id)
     payload = await start_import(root, {"user": {"username": "ada"}}, **arguments)
     assert payload["errors"] == []
     await run_due_imports(root.environment)
@@ -180,7 +180,7 @@ async def test_import_of_another_account_keeps_all_facts(
     ]
     assert sorted(facts[0], key=repr) == sorted(facts[1], key=repr)
     events = await select_rows(root.environment, query, u=ada.user.id)
-    assert ("read mail",) in events
+    assert ("MESSAGES_READ",) in events
     repeated = await start_import(root, {"user": {"username": "ada"}}, **arguments)
     await run_due_imports(root.environment)
     assert message_counts(await load_run(bob, repeated["connectorRuns"][0]["id"])) == (
@@ -293,7 +293,7 @@ async def test_invalid_import_is_refused_before_it_is_queued(
         ada, valid_source, filter={"and": [{"seen": True}, {"modifiedSince": "5"}]}
     )
     assert (payload["errors"][0]["constraint"], item_index(payload["errors"][0])) == (
-        "unsupported",
+        "UNSUPPORTED",
         1,
     )
     assert await select_rows(environment, "SELECT id FROM connectors") == []

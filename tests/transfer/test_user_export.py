@@ -384,7 +384,7 @@ async def test_refused_export_is_not_logged_as_access(
     payload = await execute_mutation(root, "userExport", EXPORT_FIELDS, **arguments)
     assert error_codes_and_paths(payload) == [("VALIDATION", ["passphrase"])]
     events = await select_rows(environment, "SELECT action FROM auth_events")
-    assert ("read mail",) not in events
+    assert ("MESSAGES_READ",) not in events
 
 
 async def test_credential_with_mail_scope_exports_no_settings(
