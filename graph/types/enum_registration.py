@@ -52,7 +52,7 @@ from models.users.tables import (
 from models.validation_constraints import ValidationConstraint
 from models.warning_codes import WarningCode
 from resolvers.admin.setting_types import SettingKind
-from resolvers.auth.app_passwords import AppPasswordScope
+from resolvers.auth.app_password_validation import AppPasswordScope
 from resolvers.auth.second_factors.second_factor_check import TwoFactorMethod
 from resolvers.auth.second_factors.webauthn import Ceremony
 from resolvers.changes.stream_reader import ResyncReason
@@ -62,7 +62,9 @@ from resolvers.submission.message_source import MessageRelationKind, QuotePositi
 from resolvers.users.listing import UserOrder
 
 strawberry.enum(AddressKind, description="What happens to mail for an address.")
-strawberry.enum(AppPasswordScope, description="What an application password may be good for.")
+strawberry.enum(
+    AppPasswordScope, description="A protocol or right that an application password can have."
+)
 strawberry.enum(AttachmentDisposition, description="Disposition of a MIME part (RFC 2183).")
 strawberry.enum(
     AuthenticationResultCode, description="Result of an authentication method (RFC 8601)."
@@ -70,7 +72,7 @@ strawberry.enum(
 strawberry.enum(CalendarMethod, description="iTIP method of a calendar (RFC 5546).")
 strawberry.enum(CopyOrigin, description="How a message came to be copied.")
 strawberry.enum(BccDirection, description="Whose mail is copied.")
-strawberry.enum(Ceremony, name="WebauthnCeremony", description="What a challenge is for.")
+strawberry.enum(Ceremony, name="WebauthnCeremony", description="Purpose of a WebAuthn challenge.")
 strawberry.enum(EventType, description="What happened. New kinds may come: have a default.")
 strawberry.enum(SubaddressAction, description="What becomes of mail to an address with a label.")
 strawberry.enum(DeliveryState, description="How far a delivery to one recipient has come.")
@@ -140,7 +142,7 @@ strawberry.enum(
 strawberry.enum(TaskKind, description="What a task does. Later versions can add values.")
 strawberry.enum(TaskState, description="Where a task stands.")
 strawberry.enum(TlsPolicyLevel, description="How much encryption the way to a destination has.")
-strawberry.enum(TwoFactorMethod, description="How a second factor is proved.")
+strawberry.enum(TwoFactorMethod, description="Method by which a second factor is proved.")
 strawberry.enum(UsageKind, description="A counter that begins anew.")
 strawberry.enum(
     UsageLevel,
@@ -150,8 +152,12 @@ strawberry.enum(
 strawberry.enum(UserFileFormat, description="Format of a file with accounts.")
 strawberry.enum(UserOrder, description="Order of a list of accounts; ties by id.")
 strawberry.enum(errors.ErrorCode, name="ErrorCode", description="Why; clients switch on it.")
-strawberry.enum(Role, description="Each includes the ones before it.")
-strawberry.enum(Scope, description="What a credential is good for.")
+strawberry.enum(
+    Role,
+    description="Role of a user or credential. Each role includes the earlier ones: PUBLIC, "
+    "USER, DOMAIN_ADMIN, ADMIN, ROOT.",
+)
+strawberry.enum(Scope, description="A right or protocol that a credential is valid for.")
 strawberry.enum(AdminPermission, description="What a DOMAIN_ADMIN may do for users of the domains.")
 strawberry.enum(UserPermission, description="What a USER may change himself.")
 strawberry.enum(QueueName, description="Where in the queue something stands.")

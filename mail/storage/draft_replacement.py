@@ -17,16 +17,16 @@ from mail.storage.blobs.blob_writer import (
     insert_blob_rows,
     reference_statements,
 )
+from mail.storage.message_columns import content_columns
 from mail.storage.message_flags import imap_flags
 from mail.storage.message_insert import (
     InsertedMessage,
     MessagePlacement,
-    StorableMessage,
-    content_columns,
     count_messages_and_take_uids,
     quota_error,
     source_columns,
 )
+from mail.storage.storable_message import StorableMessage
 from mail.storage.thread_assignment import (
     delete_empty_threads_statement,
     new_thread_insert,

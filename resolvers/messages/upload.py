@@ -16,7 +16,7 @@ from mail.authentication.results_removal import own_authserv_ids, remove_own_res
 from mail.compose import message_builder
 from mail.mime.header_encoding import NamedAddress as Person
 from mail.search import index_worker
-from mail.storage import draft_replacement, message_content, openpgp_encryption
+from mail.storage import draft_replacement, message_opening, openpgp_encryption
 from mail.storage.blobs.blob_writer import BlobRowDeleted, StoredMessageBlobs
 from mail.storage.blobs.message_layout import NewBlob
 from mail.storage.draft_replacement import INPUT_PATH, EarlierDraft
@@ -26,10 +26,10 @@ from mail.storage.message_insert import (
     InsertedMessage,
     InsertItem,
     MessagePlacement,
-    StorableMessage,
     insert_message,
 )
 from mail.storage.received_messages import parse_storable_message, store_blobs
+from mail.storage.storable_message import StorableMessage
 from models.errors import (
     Conflict,
     ErrorCollector,
@@ -421,7 +421,7 @@ async def _find_replaced_draft(
     )
     if not row.draft:
         raise Conflict("only a draft can be replaced", path=INPUT_PATH)
-    (message,) = await message_content.open_messages_unlogged(ctx.environment, [row], ctx.read)
+    (message,) = await message_opening.open_messages_unlogged(ctx.environment, [row], ctx.read)
     return PreviousDraft(message, new_message.kept_attachments)
 
 

@@ -7,8 +7,9 @@ from mail.delivery import recipient_rewrites
 from mail.envelope.dsn_parameters import ALL_REPORTS, DsnRequest
 from mail.storage import openpgp_encryption
 from mail.storage.blobs.blob_writer import StoredMessageBlobs
-from mail.storage.message_insert import MessagePlacement, StorableMessage
+from mail.storage.message_insert import MessagePlacement
 from mail.storage.received_messages import parse_storable_message, store_blobs
+from mail.storage.storable_message import StorableMessage
 from models.errors import ServiceUnavailable
 from models.events.journal import PLATFORM
 from models.store.columns import ColumnRow
