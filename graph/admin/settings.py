@@ -9,7 +9,7 @@ from strawberry import UNSET
 from strawberry.scalars import JSON
 
 from graph.types import errors as types_errors
-from graph.types.connections import Connection, connection_of_page, page_request
+from graph.types.connections import Connection, ConnectionSource, connection_of_page, page_request
 from graph.types.errors import MutationPayload, Options, attribute_field
 from graph.types.fields import Auth, Info, field, query
 from graph.types.input_conditions import ConditionsInput
@@ -23,7 +23,7 @@ from models.validation_constraints import ValidationConstraint
 from models.warning_codes import WarningCode
 from resolvers.admin import settings as admin_settings
 from resolvers.admin.setting_types import SettingKind
-from resolvers.admin.settings import CurrentSetting, SettingHistoryPageKey
+from resolvers.admin.settings import CurrentSetting, SettingHistoryPageKey, page_of_keys
 
 MAX_QUERY_LENGTH = 128  # characters; as long as a key
 
@@ -139,12 +139,16 @@ class SettingQuery:
         setting = await admin_settings.find_setting(info.context, key)
         return Setting.from_stored_setting(setting) if setting else None
 
-    @query("All, by key.", role=Role.ADMIN, scope=Scope.READ)
+    @query("Lists the settings, ordered by key.", role=Role.ADMIN, scope=Scope.READ)
     async def settings(
         self,
         info: Info,
         filter: SettingFilter | None = UNSET,
-    ) -> list[Setting]:
+        first: int | None = UNSET,
+        after: str | None = UNSET,
+        last: int | None = UNSET,
+        before: str | None = UNSET,
+    ) -> Connection[Setting]:
         search_text = (filter.query or None) if filter else None
         if search_text and len(search_text) > MAX_QUERY_LENGTH:
             raise InvalidInput(
@@ -152,10 +156,22 @@ class SettingQuery:
                 constraint=ValidationConstraint.MAX,
                 path=["filter", "query"],
             )
-        return [
-            Setting.from_stored_setting(setting)
-            for setting in await admin_settings.list_settings(info.context, search_text)
-        ]
+        list_ordering = ordering_name("settings", search_text)
+        requested_page = page_request(list_ordering, first, after, last, before)
+        settings = await admin_settings.list_settings(info.context, search_text)
+        page = page_of_keys(settings, requested_page)
+
+        async def count() -> int:
+            return len(settings)
+
+        return Connection.from_row(
+            ConnectionSource(
+                page,
+                [Setting.from_stored_setting(setting) for setting in page.rows],
+                lambda setting: Cursor(list_ordering, setting.key, 0),
+                count,
+            )
+        )
 
 
 @strawberry.type

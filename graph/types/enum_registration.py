@@ -51,13 +51,18 @@ from models.users.tables import (
 )
 from models.validation_constraints import ValidationConstraint
 from models.warning_codes import WarningCode
+from resolvers.addresses.loaders import AddressOrder
+from resolvers.admin.audit_log import AuditLogOrder
 from resolvers.admin.setting_types import SettingKind
 from resolvers.auth.app_password_validation import AppPasswordScope
 from resolvers.auth.second_factors.second_factor_check import TwoFactorMethod
 from resolvers.auth.second_factors.webauthn import Ceremony
 from resolvers.changes.stream_reader import ResyncReason
 from resolvers.connectors.options import OptionName
-from resolvers.queue.loaders import QueueName
+from resolvers.domains.loaders import DomainOrder
+from resolvers.filters.loaders import FilterOrder
+from resolvers.queue.loaders import QueueEntryOrder, QueueName
+from resolvers.spam.quarantine import QuarantineOrder
 from resolvers.submission.message_source import MessageRelationKind, QuotePosition
 from resolvers.users.listing import UserOrder
 
@@ -150,7 +155,30 @@ strawberry.enum(
     "limits.criticalPercent.",
 )
 strawberry.enum(UserFileFormat, description="Format of a file with accounts.")
-strawberry.enum(UserOrder, description="Order of a list of accounts; ties by id.")
+strawberry.enum(
+    AddressOrder,
+    description="Order of a list of addresses. Equal ones are ordered by creation.",
+)
+strawberry.enum(
+    AuditLogOrder, description="Order of the audit log. Entries of the same time keep their order."
+)
+strawberry.enum(
+    DomainOrder, description="Order of a list of domains. Equal ones are ordered by creation."
+)
+strawberry.enum(
+    FilterOrder, description="Order of a list of filters. Equal ones are ordered by creation."
+)
+strawberry.enum(
+    QuarantineOrder,
+    description="Order of a list of quarantined messages. Equal ones are ordered by arrival.",
+)
+strawberry.enum(
+    QueueEntryOrder,
+    description="Order of a list of queue entries. Equal ones are ordered by creation.",
+)
+strawberry.enum(
+    UserOrder, description="Order of a list of accounts. Equal ones are ordered by creation."
+)
 strawberry.enum(errors.ErrorCode, name="ErrorCode", description="Why; clients switch on it.")
 strawberry.enum(
     Role,

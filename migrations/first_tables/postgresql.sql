@@ -100,6 +100,8 @@ CREATE TABLE domains (
     CONSTRAINT pk_domains PRIMARY KEY (id),
     CONSTRAINT uq_domains_name UNIQUE (name)
 );
+CREATE INDEX domains_by_age ON domains (created_at, id);
+CREATE INDEX domains_by_user_count ON domains (user_count, id);
 
 CREATE TABLE dropped_objects (
     name VARCHAR NOT NULL,
@@ -697,6 +699,8 @@ CREATE TABLE addresses (
     CONSTRAINT fk_addresses_domain_id FOREIGN KEY(domain_id) REFERENCES domains (id) ON DELETE CASCADE,
     CONSTRAINT fk_addresses_user_id FOREIGN KEY(user_id) REFERENCES users (id) ON DELETE CASCADE
 );
+CREATE INDEX addresses_by_age ON addresses (created_at, id);
+CREATE INDEX addresses_by_local ON addresses (local, id);
 CREATE INDEX ix_addresses_domain_id ON addresses (domain_id);
 CREATE INDEX ix_addresses_domain_id_local ON addresses (domain_id, local, id);
 CREATE INDEX ix_addresses_ending ON addresses (expires_at) WHERE expires_at IS NOT NULL;
@@ -885,6 +889,7 @@ CREATE TABLE deleted_users (
     CONSTRAINT fk_deleted_users_id FOREIGN KEY(id) REFERENCES users (id) ON DELETE CASCADE,
     CONSTRAINT fk_deleted_users_domain_id FOREIGN KEY(domain_id) REFERENCES domains (id) ON DELETE SET NULL
 );
+CREATE INDEX deleted_users_by_age ON deleted_users (deleted_at, id);
 CREATE INDEX ix_deleted_users_domain_id ON deleted_users (domain_id);
 CREATE INDEX ix_deleted_users_username_key ON deleted_users (username_key);
 
@@ -1114,6 +1119,8 @@ CREATE INDEX ix_quarantine_items_domain_id ON quarantine_items (domain_id);
 CREATE INDEX ix_quarantine_items_expires_at ON quarantine_items (expires_at);
 CREATE INDEX ix_quarantine_items_user_id ON quarantine_items (user_id);
 CREATE INDEX quarantine_by_age ON quarantine_items (created_at, id);
+CREATE INDEX quarantine_by_score ON quarantine_items (score, id);
+CREATE INDEX quarantine_by_size ON quarantine_items (size, id);
 CREATE INDEX quarantine_of_user ON quarantine_items (user_id, created_at, id);
 CREATE INDEX quarantine_untold ON quarantine_items (created_at) WHERE NOT notified;
 
@@ -1728,6 +1735,7 @@ CREATE INDEX submissions_header ON submissions (user_id, header_id) WHERE header
 CREATE INDEX submissions_held ON submissions (release_at, id) WHERE release_at IS NOT NULL;
 CREATE INDEX submissions_of_user ON submissions (user_id, created_at, id);
 CREATE INDEX submissions_waiting ON submissions (created_at, id) WHERE state IN ('SCHEDULED', 'UNDOABLE', 'QUEUED', 'SENDING');
+CREATE INDEX submissions_waiting_by_size ON submissions (size, id) WHERE state IN ('SCHEDULED', 'UNDOABLE', 'QUEUED', 'SENDING');
 CREATE INDEX submissions_waiting_of_user ON submissions (user_id, created_at, id) WHERE state IN ('SCHEDULED', 'UNDOABLE', 'QUEUED', 'SENDING');
 
 CREATE TABLE deliveries (

@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import math
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from models.errors import InvalidInput
 from models.validation_constraints import ValidationConstraint
 
 Item = TypeVar("Item")
-SortValue = datetime | str | int
+SortValue = datetime | str | int | float
 
 MAX_PAGE_SIZE = 250  # a larger page is refused, not cut, so that clients notice
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -58,6 +59,8 @@ def _encode_sort_value(value: SortValue) -> str:
         return (
             f"t{(value - EPOCH) // timedelta(microseconds=1)}"  # a float would lose the last ones
         )
+    if isinstance(value, float):
+        return f"f{value!r}"
     return f"n{value}" if isinstance(value, int) else f"s{value}"
 
 
@@ -67,6 +70,8 @@ def _decode_sort_value(text: str) -> SortValue:
         return EPOCH + timedelta(microseconds=int(value))
     if kind == "n":
         return int(value)
+    if kind == "f" and math.isfinite(number := float(value)):
+        return number
     if kind == "s":
         return value
     raise ValueError(text)

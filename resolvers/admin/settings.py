@@ -79,6 +79,24 @@ async def list_settings(ctx: Context, key_part: str | None = None) -> list[Curre
     ]
 
 
+def page_of_keys(
+    settings: Sequence[CurrentSetting], page_request: PageRequest
+) -> Page[CurrentSetting]:
+    """Return the page of these settings, which are ordered by key."""
+    cursor, is_backward = page_request.cursor, page_request.is_backward
+    remaining = [
+        setting
+        for setting in settings
+        if cursor is None
+        or (
+            setting.key < str(cursor.sort_value)
+            if is_backward
+            else setting.key > str(cursor.sort_value)
+        )
+    ]
+    return page_request.page_from_rows(remaining)
+
+
 async def find_setting(ctx: Context, key: str) -> CurrentSetting | None:
     """Return the setting of a key, or None. Raises Forbidden unless the viewer is an ADMIN."""
     ctx.viewer.require(READ_RULE)

@@ -150,9 +150,13 @@ async def read_index_hit_page(ctx: Context, index_lookup: IndexLookup) -> Page[I
     Raises Invalid if the filter requires no words.
     """
     dialect, ask = ctx.environment.database.dialect, index_lookup.page_request
-    before = ask.cursor.id if ask.cursor else MAX_MESSAGE_ID
+    first_border = 0 if ask.is_backward else MAX_MESSAGE_ID
     found = text_index.scored_match_statement(
-        dialect, index_lookup.require_index_query(ctx), before, ask.count + 1
+        dialect,
+        index_lookup.require_index_query(ctx),
+        ask.cursor.id if ask.cursor else first_border,
+        ask.count + 1,
+        is_ascending=ask.is_backward,
     )
     hits = found.columns(column("rowid", BIG_INTEGER), column("score")).subquery()
     rows = await ctx.read(select(hits.c.rowid, hits.c.score).order_by(hits.c.rowid.desc()))

@@ -32,9 +32,12 @@ from tests.support.operations.setting_operations import (
 from tests.support.schema.error_paths import field_path, item_index
 
 SETTING_QUERY = "query ($key: String!) { setting(key: $key) { key value default type custom } }"
-SETTINGS_QUERY = (
-    "query ($filter: SettingFilter) { settings(filter: $filter) { key value custom type } }"
-)
+SETTINGS_QUERY = """query ($filter: SettingFilter) { settings(filter: $filter, first: 250) {
+  nodes { key value custom type } } }"""
+SETTING_PAGES_QUERY = """query ($first: Int, $after: String, $last: Int, $before: String) {
+  settings(first: $first, after: $after, last: $last, before: $before) {
+    totalCount nodes { key }
+    pageInfo { hasNextPage hasPreviousPage startCursor endCursor } } }"""
 HISTORY_QUERY = """query ($key: String!, $first: Int, $after: String, $last: Int, $before: String) {
   setting(key: $key) { history(first: $first, after: $after, last: $last, before: $before) {
     totalCount nodes { id key at actor before after reason }
@@ -56,7 +59,7 @@ def test_every_setting_has_an_option_and_parses_its_default() -> None:
 
 
 async def test_settings_are_listed_by_key_with_defaults(root: GraphQLClient) -> None:
-    settings = (await root(SETTINGS_QUERY))["settings"]
+    settings = (await root(SETTINGS_QUERY))["settings"]["nodes"]
     assert [setting["key"] for setting in settings] == sorted(DEFINITIONS)
     assert not any(setting["custom"] for setting in settings)
     values = {setting["key"]: (setting["value"], setting["type"]) for setting in settings}
@@ -66,11 +69,11 @@ async def test_settings_are_listed_by_key_with_defaults(root: GraphQLClient) -> 
     assert values["journal.retention"] == ("P30D", "DURATION")
     assert values["users.defaultDomain"] == (None, "STRING")
     for part in ("retention", "RETENTION"):
-        settings = (await root(SETTINGS_QUERY, filter={"query": part}))["settings"]
+        settings = (await root(SETTINGS_QUERY, filter={"query": part}))["settings"]["nodes"]
         assert [setting["key"] for setting in settings] == [
             key for key in DEFINITIONS if "retention" in key.casefold()
         ]
-    assert (await root(SETTINGS_QUERY, filter={"query": "%"}))["settings"] == []
+    assert (await root(SETTINGS_QUERY, filter={"query": "%"}))["settings"]["nodes"] == []
     answer = await root.execute(SETTINGS_QUERY, filter={"query": "x" * 10_000})
     assert answer["errors"][0]["extensions"]["code"] == "BAD_USER_INPUT"
 
@@ -324,10 +327,29 @@ async def test_change_is_in_the_journal_and_the_audit_log(root: GraphQLClient) -
     assert setting["value"] == "hunter2"
 
 
+async def test_settings_have_pages_in_both_directions(root: GraphQLClient) -> None:
+    page = (await root(SETTING_PAGES_QUERY, first=7))["settings"]
+    assert page["totalCount"] == len(DEFINITIONS)
+    assert [node["key"] for node in page["nodes"]] == sorted(DEFINITIONS)[:7]
+    assert page["pageInfo"]["hasNextPage"]
+    assert not page["pageInfo"]["hasPreviousPage"]
+    next_page = (await root(SETTING_PAGES_QUERY, first=2, after=page["pageInfo"]["endCursor"]))[
+        "settings"
+    ]
+    assert [node["key"] for node in next_page["nodes"]] == sorted(DEFINITIONS)[7:9]
+    last_page = (
+        await root(SETTING_PAGES_QUERY, last=3, before=next_page["pageInfo"]["startCursor"])
+    )["settings"]
+    assert [node["key"] for node in last_page["nodes"]] == sorted(DEFINITIONS)[4:7]
+    answer = await root.execute(SETTING_PAGES_QUERY, first=1, after="x")
+    assert answer["errors"][0]["extensions"] == {"code": "BAD_CURSOR"}
+
+
 async def test_list_needs_a_constant_number_of_statements(
     root: GraphQLClient, statements: list[str]
 ) -> None:
-    document = "{ settings { key history(first: 2) { totalCount nodes { after actor } } } }"
+    document = """{ settings(first: 250) { nodes { key
+      history(first: 2) { totalCount nodes { after actor } } } } }"""
 
     async def cost() -> int:
         del statements[:]
