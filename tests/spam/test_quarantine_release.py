@@ -285,6 +285,6 @@ async def test_quarantine_notification_frequency_is_set(
     assert [user["quarantineNotification"] for user in answer["users"]] == ["WEEKLY"]
     log = '{ auditLog(filter: {mutation: "quarantineNotificationSet"}) { nodes { before after } } }'
     (entry,) = (await admin_client(log))["auditLog"]["nodes"]
-    assert entry["after"] == {"quarantine_notification": "WEEKLY"}
+    assert entry["after"] == {"quarantineNotification": "WEEKLY"}
     query = "{ viewer { user { quarantineNotification } } }"
     assert (await bob(query))["viewer"]["user"] == {"quarantineNotification": "WEEKLY"}
