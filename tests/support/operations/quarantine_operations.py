@@ -12,7 +12,7 @@ from mail.delivery.listener_backend import LocalBackend
 from mail.delivery.quarantine import QuarantineReason
 from mail.recipients import address_resolution
 from mail.spam.scan_result import SpamScanSymbol
-from models.events.journal import EventType
+from models.events.event_types import EventType
 from models.runtime.environment import CommittedOptions, Environment
 from models.spam.quarantine import QuarantineItem
 from models.store.columns import ColumnRow, core_table
