@@ -23,8 +23,10 @@ from mail.domains.dns_advice import DnsState, PublishedSigningKey, dkim_record_a
 from models.domains.dkim_keys import DkimAlgorithm, DkimKeyState
 from models.store.keyset_pages import Cursor, ordering_name
 from models.users.roles import Role, Scope
+from models.warning_codes import WarningCode
 from resolvers.context import Context
 from resolvers.domains import dkim_key_mutations, dkim_keys, dkim_rotation
+from resolvers.domains.dkim_domains import DEFAULT_SELECTOR
 from resolvers.domains.dkim_key_mutations import MIN_SAFE_RSA_BITS, NewDkimKey
 from resolvers.domains.dkim_keys import DkimRecordKey
 from resolvers.domains.dkim_rotation import DkimRotationValues
@@ -124,9 +126,7 @@ class DkimKeyFilter(ConditionsInput):
 @strawberry.input(description="Input of dkimKeySet.")
 class DkimKeySetInput(Options):
     domains: list[str] = attribute_field(DOMAINS_DESCRIPTION)
-    selector: str = attribute_field(
-        SELECTOR_DESCRIPTION, default=dkim_key_mutations.DEFAULT_SELECTOR
-    )
+    selector: str = attribute_field(SELECTOR_DESCRIPTION, default=DEFAULT_SELECTOR)
     description: str | None = attribute_field("Text for people.", default=UNSET)
     private_key: str | None = attribute_field(
         "PEM, or the 32 bytes of an Ed25519 key in base64; made when missing, one for each domain.",
@@ -305,7 +305,7 @@ async def _load_payload_warning_of_weak_keys(info: Info, key_ids: list[int]) -> 
         f"some servers believe no RSA key below {MIN_SAFE_RSA_BITS} bits: {', '.join(weak_domains)}"
     )
     warnings = (
-        [types_errors.Warning(code="WEAK_KEY", message=text, path=["keySize"])]
+        [types_errors.Warning(code=WarningCode.WEAK_KEY, message=text, path=["keySize"])]
         if weak_domains
         else []
     )

@@ -45,8 +45,8 @@ from graph.types.row_mapping import (
 )
 from graph.types.scalars import URL, BigInt, ByteSize
 from mail.addresses.address_syntax import normalized_address
-from mail.storage.message_content import is_large_structure
 from mail.storage.message_flags import imap_flags_from_values as flags_of
+from mail.storage.message_structure import is_large_structure
 from models.files.blobs import StorageTier
 from models.store.columns import ColumnRow
 from models.store.keyset_pages import Cursor, Page, ordering_name

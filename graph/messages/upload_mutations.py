@@ -11,7 +11,7 @@ from graph.messages.types import Message
 from graph.submission.compose_inputs import (
     CONTENT_FIELDS,
     MessageContentInput,
-    ReferenceAttachments,
+    SourceAttachments,
     attachment_selection,
     resolve_message_fields,
 )
@@ -33,11 +33,10 @@ from graph.types.scalars import Upload, validate_custom_data
 from mail.compose.message_builder import Priority
 from models.errors import ErrorCollector, NotFound
 from models.users.roles import Scope
+from models.warning_codes import WarningCode
 from resolvers.messages import upload
 from resolvers.messages.upload import NewMessage
 from resolvers.submission.composition import MessageFields
-
-DROPPED_RECIPIENT_CODE = "RECIPIENT_DROPPED"
 
 
 @strawberry.input(description="Input of messageUpload: raw, rawUpload, or fields to write it from.")
@@ -48,7 +47,7 @@ class MessageUploadInput(MessageContentInput):
     users: UserSelection | None = attribute_field(
         "The accounts that get the message: all or none. Only administrators can select other "
         "users. A message of fields is written in the name of each user. With several users, "
-        "`replaces` and `keepAttachments` are refused; with other users, `reference` and "
+        "`replaces` and `keepAttachments` are refused; with other users, `source` and "
         "`files` are.",
         default=UNSET,
     )
@@ -57,7 +56,7 @@ class MessageUploadInput(MessageContentInput):
     unseen: bool = attribute_field("Leave it unread.", default=False)
     flagged: bool = attribute_field(r"\Flagged.", default=False)
     draft: bool = attribute_field(
-        r"\Draft; one with a reference, or that replaces one, always is.", default=False
+        r"\Draft; one with a source, or that replaces one, always is.", default=False
     )
     received_at: datetime | None = attribute_field("Arrival, default now.", default=UNSET)
     metadata: JSON | None = attribute_field("Free data of the application.", default=UNSET)
@@ -70,7 +69,7 @@ class MessageUploadInput(MessageContentInput):
         "of attachments, and of what it answers, stays.",
         default=UNSET,
     )
-    keep_attachments: ReferenceAttachments | None = attribute_field(
+    keep_attachments: SourceAttachments | None = attribute_field(
         "Attachments of that draft to keep beside the given; images the html shows always stay.",
         default=UNSET,
     )
@@ -119,7 +118,7 @@ def _dropped_recipient_warnings(dropped_indexes: Sequence[int]) -> list[Warning]
     """Return a warning for each recipient in `to` that was dropped since it has no address."""
     text = "This is no address: it was left out."
     return [
-        Warning(code=DROPPED_RECIPIENT_CODE, message=text, path=["to", str(index)])
+        Warning(code=WarningCode.RECIPIENT_DROPPED, message=text, path=["to", str(index)])
         for index in dropped_indexes
     ]
 

@@ -9,9 +9,13 @@ from strawberry import UNSET
 
 from graph.files.types import File
 from graph.mailboxes.types import Mailbox
-from graph.messages.content_fields import MessageReference
+from graph.messages.content_fields import MessageRelation
 from graph.messages.mime_parts import MailAddress
-from graph.submission.compose_inputs import MailAddressInput, ReferenceInput, resolve_common_fields
+from graph.submission.compose_inputs import (
+    MailAddressInput,
+    MessageRelationInput,
+    resolve_common_fields,
+)
 from graph.submission.identities import Identity
 from graph.submission.inputs import (
     FileAttachmentInput,
@@ -26,7 +30,7 @@ from graph.types.object_references import id_from_ref
 from graph.types.object_views import DerivedField, NestedViewField
 from graph.types.references import (
     MailboxRef,
-    ReferenceAction,
+    MessageRelationKind,
     UserRef,
     load_named_user_id,
     mailbox_selector_from_ref,
@@ -115,13 +119,13 @@ class ComposeRequest(NodeView):
             info, File, [row for row in rows if row is not None]
         )
 
-    @field("The message it answers or forwards.", "written")
-    async def reference(self, info: Info) -> MessageReference | None:
-        stored = self.row.written.get("reference")
+    @field("The message that the new message replies to or forwards. Null: none.", "written")
+    async def source(self, info: Info) -> MessageRelation | None:
+        stored = self.row.written.get("source")
         if not stored:
             return None
         row = await info.context.load(message_loaders.load_visible_by_ids, stored[0])
-        return MessageReference(action=ReferenceAction(stored[1]), row=row)
+        return MessageRelation(relation=MessageRelationKind(stored[1]), row=row)
 
 
 @strawberry.input(description="Input of composeRequest.")
@@ -138,7 +142,9 @@ class ComposeRequestInput(Options):
     cc: list[MailAddressInput] | None = attribute_field("Copies.", default=UNSET)
     bcc: list[MailAddressInput] | None = attribute_field("Hidden copies.", default=UNSET)
     reply_to: list[MailAddressInput] | None = attribute_field("Answers go there.", default=UNSET)
-    subject: str | None = attribute_field("Default that of the reference.", default=UNSET)
+    subject: str | None = attribute_field(
+        "Subject. Default: derived from the subject of `source`.", default=UNSET
+    )
     text: str | None = attribute_field("Plain text.", default=UNSET)
     html: str | None = attribute_field("HTML.", default=UNSET)
     file_attachments: list[FileAttachmentInput] | None = attribute_field(
@@ -146,8 +152,8 @@ class ComposeRequestInput(Options):
     )
     mailbox: MailboxRef | None = attribute_field("Folder for the copy.", default=UNSET)
     priority: Priority = attribute_field("How much it hurries.", default=Priority.NORMAL)
-    reference: ReferenceInput | None = attribute_field(
-        "The message it answers or forwards; its attachments are the client's to add.",
+    source: MessageRelationInput | None = attribute_field(
+        "The message that the new message replies to or forwards. The client adds its attachments.",
         default=UNSET,
     )
 

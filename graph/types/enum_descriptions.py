@@ -1,6 +1,11 @@
 """Descriptions of enum values."""
 
+<<<<<<< HEAD
 from graph.types.event_type_descriptions import EVENT_TYPE_DESCRIPTIONS
+=======
+from graph.types.constraint_descriptions import CONSTRAINT_DESCRIPTIONS
+from graph.types.log_enum_descriptions import LOG_VALUE_DESCRIPTIONS
+>>>>>>> main
 from resolvers.connectors.options import OPTION_DESCRIPTIONS
 
 VALUE_DESCRIPTIONS = {
@@ -87,14 +92,14 @@ VALUE_DESCRIPTIONS = {
         "RECIPIENT": "What comes for this recipient, from outside or from users.",
     },
     "AppPasswordScope": {
-        "IMAP": "Client protocol.",
-        "POP3": "Client protocol.",
-        "SMTP": "Submission protocol.",
-        "SIEVE": "Script management.",
-        "MAIL_READ": "Own mail by this API, read only.",
-        "MAIL": "Own mail by this API, read and write.",
-        "SUBMIT": "Sending by this API only.",
-        "ALL": "All of these; never FULL.",
+        "IMAP": "Sign-in to IMAP.",
+        "POP3": "Sign-in to POP3.",
+        "SMTP": "Sign-in to message submission (RFC 6409).",
+        "SIEVE": "Sign-in to ManageSieve (RFC 5804).",
+        "MAIL_READ": "Reading the user's mail by this API.",
+        "MAIL": "Reading and changing the user's mail by this API.",
+        "SUBMIT": "Sending messages by this API.",
+        "ALL": "Every scope except FULL.",
     },
     "EventType": EVENT_TYPE_DESCRIPTIONS,
     "DkimAlgorithm": {
@@ -252,15 +257,15 @@ VALUE_DESCRIPTIONS = {
         "POP3": "Fetching with a mail program.",
         "SMTP": "Sending with a mail program.",
     },
-    "ReferenceQuote": {
-        "NONE": "Not at all.",
-        "BELOW": "Below what is written.",
-        "ABOVE": "Above what is written.",
+    "QuotePosition": {
+        "NONE": "The original message is not quoted.",
+        "BELOW": "Below the new text.",
+        "ABOVE": "Above the new text.",
     },
-    "ReferenceAction": {
-        "REPLY": "Answer to whoever wrote.",
-        "REPLY_ALL": "Answer to all who had it.",
-        "FORWARD": "Pass it on.",
+    "MessageRelationKind": {
+        "REPLY": "A reply to the author.",
+        "REPLY_ALL": "A reply to the author and all recipients.",
+        "FORWARD": "A forward to new recipients.",
     },
     "ResyncReason": {
         "CURSOR_EXPIRED": "Older than the journal is kept.",
@@ -269,23 +274,23 @@ VALUE_DESCRIPTIONS = {
         "STORE_RESTORED": "The database was restored from a backup after the cursor was issued.",
     },
     "Role": {
-        "PUBLIC": "Nobody: not signed in.",
-        "USER": "Own account.",
-        "DOMAIN_ADMIN": "Users, addresses and settings of some domains.",
-        "ADMIN": "Every domain and user, not the machine.",
-        "ROOT": "Everything.",
+        "PUBLIC": "No signed-in user.",
+        "USER": "Access to the user's account.",
+        "DOMAIN_ADMIN": "Administration of the users, addresses and settings of some domains.",
+        "ADMIN": "Administration of every domain and user, but not of the server.",
+        "ROOT": "Access to everything.",
     },
     "Scope": {
-        "FULL": "Everything the role may.",
-        "READ": "Queries and subscriptions only.",
-        "MAIL_READ": "Own mail, read only.",
-        "MAIL": "Own mail, read and write.",
-        "SUBMIT": "Sending only.",
-        "SETTINGS": "Own account settings.",
-        "IMAP": "Client protocol.",
-        "POP3": "Client protocol.",
-        "SMTP": "Submission protocol.",
-        "SIEVE": "Script management.",
+        "FULL": "Everything that the role allows.",
+        "READ": "Queries and subscriptions; no mutations.",
+        "MAIL_READ": "Reading the user's mail.",
+        "MAIL": "Reading and changing the user's mail.",
+        "SUBMIT": "Sending messages.",
+        "SETTINGS": "Reading and changing the settings of the user's account.",
+        "IMAP": "Sign-in to IMAP.",
+        "POP3": "Sign-in to POP3.",
+        "SMTP": "Sign-in to message submission (RFC 6409).",
+        "SIEVE": "Sign-in to ManageSieve (RFC 5804).",
     },
     "ShareRight": {
         "LOOKUP": "See the folder; it goes with any other right.",
@@ -369,9 +374,9 @@ VALUE_DESCRIPTIONS = {
         "CANCELLED": "Stopped on request; what was done stays.",
     },
     "TwoFactorMethod": {
-        "TOTP": "A code by time (RFC 6238).",
-        "CUSTOM": "Something the calling application checks.",
-        "WEBAUTHN": "A security key or passkey.",
+        "TOTP": "A time-based one-time password (RFC 6238).",
+        "CUSTOM": "A factor that the calling application checks.",
+        "WEBAUTHN": "A security key or passkey (W3C Web Authentication).",
     },
     "UsageKind": {
         "RECIPIENTS": "Addresses written to, per 24 h.",
@@ -386,10 +391,54 @@ VALUE_DESCRIPTIONS = {
         "FULL": "All of it.",
     },
     "UserOrder": {
-        "USERNAME": "By user name, as names are compared.",
-        "CREATED": "The oldest account first.",
-        "QUOTA_USED": "Who stores most first.",
-        "LAST_LOGIN": "Who signed in last first; who never did comes at the end.",
+        "USERNAME_ASC": "By user name, in ascending order. Case and dots are ignored.",
+        "USERNAME_DESC": "By user name, in descending order. Case and dots are ignored.",
+        "CREATED_ASC": "By time of creation, the oldest account first.",
+        "CREATED_DESC": "By time of creation, the newest account first.",
+        "STORAGE_USED_ASC": "By used storage, the smallest account first.",
+        "STORAGE_USED_DESC": "By used storage, the largest account first.",
+        "LAST_LOGIN_ASC": "By last sign-in, the oldest first. Accounts without one are first.",
+        "LAST_LOGIN_DESC": "By last sign-in, the latest first. Accounts without one are last.",
+    },
+    "AddressOrder": {
+        "ADDRESS_ASC": "By local part, in ascending order. Case and dots are ignored.",
+        "ADDRESS_DESC": "By local part, in descending order. Case and dots are ignored.",
+        "CREATED_ASC": "By time of creation, the oldest first.",
+        "CREATED_DESC": "By time of creation, the newest first.",
+    },
+    "AuditLogOrder": {
+        "CREATED_ASC": "By time of the mutation, the oldest first.",
+        "CREATED_DESC": "By time of the mutation, the newest first.",
+    },
+    "DomainOrder": {
+        "NAME_ASC": "By domain name, in ascending order.",
+        "NAME_DESC": "By domain name, in descending order.",
+        "CREATED_ASC": "By time of creation, the oldest first.",
+        "CREATED_DESC": "By time of creation, the newest first.",
+        "USER_COUNT_ASC": "By number of users, the smallest first.",
+        "USER_COUNT_DESC": "By number of users, the largest first.",
+    },
+    "FilterOrder": {
+        "CREATED_ASC": "By time of creation, the oldest first.",
+        "CREATED_DESC": "By time of creation, the newest first.",
+        "POSITION_ASC": "By `position`, the filter that runs first is first. In a list of all "
+        "users it needs the condition `user`.",
+        "POSITION_DESC": "By `position`, the filter that runs last is first. In a list of all "
+        "users it needs the condition `user`.",
+    },
+    "QuarantineOrder": {
+        "RECEIVED_ASC": "By arrival, the oldest message first.",
+        "RECEIVED_DESC": "By arrival, the newest message first.",
+        "SCORE_ASC": "By spam score, the lowest first.",
+        "SCORE_DESC": "By spam score, the highest first.",
+        "SIZE_ASC": "By size, the smallest message first.",
+        "SIZE_DESC": "By size, the largest message first.",
+    },
+    "QueueEntryOrder": {
+        "CREATED_ASC": "By time of submission, the oldest entry first.",
+        "CREATED_DESC": "By time of submission, the newest entry first.",
+        "SIZE_ASC": "By size of the message, the smallest first.",
+        "SIZE_DESC": "By size of the message, the largest first.",
     },
     "UserPermission": {
         "TEMPORARY_ADDRESSES": "Temporary addresses.",
@@ -407,7 +456,9 @@ VALUE_DESCRIPTIONS = {
         "PUSH_CHANNELS": "Push channels.",
     },
     "WebauthnCeremony": {
-        "REGISTRATION": "To add a key.",
-        "AUTHENTICATION": "To prove one that is there.",
+        "REGISTRATION": "The challenge registers a new key.",
+        "AUTHENTICATION": "The challenge verifies a registered key.",
     },
+    **LOG_VALUE_DESCRIPTIONS,
+    "ValidationConstraint": CONSTRAINT_DESCRIPTIONS,
 }

@@ -15,13 +15,14 @@ from mail.mailboxes import paths
 from models.errors import InvalidInput, require_found
 from models.mailboxes.tables import SpecialUse
 from models.store.columns import ColumnRow
+from models.validation_constraints import ValidationConstraint
 from resolvers.access import require_user_id
 from resolvers.addresses.loaders import AddressIdOrText as Address
 from resolvers.domains import loaders as domain_loaders
 from resolvers.domains.loaders import DomainIdOrName as Domain
 from resolvers.mailboxes.loaders import MailboxSelector, find_visible
 from resolvers.messages import loaders as message_loaders
-from resolvers.submission.reply_references import ReferenceAction as ReferenceAction  # noqa: PLC0414 - re-exported
+from resolvers.submission.message_source import MessageRelationKind as MessageRelationKind  # noqa: PLC0414 - re-exported
 from resolvers.users import loaders as user_loaders
 from resolvers.users.selection import UserSelector
 
@@ -253,7 +254,7 @@ async def find_unchecked_message_id(
         if len(text) != 32 or not all(digit in "0123456789abcdef" for digit in text.lower()):  # noqa: PLR2004
             raise InvalidInput(
                 "an email ID has 32 hexadecimal digits",
-                constraint="id",
+                constraint=ValidationConstraint.ID,
                 path=[*full_path, "emailId"],
             )
         key = int(text, 16)

@@ -22,18 +22,24 @@ from mail.limits import user_limits
 from mail.limits.user_limits import UserLimitExceeded
 from mail.spam.scan_result import SpamScanSymbol
 from mail.spam.verdict import SpamVerdict
-from mail.storage import held_copies, message_insert, openpgp_encryption, received_messages
+from mail.storage import (
+    held_copies,
+    message_columns,
+    message_insert,
+    openpgp_encryption,
+    received_messages,
+)
 from mail.storage.blobs.blob_writer import StoredMessageBlobs, insert_blob_rows
 from mail.storage.message_insert import (
     ADD_TO_RECEIVED,
     HOUR,
     IS_BELOW_RECEIVED_LIMIT,
     RECEIVED_COLUMNS,
-    StorableMessage,
 )
 from mail.storage.message_trace import new_queue_id
+from mail.storage.storable_message import StorableMessage
 from mail.text.storable_text import make_storable
-from models.admin.tasks import Task
+from models.admin.tasks import Task, TaskKind
 from models.errors import LimitReached, NotFound
 from models.events.event_types import EventType
 from models.events.journal import MAX_IDS_PER_ROW, JournalEntry
@@ -45,7 +51,11 @@ from models.spam.quarantine import QuarantineBlob, QuarantineItem
 from models.store.prepared_statements import PreparedStatement, integer_parameter
 from models.users.tables import Frequency, User
 
+<<<<<<< HEAD
 NOTIFICATION_TASK = "QUARANTINE_LETTER"  # kind of the task that mails the notification
+=======
+EVENT_TYPE = EventType.QUARANTINE_CHANGED
+>>>>>>> main
 MAX_SYMBOLS = 200  # stored per message
 MAX_NAME, MAX_DESCRIPTION = 128, 512  # characters
 MAX_SCORE = 1e9
@@ -224,7 +234,7 @@ def _dsn_request_record(
 
 def _message_columns(message: StorableMessage) -> dict[str, Any]:
     """Return the columns that show the message in lists."""
-    columns = message_insert.content_columns(message)
+    columns = message_columns.content_columns(message)
     names = ("subject", "from_name", "from_address", "size", "digest", "structure", "attachments")
     shown = {name: columns[name] for name in names}
     return {**shown, "verification": make_storable(message.verification)}
@@ -278,7 +288,7 @@ def _copy_for_legal_holds(
 ) -> None:
     """Give legal holds of the account a copy: the message may never reach a mailbox."""
     facts = {
-        **message_insert.content_columns(message),
+        **message_columns.content_columns(message),
         "blob_id": item_row["blob_id"],
         "received_at": item_row["created_at"],
         "envelope_from": item_row["sender"],
@@ -353,7 +363,7 @@ async def insert_due_notification_tasks(environment: Environment) -> int:
     )
     waits = exists().where(
         col(Task.user_id) == col(User.id),
-        col(Task.kind) == NOTIFICATION_TASK,
+        col(Task.kind) == TaskKind.QUARANTINE_NOTIFICATION,
         col(Task.finished_at).is_(None),
     )
     asked = (
@@ -378,7 +388,10 @@ def _insert_notification_task(transaction: DatabaseTransaction, user_id: int) ->
     """Insert the task that notifies one account."""
     now = transaction.environment.now()
     task = Task(
-        id=transaction.environment.new_id(), kind=NOTIFICATION_TASK, user_id=user_id, created_at=now
+        id=transaction.environment.new_id(),
+        kind=TaskKind.QUARANTINE_NOTIFICATION,
+        user_id=user_id,
+        created_at=now,
     )
     transaction.connection.execute(insert(Task).values(task.model_dump()))
     transaction.record_entry(user_id, JournalEntry(EventType.TASK_CHANGED, [task.id]), at=now)

@@ -18,6 +18,7 @@ from sqlmodel import col
 from mail.addresses.address_syntax import MAX_ADDRESS, normalized_address, username_key
 from mail.network.ip_networks import is_in_networks
 from mail.recipients.address_resolution import SIGN_IN_USER_ID, sign_in_parameters
+from models.auth.security_log import AuthEventAction, AuthEventResult, AuthProtocol
 from models.errors import Forbidden
 from models.observability import metrics
 from models.runtime.environment import Environment
@@ -25,7 +26,13 @@ from models.store.columns import ColumnRow, select_columns
 from models.store.prepared_statements import PreparedStatement
 from models.users.roles import Scope
 from models.users.tables import User
-from resolvers.auth import app_passwords, guess_alerts, security_log, throttles
+from resolvers.auth import (
+    app_password_validation,
+    app_passwords,
+    guess_alerts,
+    security_log,
+    throttles,
+)
 from resolvers.auth.credential_cache import cache_of_database
 from resolvers.auth.passwords import password_hashes
 from resolvers.auth.passwords.new_passwords import GENERATED_PATTERN
@@ -60,7 +67,7 @@ class SignInRequest:
     """What a sign-in asks for: scope, protocol, token and second factor."""
 
     scope: Scope = Scope.FULL
-    protocol: str = "API"
+    protocol: AuthProtocol = AuthProtocol.API
     token: bool = False
     ttl: timedelta | None = None  # the token ends if it is not used for this time
     proof: SecondFactorProof = field(default_factory=SecondFactorProof)
@@ -169,7 +176,7 @@ async def _check_password(
         )
         if await check(environment, temporary_password, password) and not is_own_password:
             return PasswordProof(PasswordKind.TEMPORARY)
-    elif allow_app_passwords and app_passwords.normalize_app_password(password):
+    elif allow_app_passwords and app_password_validation.normalize_app_password(password):
         if user is None:
             await check(environment, None, password)
         elif app_password := await app_passwords.find_app_password(
@@ -228,10 +235,10 @@ def sign_in_event(
         detail["username"] = (
             entry.name[:MAX_LOGGED_NAME_LENGTH].replace("\0", "").encode(errors="replace").decode()
         )
-    result = str(extra_detail.pop("result", "success"))
+    result = AuthEventResult(str(extra_detail.pop("result", AuthEventResult.SUCCESS)))
     full_detail = {**detail, **extra_detail}
     return NewSecurityEvent(
-        "authenticate",
+        AuthEventAction.AUTHENTICATE,
         user.id if user else None,
         result,
         sign_in_request.protocol,
@@ -268,9 +275,13 @@ def log_failed_sign_in(
     reason: str = "",
 ) -> None:
     """Write a failed sign-in to the security log in the background. `reason` is the refusal."""
-    user, result = entry.user, "fail"
+    user, result = entry.user, AuthEventResult.FAILURE
     if user is not None and not entry.can_sign_in:
-        result = "suspended" if user.suspended and user.active else "disabled"
+        result = (
+            AuthEventResult.SUSPENDED
+            if user.suspended and user.active
+            else AuthEventResult.DISABLED
+        )
     extra_detail = {"reason": reason} if reason else {}
     security_log.log_event_in_background(
         ctx, sign_in_event(entry, sign_in_request, proof, result=result, **extra_detail)

@@ -24,10 +24,12 @@ from models.observability import metrics
 from models.runtime.environment import Environment
 from models.store.columns import ColumnRow, select_columns
 from models.users.roles import Role, Scope
+from models.validation_constraints import ValidationConstraint
 from resolvers.context import Context, Viewer
 from resolvers.domains import dkim_key_mutations, dkim_keys
+from resolvers.domains.dkim_domains import DEFAULT_SELECTOR, DkimDomain, resolve_dkim_domains
 from resolvers.domains.dkim_key_changes import record_and_log_key_changes, record_key_changes
-from resolvers.domains.dkim_key_mutations import DkimDomain, UnstoredDkimKey
+from resolvers.domains.dkim_key_mutations import UnstoredDkimKey
 from resolvers.domains.dkim_keys import DkimRecordKey
 
 log = logging.getLogger(__name__)
@@ -68,8 +70,8 @@ async def create_pending_successor_keys(
     )
     if values.key_size is not None:
         dkim_key_mutations.require_rsa_size(values.key_size)
-    dkim_domains = await dkim_key_mutations.resolve_dkim_domains(
-        ctx, domain_names, selector=selector or dkim_key_mutations.DEFAULT_SELECTOR
+    dkim_domains = await resolve_dkim_domains(
+        ctx, domain_names, selector=selector or DEFAULT_SELECTOR
     )
     planned_keys = _plan_successor_keys(
         ctx,
@@ -130,7 +132,9 @@ def _plan_successor_keys(
         algorithms = list(active_by_algorithm) or [values.algorithm]
         if selector is not None and len(algorithms) > 1:
             message = "say of which algorithm: two keys cannot have one selector"
-            raise InvalidInput(message, constraint="required", path=["algorithm"])
+            raise InvalidInput(
+                message, constraint=ValidationConstraint.REQUIRED, path=["algorithm"]
+            )
         selectors_in_use = {row.selector for row in keys_of_domain}
         for algorithm in algorithms:
             if any(
@@ -142,7 +146,7 @@ def _plan_successor_keys(
             predecessor = active_by_algorithm.get(algorithm)
             key_selector = selector or _unused_dated_selector(
                 ctx,
-                predecessor.selector if predecessor else dkim_key_mutations.DEFAULT_SELECTOR,
+                predecessor.selector if predecessor else DEFAULT_SELECTOR,
                 selectors_in_use,
             )
             if key_selector in selectors_in_use:
@@ -183,7 +187,9 @@ async def activate_keys(ctx: Context, key_ids: Sequence[int]) -> list[int]:
     Raises InvalidInput, NotFound, or Conflict for two keys of one domain and algorithm.
     """
     if not key_ids:
-        raise InvalidInput("name at least one", constraint="required", path=["dkimKeys"])
+        raise InvalidInput(
+            "name at least one", constraint=ValidationConstraint.REQUIRED, path=["dkimKeys"]
+        )
     rows = await dkim_key_mutations.require_visible_keys(ctx, key_ids)
     if len({(row.domain, row.algorithm) for row in rows}) < len(rows):
         message = "two of one domain and algorithm cannot both sign"

@@ -28,6 +28,7 @@ from models.store.columns import ColumnRow, select_columns
 from models.store.keyset_pages import Page, PageRequest
 from models.users.roles import Role
 from models.users.tables import User
+from models.validation_constraints import ValidationConstraint
 from resolvers import pagination
 from resolvers.access import is_managed_user
 from resolvers.admin import audit_log, task_steps
@@ -95,10 +96,24 @@ def _visible_and_filtered_conditions(
     terms = [_is_visible(ctx)]
     if where.user_id is not None:
         terms.append(col(Webhook.user_id) == where.user_id)
+<<<<<<< HEAD
     if where.type is not None:
         types = col(Webhook.types)
         has_type = cast(types, String).contains(f'"{where.type.value}"', autoescape=True)
         terms.append(types.is_(None) | has_type)
+=======
+    if where.type != ALL_TYPES:
+        if not is_known_pattern(where.type):
+            raise InvalidInput(
+                "there is no such type", constraint=ValidationConstraint.UNKNOWN, path=["type"]
+            )
+        json_prefix = (
+            where.type[: -len(ALL_TYPES)]
+            if where.type.endswith(PREFIX_WILDCARD)
+            else f'{where.type}"'
+        )
+        terms.append(cast(col(Webhook.types), String).contains(f'"{json_prefix}', autoescape=True))
+>>>>>>> main
     return terms
 
 
@@ -209,6 +224,7 @@ async def create_webhook(ctx: Context, new: NewWebhook) -> tuple[int, str]:
 
 def _check_types_and_url(ctx: Context, types: Sequence[EventType] | None, url: str | None) -> None:
     if types is not None:
+<<<<<<< HEAD
         if not types:
             text = "at least one type; null means all"
             raise InvalidInput(text, constraint="length", path=["types"])
@@ -216,6 +232,17 @@ def _check_types_and_url(ctx: Context, types: Sequence[EventType] | None, url: s
             if event_type in UNSELECTABLE_EVENT_TYPES:
                 text = f"{event_type.value} is sent without being selected, or never"
                 raise InvalidInput(text, constraint="unsupported", path=["types", str(index)])
+=======
+        if not 0 < len(types) <= MAX_TYPES:
+            text = f"1 to {MAX_TYPES} types"
+            raise InvalidInput(text, constraint=ValidationConstraint.LENGTH, path=["types"])
+        for index, one in enumerate(types):
+            if not is_known_pattern(one):
+                text = "there is no such type: webhookTypes has them"
+                raise InvalidInput(
+                    text, constraint=ValidationConstraint.UNKNOWN, path=["types", str(index)]
+                )
+>>>>>>> main
     if url is not None:
         parse_target(url, allow_private=ctx.environment.options.webhooks_allow_private_networks)
 
@@ -229,7 +256,7 @@ async def _responsible_domain_id(ctx: Context, new: NewWebhook) -> int | None:
     viewer = ctx.viewer
     if new.user_id and new.domain_id:
         text = "a user or a domain, not both"
-        raise InvalidInput(text, constraint="exclusive", path=["domain"])
+        raise InvalidInput(text, constraint=ValidationConstraint.EXCLUSIVE, path=["domain"])
     if new.user_id:
         statement = select(col(User.domain_id), is_managed_user(ctx).label("free"))
         rows = await ctx.read(statement.where(col(User.id) == new.user_id))
@@ -247,7 +274,9 @@ async def _responsible_domain_id(ctx: Context, new: NewWebhook) -> int | None:
     if not viewer.role.includes(Role.ADMIN):
         if len(viewer.administered_domains) == 1:
             return min(viewer.administered_domains)
-        raise InvalidInput("say for which domain", constraint="required", path=["domain"])
+        raise InvalidInput(
+            "say for which domain", constraint=ValidationConstraint.REQUIRED, path=["domain"]
+        )
     return None
 
 
@@ -369,7 +398,7 @@ async def rotate_secret(ctx: Context, webhook_id: int, overlap: timedelta) -> st
     """
     if not timedelta(0) <= overlap <= MAX_OVERLAP:
         text = f"at most {MAX_OVERLAP.days} days"
-        raise InvalidInput(text, constraint="max", path=["overlap"])
+        raise InvalidInput(text, constraint=ValidationConstraint.MAX, path=["overlap"])
     environment, secret = ctx.environment, generate_secret(ctx.environment)
     async with ctx.write_session(PLATFORM) as session:
         (row,) = await _lock_webhooks(ctx, session, [webhook_id], path="webhook")

@@ -14,7 +14,7 @@ from mail.delivery.quarantine_release import PreparedRelease
 from mail.envelope.local_recipient import LocalRecipient
 from mail.recipients.address_resolution import ENCRYPTION_KEY
 from mail.scanners import training_worker
-from mail.storage import message_content
+from mail.storage import message_content, message_opening
 from mail.storage.blobs.blob_writer import BlobRowDeleted
 from mail.storage.message_content import read_all
 from models.errors import (
@@ -37,6 +37,7 @@ from models.spam.sender_rules import SenderAction
 from models.store.columns import ColumnRow, select_columns
 from models.users.roles import AdminPermission, Role, Scope, UserPermission
 from models.users.tables import Frequency, User
+from models.validation_constraints import ValidationConstraint
 from resolvers.admin import audit_log
 from resolvers.admin.audit_log import NewAuditLogEntry
 from resolvers.context import Context, GuardRule
@@ -80,7 +81,9 @@ async def release_messages(
     """
     if len(item_ids) > MAX_RELEASED_MESSAGES:
         raise InvalidInput(
-            f"at most {MAX_RELEASED_MESSAGES} at once", constraint="max", path=["ids"]
+            f"at most {MAX_RELEASED_MESSAGES} at once",
+            constraint=ValidationConstraint.MAX,
+            path=["ids"],
         )
     item_ids = list(dict.fromkeys(item_ids))
     rows = await _load_permitted_items(ctx, item_ids)
@@ -167,7 +170,7 @@ async def _prepare_release(
     ctx: Context, item: ColumnRow, user: ColumnRow, *, rewrite_blobs: bool
 ) -> PreparedRelease:
     """Read a quarantined message and store the blobs of its delivery."""
-    (opened,) = await message_content.open_messages_unlogged(
+    (opened,) = await message_opening.open_messages_unlogged(
         ctx.environment, [item], ctx.read, message_content.QUARANTINE_QUERIES
     )
     raw = await read_all(opened.stream_raw())

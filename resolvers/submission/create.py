@@ -14,6 +14,7 @@ from models.runtime.environment import DatabaseTransaction
 from models.store.columns import ColumnRow
 from models.store.prepared_statements import PreparedStatement, integer_parameter
 from models.users.tables import User
+from models.warning_codes import WarningCode
 from resolvers.access import require_user_id
 from resolvers.context import BatchFunction, Context
 from resolvers.files import shares as file_shares
@@ -22,6 +23,7 @@ from resolvers.queue import rate_limits
 from resolvers.submission import composition
 from resolvers.submission import loaders as submission_loaders
 from resolvers.submission.enqueue import QueueableMessage, enqueue_messages
+from resolvers.submission.message_source import mark_source_message
 from resolvers.submission.outgoing_messages import (
     ComposedMessage,
     EnvelopeOverride,
@@ -31,14 +33,12 @@ from resolvers.submission.outgoing_messages import (
 from resolvers.submission.prepared_messages import (
     NO_FOLDER_WARNING,
     NO_ROOM_WARNING,
-    NOT_SAVED_TO_SENT,
     BccCopyRecipients,
     PreparedMessage,
     parse_scan_and_encrypt_message,
     read_bcc_copy_recipients,
     store_message_blobs,
 )
-from resolvers.submission.reply_references import mark_referenced_message
 from resolvers.users.quota import limits as quota_limits
 
 __all__ = ["ComposedMessage", "EnvelopeOverride", "SendRequest"]
@@ -71,7 +71,7 @@ class SentMessage:
 
     submission: ColumnRow | None
     message: ColumnRow | None
-    warnings: Sequence[tuple[str, str]] = ()
+    warnings: Sequence[tuple[WarningCode, str]] = ()
 
 
 class _CopyMailboxGone(Exception):
@@ -141,7 +141,9 @@ async def send_messages(
         SentMessage(
             row,
             copy,
-            () if one.message_id is not None else ((NOT_SAVED_TO_SENT, one.no_copy_reason),),
+            ()
+            if one.message_id is not None
+            else ((WarningCode.NOT_SAVED_TO_SENT, one.no_copy_reason),),
         )
         for one, row, copy in zip(stored_submissions, submission_rows, copy_rows, strict=True)
     ]
@@ -234,15 +236,15 @@ async def _store_prepared(
             rate_limits.count_against_sending_rates(transaction, account.id, len(leaving))
         return stored
 
-    if not shares and not (outgoing.reference and not outgoing.is_only_stored):
+    if not shares and not (outgoing.source and not outgoing.is_only_stored):
         with quota_limits.convert_exceeded_limits(ctx):
             return await ctx.run_transaction(write_rows, account.id, *stream_ids)
     with quota_limits.convert_exceeded_limits(ctx):
         async with ctx.write_session(account.id, *stream_ids) as session:
             await file_shares.insert_shares(ctx, session, shares)
             stored = await ctx.environment.run_in_session(session, write_rows)
-            if outgoing.reference and not outgoing.is_only_stored:
-                await mark_referenced_message(ctx, session, outgoing.reference)
+            if outgoing.source and not outgoing.is_only_stored:
+                await mark_source_message(ctx, session, outgoing.source)
     return stored
 
 

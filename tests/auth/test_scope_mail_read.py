@@ -65,11 +65,15 @@ async def test_forwarding_a_stored_message_needs_mail_read(ada: GraphQLClient) -
 async def test_reference_to_stored_message_needs_mail_read(
     ada: GraphQLClient, action: str, reference_fields: dict[str, Any]
 ) -> None:
-    reference = {"message": {"id": await store_message(ada)}, "action": action, **reference_fields}
+    reference = {
+        "message": {"id": await store_message(ada)},
+        "relation": action,
+        **reference_fields,
+    }
     arguments = {
         "bcc": [{"address": RECIPIENT}],
         "to": [{"address": RECIPIENT}],
-        "reference": reference,
+        "source": reference,
     }
     sender = await make_scoped_client(ada, Scope.SUBMIT)
     payload = (await sender(SEND, input=arguments))["messageSend"]

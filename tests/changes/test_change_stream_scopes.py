@@ -87,7 +87,7 @@ async def test_mailbox_subscription_gets_events_of_that_mailbox_only(
     await append_unread_messages(ada, "Team", "Here")
     await wait_until(lambda: received_events(follower))
     (event,) = received_events(follower)
-    assert (event["type"], event["message"]) == ("MESSAGE_RECEIVED", {"subject": "Here"})
+    assert (event["type"], event["message"]) == ("MESSAGE_ADDED", {"subject": "Here"})
     await run_mailbox_mutation(ada, "mailboxRename", mailbox={"path": "Team"}, newPath="Crew")
     await wait_until(lambda: len(received_events(follower)) == 2)
     assert received_events(follower)[1]["path"] == "Crew"
@@ -137,7 +137,7 @@ async def test_shared_mailbox_subscription_ends_with_the_share(
     await append_unread_messages(ada, "Team", "Unheard")
     await wait_until(lambda: follower.end_frame)
     assert [event["type"] for event in received_events(follower)] == [
-        "MESSAGE_RECEIVED",
+        "MESSAGE_ADDED",
         "MAILBOX_DELETED",
     ]
     await follower.unsubscribe()

@@ -377,7 +377,7 @@ async def test_post_right_allows_sending_as_owner(ada: GraphQLClient, bob: Graph
     reply = {
         "from": arguments["from"],
         "text": "x",
-        "reference": {"message": {"id": message}, "action": "REPLY"},
+        "source": {"message": {"id": message}, "relation": "REPLY"},
     }
     answer = await run_mailbox_mutation(bob, "messageSend", SEND_FIELDS, **reply)
     assert answer["errors"] == []

@@ -251,8 +251,8 @@ async def test_stored_files_of_draft_are_attached_and_deleted(
 async def test_submit_marks_original_as_answered(ada: GraphQLClient) -> None:
     inserted = await deliver_to(ada, raw_message("Hello"))
     message_id = global_ids.encode("Message", inserted.message_id)
-    reference = {"message": {"id": message_id}, "action": "REPLY"}
-    new_draft = await create_draft(ada, reference=reference)
+    reference = {"message": {"id": message_id}, "relation": "REPLY"}
+    new_draft = await create_draft(ada, source=reference)
     assert (await submit_draft(ada, new_draft))["errors"] == []
     result = await ada(
         "query ($by: MessageRef!) { message(by: $by) { answered } }", by={"id": message_id}

@@ -9,9 +9,14 @@ from sqlalchemy import bindparam, func, select, update
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
+<<<<<<< HEAD
 from models.admin.tasks import Task
 from models.events.event_types import EventType
 from models.events.journal import PLATFORM
+=======
+from models.admin.tasks import Task, TaskKind
+from models.events.journal import PLATFORM, EventType
+>>>>>>> main
 from models.messages.tables import Message
 from models.store.columns import core_table, select_columns
 from models.users.roles import Role
@@ -20,7 +25,7 @@ from resolvers.admin.task_steps import TaskStepPlan, TaskStepResult, insert_task
 from resolvers.context import Context, GuardRule
 from resolvers.users.selection import UserSelector, load_selected_users
 
-KIND = "QUOTA_RECALCULATE"
+KIND = TaskKind.QUOTA_RECALCULATE
 MAX_USERS = 100  # of one transaction; more need a task
 
 

@@ -5,9 +5,14 @@ from typing import Any
 from sqlalchemy import select
 from sqlmodel import col
 
+<<<<<<< HEAD
 from models.auth.security_log import SecurityEvent
 from models.events.event_types import SECURITY_EVENT_TYPES
 from models.events.journal import Change
+=======
+from models.auth.security_log import AuthEventAction, AuthEventResult, SecurityEvent
+from models.events.journal import Change, EventType
+>>>>>>> main
 from models.runtime.environment import Environment
 from models.store.columns import select_columns
 from resolvers.auth import security_log
@@ -24,7 +29,9 @@ def anonymous_context(
 
 def failed_sign_in_event(user_id: int | None, **columns: Any) -> NewSecurityEvent:
     return NewSecurityEvent(
-        "authenticate", user_id, **{"result": "fail", "protocol": "API", **columns}
+        AuthEventAction.AUTHENTICATE,
+        user_id,
+        **{"result": AuthEventResult.FAILURE, "protocol": "API", **columns},
     )
 
 
