@@ -1,11 +1,8 @@
 """Descriptions of enum values."""
 
-<<<<<<< HEAD
-from graph.types.event_type_descriptions import EVENT_TYPE_DESCRIPTIONS
-=======
 from graph.types.constraint_descriptions import CONSTRAINT_DESCRIPTIONS
+from graph.types.event_type_descriptions import EVENT_TYPE_DESCRIPTIONS
 from graph.types.log_enum_descriptions import LOG_VALUE_DESCRIPTIONS
->>>>>>> main
 from resolvers.connectors.options import OPTION_DESCRIPTIONS
 
 VALUE_DESCRIPTIONS = {

@@ -33,13 +33,9 @@ from mail.inbound.spam_check import RecipientVerdict
 from mail.recipients import forward_targets
 from mail.runtime import inline_or_thread
 from mail.sieve import VacationReply
-<<<<<<< HEAD
-from mail.storage.message_insert import InsertedMessage, StorableMessage
-from models.events.event_types import EventType
-=======
 from mail.storage.message_insert import InsertedMessage
 from mail.storage.storable_message import StorableMessage
->>>>>>> main
+from models.events.event_types import EventType
 from models.events.wakeups import WEBHOOKS
 from models.filters.tables import Filter
 from models.notifications.webhooks import (

@@ -51,11 +51,6 @@ from models.spam.quarantine import QuarantineBlob, QuarantineItem
 from models.store.prepared_statements import PreparedStatement, integer_parameter
 from models.users.tables import Frequency, User
 
-<<<<<<< HEAD
-NOTIFICATION_TASK = "QUARANTINE_LETTER"  # kind of the task that mails the notification
-=======
-EVENT_TYPE = EventType.QUARANTINE_CHANGED
->>>>>>> main
 MAX_SYMBOLS = 200  # stored per message
 MAX_NAME, MAX_DESCRIPTION = 128, 512  # characters
 MAX_SCORE = 1e9

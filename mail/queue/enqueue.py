@@ -19,16 +19,11 @@ from mail.queue.destination_order import LAST_RANK
 from mail.recipients.forward_targets import ForwardEndpoint
 from mail.storage import held_copies, message_trace
 from mail.storage.blobs.blob_writer import StoredMessageBlobs, insert_blob_rows
-<<<<<<< HEAD
-from mail.storage.message_insert import InsertedMessage, StorableMessage, content_columns
-from models.events.event_types import submission_event_type
-from models.events.journal import PLATFORM, JournalEntry
-=======
 from mail.storage.message_columns import content_columns
 from mail.storage.message_insert import InsertedMessage
 from mail.storage.storable_message import StorableMessage
-from models.events.journal import PLATFORM, EventType, JournalEntry
->>>>>>> main
+from models.events.event_types import submission_event_type
+from models.events.journal import PLATFORM, JournalEntry
 from models.events.wakeups import QUEUE
 from models.files.blobs import SubmissionBlob
 from models.queue.tables import NORMAL_RANK, DeliveryState, QueueEntry

@@ -136,41 +136,6 @@ WEBHOOK_ONLY_EVENT_TYPES = frozenset(
     {EventType.PING, EventType.CHANGES_MISSED, EventType.FILTER_MATCHED}
 )
 
-_SECURITY_EVENT_TYPE_BY_ACTION = {  # by action and success of the entry of the security log
-    ("authenticate", True): EventType.SIGN_IN_SUCCEEDED,
-    ("authenticate", False): EventType.SIGN_IN_FAILED,
-    ("api key", False): EventType.SIGN_IN_FAILED,
-    ("totp check", False): EventType.SIGN_IN_FAILED,
-    ("webauthn check", False): EventType.SIGN_IN_FAILED,
-    ("act as", True): EventType.IMPERSONATION_STARTED,
-    ("password change", True): EventType.PASSWORD_CHANGED,
-    ("password reset", True): EventType.PASSWORD_RESET,
-    ("forwarding change", True): EventType.FORWARDING_CHANGED,
-    ("totp enable", True): EventType.TOTP_ENABLED,
-    ("totp disable", True): EventType.TOTP_DISABLED,
-    ("custom enable", True): EventType.EXTERNAL_TWO_FACTOR_ENABLED,
-    ("custom disable", True): EventType.EXTERNAL_TWO_FACTOR_DISABLED,
-    ("webauthn register", True): EventType.WEBAUTHN_REGISTERED,
-    ("webauthn delete", True): EventType.WEBAUTHN_DELETED,
-    ("2fa disable", True): EventType.TWO_FACTOR_DISABLED,
-    ("recovery codes create", True): EventType.RECOVERY_CODES_CREATED,
-    ("session kick", True): EventType.SESSION_TERMINATED,
-    ("token revoke", True): EventType.TOKEN_REVOKED,
-    ("app password create", True): EventType.APP_PASSWORD_CREATED,
-    ("app password update", True): EventType.APP_PASSWORD_UPDATED,
-    ("app password delete", True): EventType.APP_PASSWORD_DELETED,
-    ("api key create", True): EventType.API_KEY_CREATED,
-    ("api key update", True): EventType.API_KEY_UPDATED,
-    ("api key delete", True): EventType.API_KEY_DELETED,
-}
-
-
-def security_event_type(action: str, result: str) -> EventType:
-    """Return the type of the event of an entry of the security log."""
-    return _SECURITY_EVENT_TYPE_BY_ACTION.get(
-        (action, result == "success"), EventType.SECURITY_EVENT
-    )
-
 
 def submission_event_type(state: str) -> EventType:
     """Return the type of the event of a submission that reached a state."""

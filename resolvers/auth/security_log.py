@@ -31,9 +31,15 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from models.admin.tasks import TaskKind
 from models.auth.credentials import ApiKey
-from models.auth.security_log import AuthEventAction, AuthEventResult, AuthProtocol, SecurityEvent
+from models.auth.security_log import (
+    AuthEventAction,
+    AuthEventResult,
+    AuthProtocol,
+    SecurityEvent,
+    security_event_type,
+)
 from models.events import journal
-from models.events.event_types import EventType, security_event_type
+from models.events.event_types import EventType
 from models.events.journal import JournalEntry, StreamPositions
 from models.runtime.environment import DatabaseTransaction, Environment
 from models.store.columns import ColumnRow, insert_with_conflict, select_columns

@@ -13,14 +13,9 @@ from mail.consistency import mailbox_checks
 from mail.consistency.mailbox_checks import MailboxProblems
 from mail.consistency.report import Finding
 from mail.mailboxes import paths
-<<<<<<< HEAD
-from models.admin.tasks import Task
+from models.admin.tasks import Task, TaskKind
 from models.events.event_types import EventType
 from models.events.journal import PLATFORM
-=======
-from models.admin.tasks import Task, TaskKind
-from models.events.journal import PLATFORM, EventType
->>>>>>> main
 from models.mailboxes.tables import Mailbox
 from models.messages.tables import Message
 from models.store.columns import ColumnRow, select_columns

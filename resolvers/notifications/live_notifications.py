@@ -4,13 +4,8 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-<<<<<<< HEAD
 from models.events.event_types import SECURITY_EVENT_TYPES, EventType
 from models.events.journal import JournalEvent, StreamPositions
-=======
-from models.auth.security_log import AuthEventResult
-from models.events.journal import EventType, JournalEvent, StreamPositions
->>>>>>> main
 from models.store.columns import ColumnRow
 from models.users.tables import LimitKind, UsageLevel
 from resolvers.access import require_user_id
@@ -144,16 +139,8 @@ def _notification(
 
 def _security_notification(event: JournalEvent, row: ColumnRow) -> LiveNotification | None:
     """Return the notification of a security log entry; None for a repeated sign-in."""
-<<<<<<< HEAD
     if event.type not in SECURITY_TITLES or (
         event.type is EventType.SIGN_IN_SUCCEEDED and row._asdict()["count"] > 1
-=======
-    event_type = TYPE_BY_SECURITY_ACTION.get(
-        (row.action, row.result is AuthEventResult.SUCCESS), ""
-    )
-    if event_type not in SECURITY_TITLES or (
-        event_type == "login.succeeded" and row._asdict()["count"] > 1
->>>>>>> main
     ):
         return None
     origin = " from ".join(each for each in (row.protocol, row.ip) if each)

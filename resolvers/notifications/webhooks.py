@@ -96,24 +96,10 @@ def _visible_and_filtered_conditions(
     terms = [_is_visible(ctx)]
     if where.user_id is not None:
         terms.append(col(Webhook.user_id) == where.user_id)
-<<<<<<< HEAD
     if where.type is not None:
         types = col(Webhook.types)
         has_type = cast(types, String).contains(f'"{where.type.value}"', autoescape=True)
         terms.append(types.is_(None) | has_type)
-=======
-    if where.type != ALL_TYPES:
-        if not is_known_pattern(where.type):
-            raise InvalidInput(
-                "there is no such type", constraint=ValidationConstraint.UNKNOWN, path=["type"]
-            )
-        json_prefix = (
-            where.type[: -len(ALL_TYPES)]
-            if where.type.endswith(PREFIX_WILDCARD)
-            else f'{where.type}"'
-        )
-        terms.append(cast(col(Webhook.types), String).contains(f'"{json_prefix}', autoescape=True))
->>>>>>> main
     return terms
 
 
@@ -224,25 +210,15 @@ async def create_webhook(ctx: Context, new: NewWebhook) -> tuple[int, str]:
 
 def _check_types_and_url(ctx: Context, types: Sequence[EventType] | None, url: str | None) -> None:
     if types is not None:
-<<<<<<< HEAD
         if not types:
             text = "at least one type; null means all"
-            raise InvalidInput(text, constraint="length", path=["types"])
+            raise InvalidInput(text, constraint=ValidationConstraint.LENGTH, path=["types"])
         for index, event_type in enumerate(types):
             if event_type in UNSELECTABLE_EVENT_TYPES:
                 text = f"{event_type.value} is sent without being selected, or never"
-                raise InvalidInput(text, constraint="unsupported", path=["types", str(index)])
-=======
-        if not 0 < len(types) <= MAX_TYPES:
-            text = f"1 to {MAX_TYPES} types"
-            raise InvalidInput(text, constraint=ValidationConstraint.LENGTH, path=["types"])
-        for index, one in enumerate(types):
-            if not is_known_pattern(one):
-                text = "there is no such type: webhookTypes has them"
                 raise InvalidInput(
-                    text, constraint=ValidationConstraint.UNKNOWN, path=["types", str(index)]
+                    text, constraint=ValidationConstraint.UNSUPPORTED, path=["types", str(index)]
                 )
->>>>>>> main
     if url is not None:
         parse_target(url, allow_private=ctx.environment.options.webhooks_allow_private_networks)
 

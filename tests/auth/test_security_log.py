@@ -12,13 +12,9 @@ from sqlmodel import col
 
 from graph.types import global_ids
 from mail.maintenance import housekeeping
-<<<<<<< HEAD
+from models.auth.security_log import AuthEventAction
 from models.events.event_types import SECURITY_EVENT_TYPES
 from models.events.journal import Change
-=======
-from models.auth.security_log import AuthEventAction
-from models.events.journal import Change, EventType
->>>>>>> main
 from models.runtime.environment import CommittedOptions, Environment
 from models.users.roles import Role, Scope
 from models.users.tables import User

@@ -6,12 +6,8 @@ from typing import Any
 import pytest
 
 from graph.types import global_ids
-<<<<<<< HEAD
-from models.events.event_types import EventType
-=======
 from models.auth.security_log import AuthEventAction, AuthEventResult, AuthProtocol
-from models.events.journal import EventType
->>>>>>> main
+from models.events.event_types import EventType
 from models.runtime.environment import Environment
 from resolvers.auth import security_log
 from resolvers.auth.security_log import NewSecurityEvent

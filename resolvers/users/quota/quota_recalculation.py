@@ -9,14 +9,9 @@ from sqlalchemy import bindparam, func, select, update
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-<<<<<<< HEAD
-from models.admin.tasks import Task
+from models.admin.tasks import Task, TaskKind
 from models.events.event_types import EventType
 from models.events.journal import PLATFORM
-=======
-from models.admin.tasks import Task, TaskKind
-from models.events.journal import PLATFORM, EventType
->>>>>>> main
 from models.messages.tables import Message
 from models.store.columns import core_table, select_columns
 from models.users.roles import Role

@@ -5,14 +5,9 @@ from typing import Any
 from sqlalchemy import select
 from sqlmodel import col
 
-<<<<<<< HEAD
-from models.auth.security_log import SecurityEvent
+from models.auth.security_log import AuthEventAction, AuthEventResult, SecurityEvent
 from models.events.event_types import SECURITY_EVENT_TYPES
 from models.events.journal import Change
-=======
-from models.auth.security_log import AuthEventAction, AuthEventResult, SecurityEvent
-from models.events.journal import Change, EventType
->>>>>>> main
 from models.runtime.environment import Environment
 from models.store.columns import select_columns
 from resolvers.auth import security_log
