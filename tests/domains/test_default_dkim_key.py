@@ -71,7 +71,7 @@ async def test_new_domain_has_a_key_that_is_pending_until_dns_has_it(
         global_ids.decode("Domain", domain["id"]),
         global_ids.decode("DkimKey", key["id"]),
     )
-    expected = [(EventType.DOMAIN_UPDATED, [domain_id]), (EventType.DKIM_KEY_UPDATED, [key_id])]
+    expected = [(EventType.DOMAIN_CREATED, [domain_id]), (EventType.DKIM_KEY_CREATED, [key_id])]
     assert await counter_check.load_journal_entries(environment, domain_id) == expected
     assert (
         await counter_check.load_journal_entries(environment, PLATFORM, position_before) == expected
@@ -98,7 +98,7 @@ async def test_domain_create_without_dkim_creates_no_key(
     assert await list_keys(root) == []
     domain_id = await load_domain_id(environment, NEW_DOMAIN)
     assert await counter_check.load_journal_entries(environment, domain_id) == [
-        (EventType.DOMAIN_UPDATED, [domain_id])
+        (EventType.DOMAIN_CREATED, [domain_id])
     ]
 
 

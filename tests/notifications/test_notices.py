@@ -143,8 +143,8 @@ async def test_limits_sign_ins_and_bounces_are_notified(
             client_context(ada),
             NewSecurityEvent(action, user_id, result, protocol=AuthProtocol.IMAP),
         )
-    await record_journal_entry(ada, EventType.SUBMISSION_CHANGED, [7], state="SENT")
-    await record_journal_entry(ada, EventType.SUBMISSION_CHANGED, [7], state="FAILED")
+    await record_journal_entry(ada, EventType.SUBMISSION_SENT, [7], state="SENT")
+    await record_journal_entry(ada, EventType.SUBMISSION_BOUNCED, [7], state="FAILED")
     follower = await live_server.follow(ada, NOTIFICATIONS_SUBSCRIPTION, after=start)
     await wait_until(lambda: len(follower.payloads) == 6)
     assert [

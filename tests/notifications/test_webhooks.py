@@ -89,7 +89,7 @@ async def test_events_before_activation_are_not_posted(
 ) -> None:
     await deliver_to(ada, "Before")
     clock.tick(seconds=1)
-    webhook_id, _ = await create_webhook(root, receiver.url, "MESSAGE_ADDED")
+    webhook_id, _ = await create_webhook(root, receiver.url, "MESSAGE_RECEIVED")
     await deliver_to(ada, "Behind")
     await post_until_idle(make_webhook_worker(ada.environment))
     assert receiver.event_types == ["MESSAGE_RECEIVED"]
@@ -191,7 +191,7 @@ async def test_webhook_gets_only_events_of_its_user_or_domain(
         await create_webhook(root, receiver.url)
         await create_webhook(root, user_receiver.url, user=user_ref(ada))
         await create_webhook(
-            root, domain_receiver.url, "MESSAGE_ADDED", domain={"name": "example.org"}
+            root, domain_receiver.url, "MESSAGE_RECEIVED", domain={"name": "example.org"}
         )
         await deliver_to(ada, "One")
         await deliver_to(bob, "Two")
@@ -284,7 +284,7 @@ async def test_old_secret_also_signs_during_overlap(
     clock: ManualClock,
     environment: Environment,
 ) -> None:
-    webhook_id, old_secret = await create_webhook(root, receiver.url, "MESSAGE_ADDED")
+    webhook_id, old_secret = await create_webhook(root, receiver.url, "MESSAGE_RECEIVED")
     rotate = """mutation ($id: ID!, $overlap: Duration!) { webhookSecretRotate(
       input: {webhook: {id: $id}, overlap: $overlap}) { secret errors { code } } }"""
     new_secret = (await root(rotate, id=webhook_id, overlap="PT1H"))["webhookSecretRotate"][
@@ -313,7 +313,7 @@ async def test_old_secret_also_signs_during_overlap(
 async def test_secrets_are_stored_encrypted_and_can_be_reencrypted(
     root: GraphQLClient, environment: Environment, receiver: WebhookReceiver, ada: GraphQLClient
 ) -> None:
-    _, secret = await create_webhook(root, receiver.url, "MESSAGE_ADDED")
+    _, secret = await create_webhook(root, receiver.url, "MESSAGE_RECEIVED")
     rows = await snapshot_rows(environment)
     assert secret not in str(rows)
     assert secret[6:] not in str(rows)
@@ -349,7 +349,7 @@ async def test_ping_is_posted_to_inactive_webhook(
 async def test_events_after_cursor_are_replayed(
     ada: GraphQLClient, root: GraphQLClient, environment: Environment, receiver: WebhookReceiver
 ) -> None:
-    webhook_id, _ = await create_webhook(root, receiver.url, "MESSAGE_ADDED", user=user_ref(ada))
+    webhook_id, _ = await create_webhook(root, receiver.url, "MESSAGE_RECEIVED", user=user_ref(ada))
     for subject in ("One", "Two", "Three"):
         await deliver_to(ada, subject)
     await post_until_idle(make_webhook_worker(environment))
@@ -514,7 +514,7 @@ async def test_webhook_update_error_names_field_of_patch(root: GraphQLClient) ->
 async def test_deliveries_are_read_backwards(
     ada: GraphQLClient, root: GraphQLClient, environment: Environment, receiver: WebhookReceiver
 ) -> None:
-    webhook_id, _ = await create_webhook(root, receiver.url, "MESSAGE_ADDED", user=user_ref(ada))
+    webhook_id, _ = await create_webhook(root, receiver.url, "MESSAGE_RECEIVED", user=user_ref(ada))
     for subject in ("One", "Two", "Three"):
         await deliver_to(ada, subject)
     await post_until_idle(make_webhook_worker(environment))
