@@ -18,7 +18,7 @@ from mail.storage.blobs.blob_writer import (
     reference_statements,
 )
 from mail.storage.message_columns import content_columns
-from mail.storage.message_flags import imap_flags
+from mail.storage.message_flags import MAX_KEYWORDS, imap_flags
 from mail.storage.message_insert import (
     InsertedMessage,
     MessagePlacement,
@@ -112,6 +112,7 @@ class EarlierDraft:
     input_path: Sequence[str] = INPUT_PATH  # path of the input field, for errors
     must_be_draft: bool = True  # the message must still be, or not be, a draft
     ignores_quota: bool = False  # its growth is never refused
+    clears_metadata: bool = False
 
 
 def replace_message(
@@ -154,9 +155,9 @@ def replace_message(
         "draft": placement.draft,
         "envelope_from": placement.envelope_from,
         "envelope_to": list(placement.envelope_to),
-        "keywords": row.keywords,
+        "keywords": list(dict.fromkeys([*row.keywords, *placement.keywords]))[:MAX_KEYWORDS],
         "public_metadata": row.public_metadata
-        if placement.public_metadata is None
+        if placement.public_metadata is None and not earlier.clears_metadata
         else placement.public_metadata,
         **(source_columns(placement) if placement.source else {}),
     }

@@ -22,6 +22,7 @@ from resolvers.admin.audit_log import NewAuditLogEntry
 from resolvers.context import Context
 from resolvers.domains import loaders as domain_loaders
 from resolvers.domains.loaders import DomainIdOrName
+from resolvers.users.limit_values import limit_or_none
 from resolvers.users.selection import UserSelector, load_selected_users
 from resolvers.users.user_locks import lock_users_and_store_changes
 
@@ -36,11 +37,15 @@ class RateLimitOwners:
     domains: Sequence[DomainIdOrName] | None = None
 
 
-def validate_rate(rate: Rate | None, *, path: Sequence[str] = ("messages",)) -> Rate | None:
+def validate_rate(
+    rate: Rate | None, *, path: Sequence[str] = ("rateLimit", "messages")
+) -> Rate | None:
     """Return the rate. Raises InvalidInput if its value is not allowed."""
     if rate is not None and not 0 <= rate.messages <= MAX_RATE:
         raise InvalidInput(
-            f"from 0 to {MAX_RATE}", constraint=ValidationConstraint.RANGE, path=path
+            f"from 1 to {MAX_RATE}; null: unlimited",
+            constraint=ValidationConstraint.RANGE,
+            path=path,
         )
     return rate
 
@@ -133,8 +138,8 @@ async def reset_rate_limits(
         if includes_platform:
             async with ctx.write_session(PLATFORM) as session:
                 deleted_counts = await _delete_rate_windows_and_holds(ctx, session, [PLATFORM])
-                values_before = {"rate_limit": {"used": deleted_counts.get(PLATFORM, 0)}}
-                values_after = {"rate_limit": {"used": 0}}
+                values_before = {"rateLimit": {"used": deleted_counts.get(PLATFORM, 0)}}
+                values_after = {"rateLimit": {"used": 0}}
                 entry = NewAuditLogEntry("rateLimitReset", before=values_before, after=values_after)
                 await audit_log.log_changes(ctx, session, *([entry] if deleted_counts else []))
     return owner_ids
@@ -163,7 +168,9 @@ async def _lock_all_streams(ctx: Context, owners: RateLimitOwners) -> None:
 
 def audit_log_values(rate: Rate | None) -> LoggedRate:
     """Return the rate for the admin log."""
-    return None if rate is None else {"messages": rate.messages, "per": rate.per.value}
+    if rate is None:
+        return None
+    return {"messages": limit_or_none(rate.messages), "per": rate.per.value}
 
 
 async def set_or_delete_rates(
@@ -242,7 +249,7 @@ async def _record_domain_changes(
         {**changes_by_stream, PLATFORM: [(EventType.DOMAIN_UPDATED, list(actual_changes))]},
     )
     entries = (
-        NewAuditLogEntry(mutation, "Domain", key, key, {"rate_limit": old}, {"rate_limit": new})
+        NewAuditLogEntry(mutation, "Domain", key, key, {"rateLimit": old}, {"rateLimit": new})
         for key, (old, new) in actual_changes.items()
     )
     await audit_log.log_changes(ctx, session, *entries)

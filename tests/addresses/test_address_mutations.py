@@ -82,7 +82,7 @@ async def test_created_user_address_receives_mail_and_is_journaled(
     assert recipient.user_id == ada.user.id
     for stream_id, position in positions.items():
         ((kind, _),) = await load_journal_entries(environment, stream_id, position)
-        assert kind is EventType.ADDRESS_UPDATED
+        assert kind is EventType.ADDRESS_CREATED
     duplicate, errors = await try_create_address(
         root, "salesteam@example.org", user={"username": "ada"}
     )

@@ -184,7 +184,7 @@ async def test_deleting_domain_deletes_key_and_journals_it(
     assert await list_keys(root) == []
     key_ids = [global_ids.decode("DkimKey", domain["dkimKey"]["id"])]
     entries = await counter_check.load_journal_entries(environment, PLATFORM, position_before)
-    assert (EventType.DKIM_KEY_UPDATED, key_ids) in entries
+    assert (EventType.DKIM_KEY_DELETED, key_ids) in entries
 
 
 async def test_private_key_is_stored_encrypted(

@@ -111,8 +111,8 @@ async def test_key_is_created_read_listed_and_deleted(
     assert await root(NODE_QUERY, id=dkim_key["id"]) == {"node": None}
     for stream, position in zip((PLATFORM, domain_id), positions_before, strict=True):
         assert await counter_check.load_journal_entries(environment, stream, position) == [
-            (EventType.DKIM_KEY_UPDATED, [key_id]),
-            (EventType.DKIM_KEY_UPDATED, [key_id]),
+            (EventType.DKIM_KEY_CREATED, [key_id]),
+            (EventType.DKIM_KEY_DELETED, [key_id]),
         ]
 
 

@@ -201,6 +201,20 @@ async def test_audit_log_has_only_changed_values(
     assert "max" not in str(log_rows)
 
 
+async def test_audit_log_has_field_names_and_null_for_unlimited(root: GraphQLClient) -> None:
+    await create_domain(root, "new.example", quota="10 GiB", maxUsers=5)
+    new_values = {"quota": None, "maxUsers": None, "passwordPolicy": {"minLength": 12}}
+    domain_refs = [{"name": "new.example"}]
+    _, errors = await run_mutation(root, DOMAIN_UPDATE, domains=domain_refs, set=new_values)
+    assert errors == []
+    document = '{ auditLog(filter: {mutation: "domainUpdate"}) { nodes { before after } } }'
+    (entry,) = (await root(document))["auditLog"]["nodes"]
+    assert entry["before"] == {
+        "quota": 10 << 30, "maxUsers": 5, "passwordPolicy": {"minLength": None},
+    }  # fmt: skip
+    assert entry["after"] == new_values
+
+
 async def test_update_of_many_domains_runs_constant_statements(
     root: GraphQLClient, statements: list[str]
 ) -> None:

@@ -479,7 +479,7 @@ async def test_user_moved_out_of_domain_is_not_posted_to_its_webhooks(
     environment: Environment, ada: GraphQLClient, receiver: WebhookReceiver
 ) -> None:
     domain_admin = await make_domain_admin(environment, ada.http, "dora")
-    await create_webhook(domain_admin, receiver.url, "MESSAGE_ADDED", user=user_ref(ada))
+    await create_webhook(domain_admin, receiver.url, "MESSAGE_RECEIVED", user=user_ref(ada))
     await deliver_to(ada, "Here")
     await post_until_idle(make_webhook_worker(environment))
     async with environment.write_session(ada.user.id) as session:

@@ -217,7 +217,8 @@ FIELDS_THAT_DIFFER = {  # fields with random values, and a log that a dry run do
     "messageRedirect": RANDOM_FIELDS,
     "messageSend": RANDOM_FIELDS,
     "draftSend": RANDOM_FIELDS,
-    "messageUpload": {"boundary"},
+    "draftSave": {"boundary"},
+    "messageImport": RANDOM_FIELDS,
     "quarantineRelease": RANDOM_FIELDS,
     "routeTest": {"log"},
 }

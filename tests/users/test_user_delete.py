@@ -193,7 +193,7 @@ async def test_deleted_user_is_hidden_at_once_and_purged_by_a_task(
         )
     )[0]
     user_changes = [ids for kind, ids in await load_journal_entries(environment, PLATFORM)
-            if kind is EventType.USER_UPDATED]  # fmt: skip
+            if kind is EventType.USER_DELETED]  # fmt: skip
     assert [ada.user.id] in user_changes
 
 

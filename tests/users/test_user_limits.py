@@ -141,7 +141,7 @@ async def test_message_over_the_received_limit_is_deferred(
     clock.tick(minutes=50)
     await deliver_to(ada, "Three")
     assert (await load_limits(ada))["receivedPerHour"]["used"] == 1
-    document = "mutation ($i: MessageUploadInput!) { messageUpload(input: $i) { message { id } } }"
+    document = "mutation ($i: MessageImportInput!) { messageImport(input: $i) { messages { id } } }"
     await ada(document, i={"mailbox": {"path": "INBOX"}, "raw": "Subject: x\r\n\r\ny\r\n"})
     assert (await load_limits(ada))["receivedPerHour"][
         "used"

@@ -129,14 +129,14 @@ async def _log_and_record_change(
         await ctx.record_change(session, user.id, EventType.USER_UPDATED, [user.id])
     if ctx.viewer.user_id == user.id:
         return
-    old_values = {"two_factor_methods": [*enabled_methods(user)]}
+    old_values = {"twoFactorMethods": [*enabled_methods(user)]}
     admin_entry = NewAuditLogEntry(
         change.mutation,
         "User",
         user.id,
         user.domain_id,
         old_values,
-        {"two_factor_methods": [*enabled_after]},
+        {"twoFactorMethods": [*enabled_after]},
     )
     await audit_log.log_changes(ctx, session, admin_entry)
 
