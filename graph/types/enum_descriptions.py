@@ -1,6 +1,7 @@
 """Descriptions of enum values."""
 
 from graph.types.constraint_descriptions import CONSTRAINT_DESCRIPTIONS
+from graph.types.event_type_descriptions import EVENT_TYPE_DESCRIPTIONS
 from graph.types.log_enum_descriptions import LOG_VALUE_DESCRIPTIONS
 from resolvers.connectors.options import OPTION_DESCRIPTIONS
 
@@ -97,47 +98,7 @@ VALUE_DESCRIPTIONS = {
         "SUBMIT": "Sending messages by this API.",
         "ALL": "Every scope except FULL.",
     },
-    "EventType": {
-        "MAILBOX_CREATED": "A folder was made.",
-        "MAILBOX_UPDATED": "A folder was changed or repaired.",
-        "MAILBOX_RENAMED": "A folder has another path.",
-        "MAILBOX_DELETED": "A folder is gone.",
-        "MESSAGE_ADDED": "A message came, was sent, or was put in.",
-        "MESSAGE_UPDATED": "Flags, keywords, expiry or data of a message changed; of a draft that "
-        "was saved again also its content, uid and perhaps folder.",
-        "MESSAGE_MOVED": "A message lies in another folder, with another uid.",
-        "MESSAGE_PURGED": "A message is gone for good.",
-        "MESSAGE_DELETED": "A message was deleted, and can still be brought back.",
-        "MESSAGE_RESTORED": "A message was brought back.",
-        "SUBMISSION_CHANGED": "A message on its way moved on.",
-        "FILE_CHANGED": "A file, or a link to it.",
-        "ADDRESS_CHANGED": "An address was made, changed or deleted.",
-        "FILTER_CHANGED": "A filter was made, changed or deleted.",
-        "IDENTITY_CHANGED": "What is said of a sender was made, changed or taken back.",
-        "USER_CHANGED": "An account was made, changed or deleted.",
-        "DOMAIN_CHANGED": "A domain was made, changed or deleted.",
-        "TASK_CHANGED": "Background work moved on.",
-        "SECURITY_EVENT": "Somebody signed in, tried to, or changed a credential.",
-        "SETTING_CHANGED": "A setting has another value.",
-        "KEY_VALUE_CHANGED": "An entry of a key-value store was set, counted or removed.",
-        "LABEL_CHANGED": "A label was made, changed or removed.",
-        "SENDER_RULE_CHANGED": "A rule about senders was made, turned or deleted.",
-        "SAVED_SEARCH_CHANGED": "A search was kept, changed, or is kept no longer.",
-        "THREAD_CHANGED": "A conversation was muted or unmuted, or became part of another.",
-        "AUTOREPLY_CHANGED": "The automatic answer was set, changed or removed.",
-        "SIEVE_CHANGED": "A script was put, activated, renamed or deleted, or has failed.",
-        "QUARANTINE_CHANGED": "A message is held, told of in a letter, let in, or gone.",
-        "COMPOSE_REQUESTED": "A window to write in was asked for.",
-        "CONNECTOR_CHANGED": "A connector was made, changed or removed, or its run moved on.",
-        "DKIM_CHANGED": "A key that signs was made, replaced, let sign, retired or deleted.",
-        "RELAY_HOST_CHANGED": "A relay host was made, changed or deleted.",
-        "TRANSPORT_CHANGED": "A transport was made, changed or deleted.",
-        "TLS_POLICY_CHANGED": "A TLS policy was made, changed or deleted.",
-        "FORWARDING_HOST_CHANGED": "A forwarding host was made, changed or deleted.",
-        "CERTIFICATE_CHANGED": "A certificate was set, renewed or deleted, or ACME moved on.",
-        "LIMIT_REACHED": "A limit of the account is reached, or storage has passed a mark.",
-        "RESYNC": "The stream cannot go on from the cursor given.",
-    },
+    "EventType": EVENT_TYPE_DESCRIPTIONS,
     "DkimAlgorithm": {
         "RSA": "Known everywhere.",
         "ED25519": "Short and quick; not every server knows it, so it stands beside RSA.",

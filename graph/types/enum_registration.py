@@ -22,7 +22,7 @@ from models.auth.security_log import AuthEventAction, AuthEventResult, AuthProto
 from models.connectors import AuthMechanism, ConnectorProtocol, ConnectorSecurity
 from models.domains.dkim_keys import DkimAlgorithm, DkimKeyState
 from models.domains.dns_record_values import DnsRecordKind, DnsRecordPurpose
-from models.events.journal import EventType
+from models.events.event_types import EventType
 from models.files.blobs import StorageTier
 from models.files.tables import FileAttachmentMode
 from models.mailboxes.shares import ShareRight
@@ -78,7 +78,11 @@ strawberry.enum(CalendarMethod, description="iTIP method of a calendar (RFC 5546
 strawberry.enum(CopyOrigin, description="How a message came to be copied.")
 strawberry.enum(BccDirection, description="Whose mail is copied.")
 strawberry.enum(Ceremony, name="WebauthnCeremony", description="Purpose of a WebAuthn challenge.")
-strawberry.enum(EventType, description="What happened. New kinds may come: have a default.")
+strawberry.enum(
+    EventType,
+    description="The type of an event. New types can be added: clients must ignore types that "
+    "they do not know.",
+)
 strawberry.enum(SubaddressAction, description="What becomes of mail to an address with a label.")
 strawberry.enum(DeliveryState, description="How far a delivery to one recipient has come.")
 strawberry.enum(DkimAlgorithm, description="What a key signs with.")

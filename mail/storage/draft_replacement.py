@@ -35,7 +35,8 @@ from mail.storage.thread_assignment import (
 from mail.text.storable_text import make_storable
 from models.admin.legal_holds import CopyOrigin
 from models.errors import Conflict, StaleObject
-from models.events.journal import EventType, JournalEntry
+from models.events.event_types import EventType
+from models.events.journal import JournalEntry
 from models.events.wakeups import UNINDEXED
 from models.files.blobs import MessageBlob
 from models.mailboxes.tables import Mailbox

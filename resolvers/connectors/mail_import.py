@@ -18,7 +18,7 @@ from models.connectors import (
     ConnectorSecurity,
 )
 from models.errors import InvalidInput, LimitReached, NotFound
-from models.events.journal import EventType
+from models.events.event_types import EventType
 from models.mailboxes.tables import Mailbox
 from models.runtime.environment import DatabaseTransaction
 from models.store.columns import ColumnRow, core_table

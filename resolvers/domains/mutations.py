@@ -21,7 +21,8 @@ from models.errors import (
     LimitReached,
     prefix_error_messages,
 )
-from models.events.journal import PLATFORM, EventType
+from models.events.event_types import EventType
+from models.events.journal import PLATFORM
 from models.store.columns import ColumnRow, select_columns
 from models.users.roles import AdminPermission, Role
 from models.users.tables import User
@@ -225,9 +226,9 @@ async def update_domains(
             }
         await _update_rows_and_allocated_quota(ctx, session, domain_ids, columns)
         rows_after = await domain_loaders.load_locked_domains(ctx, domain_ids)
-        changes_by_stream = {key: [(EventType.DOMAIN_CHANGED, [key])] for key in domain_ids}
+        changes_by_stream = {key: [(EventType.DOMAIN_UPDATED, [key])] for key in domain_ids}
         await ctx.record_changes(
-            session, {**changes_by_stream, PLATFORM: [(EventType.DOMAIN_CHANGED, domain_ids)]}
+            session, {**changes_by_stream, PLATFORM: [(EventType.DOMAIN_UPDATED, domain_ids)]}
         )
         pairs = zip(rows_before, rows_after, strict=True)
         await audit_log.log_changes(

@@ -9,7 +9,8 @@ from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from models.errors import Forbidden, InvalidInput
-from models.events.journal import PLATFORM, EventType
+from models.events.event_types import EventType
+from models.events.journal import PLATFORM
 from models.queue.rate_limits import RateLimit, RateLimitHold, RateWindow
 from models.queue.rate_values import MAX_RATE, Rate
 from models.store.columns import ColumnRow, insert_with_conflict, select_columns
@@ -241,11 +242,11 @@ async def _record_domain_changes(
     if not actual_changes:
         return
     changes_by_stream = {
-        domain_id: [(EventType.DOMAIN_CHANGED, [domain_id])] for domain_id in actual_changes
+        domain_id: [(EventType.DOMAIN_UPDATED, [domain_id])] for domain_id in actual_changes
     }
     await ctx.record_changes(
         session,
-        {**changes_by_stream, PLATFORM: [(EventType.DOMAIN_CHANGED, list(actual_changes))]},
+        {**changes_by_stream, PLATFORM: [(EventType.DOMAIN_UPDATED, list(actual_changes))]},
     )
     entries = (
         NewAuditLogEntry(mutation, "Domain", key, key, {"rateLimit": old}, {"rateLimit": new})

@@ -18,7 +18,7 @@ from mail.storage.blobs.damage_check import MAX_VERIFIED_BYTES, require_intact_b
 from mail.storage.blobs.message_layout import NewBlob
 from models.admin.tasks import Task, TaskKind, TaskState
 from models.errors import LimitReached, NotFound, require_found
-from models.events.journal import EventType
+from models.events.event_types import EventType
 from models.files.blobs import Blob
 from models.runtime.environment import DatabaseTransaction
 from models.store.columns import ColumnRow, core_table, select_columns

@@ -13,7 +13,8 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from models.domains.tables import Domain
 from models.errors import Conflict
 from models.events import journal
-from models.events.journal import PLATFORM, EventType
+from models.events.event_types import EventType
+from models.events.journal import PLATFORM
 from models.store.columns import ColumnRow, core_table
 from models.users.roles import Role, Scope
 from models.users.tables import User
@@ -158,7 +159,7 @@ async def _record_changes(ctx: Context, locked_users: LockedUsers, mutation: str
         users_by_stream[row.domain_id or PLATFORM].append(row)
     entries = {
         stream: ctx.journal_entries(
-            EventType.USER_CHANGED,
+            EventType.USER_UPDATED,
             [row.id for row in users],
             changed=[locked_users.changed_field_names(row) for row in users],
             **({} if stream in user_ids else {"twice": True}),  # the users' own streams have it too

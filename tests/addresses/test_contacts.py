@@ -12,7 +12,7 @@ from mail.recipients import address_resolution, contacts
 from mail.search import index_worker
 from mail.storage import received_messages
 from models.addresses.tables import Address, Contact
-from models.events.journal import EventType
+from models.events.event_types import EventType
 from models.mailboxes.tables import Mailbox, SpecialUse
 from models.messages.tables import Message
 from tests.conftest import GraphQLClient, ManualClock, raw_message
@@ -248,7 +248,7 @@ async def test_expired_temporary_address_is_deleted_after_30_days(
     assert await load_address(root, unlimited["address"]) is not None
     for stream_id, position in positions.items():
         changes = await load_journal_entries(ada.environment, stream_id, position)
-        assert [(kind, len(ids)) for kind, ids in changes] == [(EventType.ADDRESS_CHANGED, 1)]
+        assert [(kind, len(ids)) for kind, ids in changes] == [(EventType.ADDRESS_DELETED, 1)]
     count_statement = select(func.count()).select_from(Address)
     assert (await ada.environment.database.read(count_statement))[0][0] == 2
 

@@ -6,7 +6,7 @@ import pytest
 
 from mail.recipients import address_resolution
 from models.errors import NotFound
-from models.events.journal import EventType
+from models.events.event_types import EventType
 from models.runtime.environment import Environment
 from resolvers.users.limit_values import Unlimited
 from tests.conftest import GraphQLClient
@@ -53,7 +53,7 @@ async def test_domain_update_is_all_or_nothing(root: GraphQLClient) -> None:
     for name, position in positions.items():
         domain_id = await load_domain_id(root.environment, name)
         assert await load_journal_entries(root.environment, domain_id, position) == [
-            (EventType.DOMAIN_CHANGED, [domain_id])
+            (EventType.DOMAIN_UPDATED, [domain_id])
         ]
     await make_domain_user(root.environment, "y@b.example")
     domain_refs = [{"name": f"{domain}.example"} for domain in "abc"]

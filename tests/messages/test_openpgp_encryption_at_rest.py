@@ -21,7 +21,7 @@ from mail.search import index_worker
 from mail.storage.blobs.compression import content_digest
 from mail.storage.message_content import read_all
 from models.errors import ServiceUnavailable
-from models.events.journal import EventType
+from models.events.event_types import EventType
 from models.runtime.environment import Environment
 from models.users.tables import User
 from resolvers.mailboxes.loaders import NewMailboxes
@@ -435,7 +435,7 @@ async def test_encryption_setting_is_shown_and_writes_events(
     assert await set_mailbox_encryption(ada, on=True) == []
     written_events = await load_journal_changes(ada.environment, ada.user.id, before)
     assert written_events[0] == (
-        EventType.USER_CHANGED,
+        EventType.USER_UPDATED,
         [ada.user.id],
         [["encryptMessages", "openpgpPublicKey"]],
     )

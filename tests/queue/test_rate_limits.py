@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from graph.types import global_ids
-from models.events.journal import PLATFORM, EventType
+from models.events.event_types import EventType
+from models.events.journal import PLATFORM
 from models.runtime.environment import Environment
 from models.users.roles import AdminPermission, Role
 from resolvers.auth.authentication import wait_for_background_tasks
@@ -276,8 +277,8 @@ async def test_changes_are_journaled_and_logged(ada: GraphQLClient, root: GraphQ
         "options": {"reason": "a campaign"},
     }
     await set_rate_limit(root, 5, **owners_input)
-    changed = (EventType.USER_CHANGED, [ada.user.id], [["rateLimit"]])
-    domain_changed = (EventType.DOMAIN_CHANGED, [domain], None)
+    changed = (EventType.USER_UPDATED, [ada.user.id], [["rateLimit"]])
+    domain_changed = (EventType.DOMAIN_UPDATED, [domain], None)
     assert await load_journal_changes(environment, ada.user.id, positions[ada.user.id]) == [changed]
     assert await load_journal_changes(environment, domain, positions[domain]) == [
         changed,

@@ -21,7 +21,7 @@ from mail.storage.blobs.object_stores import FolderStore
 from mail.storage.draft_replacement import EarlierDraft
 from mail.storage.message_insert import MessagePlacement
 from models.errors import Conflict, StaleObject
-from models.events.journal import EventType
+from models.events.event_types import EventType
 from models.runtime.environment import Environment
 from models.users.tables import User
 from resolvers.mailboxes import loaders as mailbox_loaders

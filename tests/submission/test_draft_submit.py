@@ -10,7 +10,7 @@ from sqlalchemy import update
 from sqlmodel import col
 
 from graph.types import global_ids
-from models.events.journal import EventType
+from models.events.event_types import EventType
 from models.mailboxes.tables import Mailbox
 from models.runtime.environment import Environment
 from models.users.roles import Role, Scope

@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy import update
 
 from graph.types import global_ids
-from models.events.journal import EventType
+from models.events.event_types import EventType
 from models.runtime.environment import Environment
 from models.users.roles import Scope
 from models.users.tables import User

@@ -310,5 +310,5 @@ async def _assert_subscriber_sees_mail_of_each_server(site: GuideSite, token: st
                     frame = json.loads(await socket.recv())
                     assert frame["type"] == "next", frame
                     events = frame["payload"]["data"]["changes"]["events"]
-                    if any(event["type"] == "MESSAGE_ADDED" for event in events):
+                    if any(event["type"] == "MESSAGE_RECEIVED" for event in events):
                         break

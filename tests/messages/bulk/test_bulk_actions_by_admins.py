@@ -10,7 +10,8 @@ import pytest
 
 from graph.app import create_app
 from graph.types import global_ids
-from models.events.journal import PLATFORM, EventType
+from models.events.event_types import EventType
+from models.events.journal import PLATFORM
 from models.runtime.environment import Environment
 from models.users.roles import AdminPermission, Role
 from models.users.tables import User

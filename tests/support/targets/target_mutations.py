@@ -48,7 +48,7 @@ ADDED_MEMBERS: dict[str, dict[str, Any]] = {
     "userUpdate allowedSenders": {"set": {"allowedSenders": ["x@elsewhere.example"]}},
     "userUpdate password": {"set": {"password": "correct horse battery"}},
     "userUpdate forwardTo": {"set": {"forwardTo": ["x@elsewhere.example"]}},
-    "webhookCreate": {"types": ["user.*"]},
+    "webhookCreate": {"types": ["USER_CREATED"]},
 }
 # Inputs that name an object of the account. If it is allowed, there is no error.
 OBJECT_INPUTS: dict[str, dict[str, Any]] = {
