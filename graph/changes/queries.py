@@ -21,9 +21,11 @@ from graph.types.references import (
 from graph.types.scalars import Cursor, Duration
 from graph.users.queries import UserFilter
 from models.errors import InvalidInput, require_found
-from models.events.journal import EventType, StreamPositions
+from models.events.event_types import DOMAIN_EVENT_TYPES, EventType
+from models.events.journal import StreamPositions
 from models.mailboxes.shares import ShareRight
 from models.users.roles import Role, Scope
+from models.validation_constraints import ValidationConstraint
 from resolvers.access import require_user_id
 from resolvers.changes import managed_streams
 from resolvers.changes.stream_reader import (
@@ -67,7 +69,9 @@ def resume_position_or_now(info: Info, after: object) -> StreamPositions | None:
 def _check_item_count(items: Sequence[object] | None, argument_name: str) -> None:
     """Raise Invalid if a list argument has too many items."""
     if len(items or ()) > MAX_FILTER_ITEMS:
-        raise InvalidInput(f"at most {MAX_FILTER_ITEMS}", constraint="max", path=[argument_name])
+        raise InvalidInput(
+            f"at most {MAX_FILTER_ITEMS}", constraint=ValidationConstraint.MAX, path=[argument_name]
+        )
 
 
 async def _follow_batches(info: Info, request: FollowRequest) -> AsyncIterator[ChangeBatch]:
@@ -123,7 +127,11 @@ class ChangeQuery:
         ] = DEFAULT_PAGE_SIZE,
     ) -> ChangeBatch:
         if not 0 < first <= MAX_PAGE_SIZE:
-            raise InvalidInput(f"first is 1 to {MAX_PAGE_SIZE}", constraint="page", path=["first"])
+            raise InvalidInput(
+                f"first is 1 to {MAX_PAGE_SIZE}",
+                constraint=ValidationConstraint.PAGE,
+                path=["first"],
+            )
         _check_item_count(types, "types")
         position = after if isinstance(after, dict) else {}
         request = FollowRequest(
@@ -162,7 +170,9 @@ class ChangeSubscription:
     ) -> AsyncIterator[ChangeBatch]:
         window = debounce if isinstance(debounce, timedelta) else DEFAULT_DEBOUNCE
         if not timedelta(0) <= window <= MAX_DEBOUNCE:
-            raise InvalidInput("at most a minute", constraint="max", path=["debounce"])
+            raise InvalidInput(
+                "at most a minute", constraint=ValidationConstraint.MAX, path=["debounce"]
+            )
         _check_item_count(types, "types")
         _check_item_count(mailboxes, "mailboxes")
         request = FollowRequest(
@@ -213,7 +223,9 @@ class ChangeSubscription:
     ) -> AsyncIterator[ChangeBatch]:
         conditions = (filter or UserFilter()).to_conditions()
         stream_source = managed_streams.selector_of_domain_streams(
-            conditions.domain, managed_streams.USER_EVENT_TYPES, path=["filter", "domain"]
+            conditions.domain,
+            managed_streams.USER_AND_ADDRESS_EVENT_TYPES,
+            path=["filter", "domain"],
         )
         event_filter = managed_streams.user_event_filter_ignoring_domain(conditions)
         async for batch in _follow_batches(
@@ -242,8 +254,8 @@ class ChangeSubscription:
         after: Cursor | None = UNSET,
     ) -> AsyncIterator[ChangeBatch]:
         event_types = (
-            managed_streams.USER_EVENT_TYPES
-            | managed_streams.DOMAIN_EVENT_TYPES
+            managed_streams.USER_AND_ADDRESS_EVENT_TYPES
+            | DOMAIN_EVENT_TYPES
             | managed_streams.DOMAIN_RULE_EVENT_TYPES
         )
         stream_source = managed_streams.selector_of_domain_streams(

@@ -12,6 +12,7 @@ from graph.types.errors import attribute_field
 from graph.types.fields import Info, subscription
 from graph.types.row_mapping import link
 from graph.types.scalars import Cursor
+from models.events.event_types import EventType
 from models.users.roles import Scope
 from resolvers.changes.stream_reader import load_last_stream_positions
 from resolvers.messages import loaders as message_loaders
@@ -21,9 +22,9 @@ from resolvers.notifications.live_notifications import LiveNotification, follow_
 @strawberry.type(description="Something worth showing.")
 class Notification:
     row: strawberry.Private[LiveNotification]
-    type: str = attribute_field(
-        "message.received, message.bounced, limit.reached, login.succeeded and others of "
-        "webhookTypes; resync where something may not have been told. New types may come."
+    type: EventType = attribute_field(
+        "MESSAGE_RECEIVED, SUBMISSION_BOUNCED, LIMIT_REACHED, an event of the security log, or "
+        "RESYNC if events may be missing. New types can be added."
     )
     title: str = attribute_field("For people, in English; of mail who sent it.")
     text: str | None = attribute_field("More of it; of mail its subject.")

@@ -10,6 +10,7 @@ from strawberry.scalars import JSON
 
 from graph.admin.tasks import Task
 from graph.auth.types import SECRET_METADATA
+from graph.changes.changed_types import TYPE_NAME_BY_EVENT_TYPE
 from graph.domains.types import Domain
 from graph.messages.deleted_messages import TaskPayload
 from graph.notifications.references import WebhookDeleteInput, WebhookRef, WebhookTestInput
@@ -35,13 +36,13 @@ from graph.types.row_mapping import (
 )
 from graph.types.scalars import URL, Cursor, Duration, encode_cursor
 from models.errors import require_found
+from models.events.event_types import EventType
 from models.notifications.webhooks import WebhookDeliveryState
 from models.store.keyset_pages import Cursor as Place
 from models.store.keyset_pages import ordering_name
 from models.users.roles import Role, Scope
 from resolvers.domains import loaders as domain_loaders
 from resolvers.notifications import webhooks
-from resolvers.notifications.webhook_event_types import ALL_TYPES, TYPES
 from resolvers.notifications.webhooks import (
     DELIVERY_ORDERING,
     LIST_ORDERING,
@@ -55,8 +56,11 @@ if TYPE_CHECKING:
     from graph.users.types import User
 
 DOMAIN_ADMIN_GUARD = Auth(role=Role.DOMAIN_ADMIN)
+TYPES_DESCRIPTION = (
+    "Types of the events that the webhook receives. null means all types. PING, CHANGES_MISSED and "
+    "FILTER_MATCHED are delivered whatever the types, and can't be given."
+)
 DEFAULT_SECRET_OVERLAP = timedelta(days=1)
-TYPE_NAME_BY_OBJECT = {"Security": "AuthEvent", "Setting": "SettingChange", "Limit": "User"}
 BODY_COLUMNS = ("event", "type", "at", "stream_id", "number", "body")
 
 
@@ -67,7 +71,7 @@ def delivery_body(delivery: Any) -> dict[str, Any]:
 
 def _delivery_body_from_columns(
     event_id: str,
-    event_type: str,
+    event_type: EventType,
     occurred_at: datetime,
     stream_id: int,
     position: int,
@@ -78,13 +82,13 @@ def _delivery_body_from_columns(
     gap = {name: body[name] for name in ("missed", "reason") if name in body}
     return {
         "id": event_id,
-        "type": event_type,
+        "type": event_type.value,
         "at": occurred_at.astimezone(UTC).isoformat().replace("+00:00", "Z"),
         "cursor": encode_cursor({stream_id: position}) if position else None,
         "user": user and {**user, "id": global_ids.encode("User", user["id"])},
         "domain": domain and global_ids.encode("Domain", domain),
         "objects": [
-            _object_with_global_ids(body["kind"], changed_object)
+            _object_with_global_ids(event_type, changed_object)
             for changed_object in body["objects"]
         ],
         "origin": body["origin"],
@@ -92,9 +96,8 @@ def _delivery_body_from_columns(
     }
 
 
-def _object_with_global_ids(event_kind: str, facts: Mapping[str, Any]) -> dict[str, Any]:
+def _object_with_global_ids(event_type: EventType, facts: Mapping[str, Any]) -> dict[str, Any]:
     """Return a changed object with global IDs in place of row ids."""
-    object_name = "".join(part.capitalize() for part in event_kind.split("_")[:-1])
     global_id_by_field = {
         name: global_ids.encode("Mailbox", facts[name])
         for name in ("mailbox", "fromMailbox")
@@ -104,7 +107,7 @@ def _object_with_global_ids(event_kind: str, facts: Mapping[str, Any]) -> dict[s
         global_id_by_field["message"] = global_ids.encode("Message", facts["message"])
     return {
         **facts,
-        "id": global_ids.encode(TYPE_NAME_BY_OBJECT.get(object_name, object_name), facts["id"]),
+        "id": global_ids.encode(TYPE_NAME_BY_EVENT_TYPE[event_type], facts["id"]),
         **global_id_by_field,
     }
 
@@ -113,7 +116,7 @@ def _object_with_global_ids(event_kind: str, facts: Mapping[str, Any]) -> dict[s
     description="An event, and what came of posting it.", directives=[DOMAIN_ADMIN_GUARD]
 )
 class WebhookDelivery(NodeView):
-    type: str = attribute_field("Type of the event.")
+    type: EventType = attribute_field("Type of the event.")
     at: datetime = attribute_field("When it happened.")
     attempt: int = attribute_field("Number of the last try, from 1; 0 = it waits for its first.")
     status: int | None = attribute_field("HTTP status of the last answer.")
@@ -135,7 +138,9 @@ class WebhookDelivery(NodeView):
 
 @strawberry.type(description="Where events are posted.", directives=[DOMAIN_ADMIN_GUARD])
 class Webhook(NodeView):
-    types: list[str] = attribute_field('Event types; "user.*" prefix, "*" all.')
+    types: list[EventType] | None = attribute_field(
+        "Types of the events that the webhook receives. null means all types."
+    )
     user: Annotated["User", strawberry.lazy("graph.users.types")] | None = link(
         "user_id",
         user_loaders.load_visible_users_by_id,
@@ -185,7 +190,7 @@ class Webhook(NodeView):
 
 @strawberry.input(description="Input of webhookCreate.")
 class WebhookCreateInput(Options):
-    types: list[str] = attribute_field('Event types; "user.*" prefix, "*" all.')
+    types: list[EventType] | None = attribute_field(TYPES_DESCRIPTION, default=UNSET)
     user: UserRef | None = attribute_field("Only events of this user.", default=UNSET)
     domain: DomainRef | None = attribute_field(
         "Only events of this domain and its users. Default: all events; of a DOMAIN_ADMIN those "
@@ -200,7 +205,7 @@ class WebhookCreateInput(Options):
 
 @strawberry.input(description="Changes of webhooks. An absent field leaves the value unchanged.")
 class WebhookPatch:
-    types: strawberry.Maybe[list[str]] = attribute_field('Event types; "user.*" prefix, "*" all.')
+    types: strawberry.Maybe[list[EventType] | None] = attribute_field(TYPES_DESCRIPTION)
     url: strawberry.Maybe[URL] = attribute_field("URL that receives the events by POST.")
     active: strawberry.Maybe[bool] = attribute_field(
         "Whether events are delivered. Events of an inactive time are never delivered."
@@ -244,6 +249,14 @@ class WebhooksPayload(MutationPayload):
     )
 
 
+@strawberry.input(description="Conditions of a list of webhooks. All of them must be met.")
+class WebhookFilter:
+    type: EventType | None = attribute_field(
+        "Only webhooks that receive events of this type.", default=UNSET
+    )
+    user: UserRef | None = attribute_field("Only webhooks of this user.", default=UNSET)
+
+
 @strawberry.type
 class WebhookQuery:
     @query(
@@ -254,17 +267,19 @@ class WebhookQuery:
     async def webhooks(
         self,
         info: Info,
-        type: str = ALL_TYPES,
-        user: UserRef | None = UNSET,
+        filter: WebhookFilter | None = UNSET,
         first: int | None = UNSET,
         after: str | None = UNSET,
         last: int | None = UNSET,
         before: str | None = UNSET,
     ) -> Connection[Webhook]:
+        where = filter or WebhookFilter()
         user_id = (
-            require_found(await load_named_user_id(info, user), path=["user"]) if user else None
+            require_found(await load_named_user_id(info, where.user), path=["filter", "user"])
+            if where.user
+            else None
         )
-        conditions = WebhookWhere(type, user_id)
+        conditions = WebhookWhere(where.type or None, user_id)
         list_ordering = ordering_name(
             LIST_ORDERING, None if conditions == WebhookWhere() else conditions
         )
@@ -279,10 +294,6 @@ class WebhookQuery:
             lambda: webhooks.count_webhooks(info.context, conditions),
         )
 
-    @query("Every event type there is.", scope=Scope.READ)
-    async def webhook_types(self) -> list[str]:
-        return TYPES
-
 
 WRITE_GUARD: dict[str, Any] = {"role": Role.DOMAIN_ADMIN, "scope": Scope.FULL}
 
@@ -295,7 +306,7 @@ class WebhookMutation:
             await load_domain_ids(info, [input.domain], path="domain") if input.domain else [None]
         )
         new = NewWebhook(
-            input.types,
+            None if input.types is UNSET else input.types,
             input.url,
             require_found(await load_named_user_id(info, input.user), path=["user"])
             if input.user

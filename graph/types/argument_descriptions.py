@@ -64,7 +64,6 @@ ARGUMENT_DESCRIPTIONS = {
     "prependPrefix": "Names with /private or /shared before them.",
     "specialUse": "Only folders with a role.",
     "subscribed": "Only folders that are, or are not.",
-    "type": "One that is among theirs: exact, a prefix with .*, or * for all.",
     "users": "Whose. Default: the signed-in user.",
     "showAll": "Also those that end after a time unused.",
     "service": "One of api, imap, lmtp, pop3 and smtp.",

@@ -1,5 +1,8 @@
 """Descriptions of enum values."""
 
+from graph.types.constraint_descriptions import CONSTRAINT_DESCRIPTIONS
+from graph.types.event_type_descriptions import EVENT_TYPE_DESCRIPTIONS
+from graph.types.log_enum_descriptions import LOG_VALUE_DESCRIPTIONS
 from resolvers.connectors.options import OPTION_DESCRIPTIONS
 
 VALUE_DESCRIPTIONS = {
@@ -95,47 +98,7 @@ VALUE_DESCRIPTIONS = {
         "SUBMIT": "Sending messages by this API.",
         "ALL": "Every scope except FULL.",
     },
-    "EventType": {
-        "MAILBOX_CREATED": "A folder was made.",
-        "MAILBOX_UPDATED": "A folder was changed or repaired.",
-        "MAILBOX_RENAMED": "A folder has another path.",
-        "MAILBOX_DELETED": "A folder is gone.",
-        "MESSAGE_ADDED": "A message came, was sent, or was put in.",
-        "MESSAGE_UPDATED": "Flags, keywords, expiry or data of a message changed; of a draft that "
-        "was saved again also its content, uid and perhaps folder.",
-        "MESSAGE_MOVED": "A message lies in another folder, with another uid.",
-        "MESSAGE_PURGED": "A message is gone for good.",
-        "MESSAGE_DELETED": "A message was deleted, and can still be brought back.",
-        "MESSAGE_RESTORED": "A message was brought back.",
-        "SUBMISSION_CHANGED": "A message on its way moved on.",
-        "FILE_CHANGED": "A file, or a link to it.",
-        "ADDRESS_CHANGED": "An address was made, changed or deleted.",
-        "FILTER_CHANGED": "A filter was made, changed or deleted.",
-        "IDENTITY_CHANGED": "What is said of a sender was made, changed or taken back.",
-        "USER_CHANGED": "An account was made, changed or deleted.",
-        "DOMAIN_CHANGED": "A domain was made, changed or deleted.",
-        "TASK_CHANGED": "Background work moved on.",
-        "SECURITY_EVENT": "Somebody signed in, tried to, or changed a credential.",
-        "SETTING_CHANGED": "A setting has another value.",
-        "KEY_VALUE_CHANGED": "An entry of a key-value store was set, counted or removed.",
-        "LABEL_CHANGED": "A label was made, changed or removed.",
-        "SENDER_RULE_CHANGED": "A rule about senders was made, turned or deleted.",
-        "SAVED_SEARCH_CHANGED": "A search was kept, changed, or is kept no longer.",
-        "THREAD_CHANGED": "A conversation was muted or unmuted, or became part of another.",
-        "AUTOREPLY_CHANGED": "The automatic answer was set, changed or removed.",
-        "SIEVE_CHANGED": "A script was put, activated, renamed or deleted, or has failed.",
-        "QUARANTINE_CHANGED": "A message is held, told of in a letter, let in, or gone.",
-        "COMPOSE_REQUESTED": "A window to write in was asked for.",
-        "CONNECTOR_CHANGED": "A connector was made, changed or removed, or its run moved on.",
-        "DKIM_CHANGED": "A key that signs was made, replaced, let sign, retired or deleted.",
-        "RELAY_HOST_CHANGED": "A relay host was made, changed or deleted.",
-        "TRANSPORT_CHANGED": "A transport was made, changed or deleted.",
-        "TLS_POLICY_CHANGED": "A TLS policy was made, changed or deleted.",
-        "FORWARDING_HOST_CHANGED": "A forwarding host was made, changed or deleted.",
-        "CERTIFICATE_CHANGED": "A certificate was set, renewed or deleted, or ACME moved on.",
-        "LIMIT_REACHED": "A limit of the account is reached, or storage has passed a mark.",
-        "RESYNC": "The stream cannot go on from the cursor given.",
-    },
+    "EventType": EVENT_TYPE_DESCRIPTIONS,
     "DkimAlgorithm": {
         "RSA": "Known everywhere.",
         "ED25519": "Short and quick; not every server knows it, so it stands beside RSA.",
@@ -425,10 +388,54 @@ VALUE_DESCRIPTIONS = {
         "FULL": "All of it.",
     },
     "UserOrder": {
-        "USERNAME": "By user name, as names are compared.",
-        "CREATED": "The oldest account first.",
-        "QUOTA_USED": "Who stores most first.",
-        "LAST_LOGIN": "Who signed in last first; who never did comes at the end.",
+        "USERNAME_ASC": "By user name, in ascending order. Case and dots are ignored.",
+        "USERNAME_DESC": "By user name, in descending order. Case and dots are ignored.",
+        "CREATED_ASC": "By time of creation, the oldest account first.",
+        "CREATED_DESC": "By time of creation, the newest account first.",
+        "STORAGE_USED_ASC": "By used storage, the smallest account first.",
+        "STORAGE_USED_DESC": "By used storage, the largest account first.",
+        "LAST_LOGIN_ASC": "By last sign-in, the oldest first. Accounts without one are first.",
+        "LAST_LOGIN_DESC": "By last sign-in, the latest first. Accounts without one are last.",
+    },
+    "AddressOrder": {
+        "ADDRESS_ASC": "By local part, in ascending order. Case and dots are ignored.",
+        "ADDRESS_DESC": "By local part, in descending order. Case and dots are ignored.",
+        "CREATED_ASC": "By time of creation, the oldest first.",
+        "CREATED_DESC": "By time of creation, the newest first.",
+    },
+    "AuditLogOrder": {
+        "CREATED_ASC": "By time of the mutation, the oldest first.",
+        "CREATED_DESC": "By time of the mutation, the newest first.",
+    },
+    "DomainOrder": {
+        "NAME_ASC": "By domain name, in ascending order.",
+        "NAME_DESC": "By domain name, in descending order.",
+        "CREATED_ASC": "By time of creation, the oldest first.",
+        "CREATED_DESC": "By time of creation, the newest first.",
+        "USER_COUNT_ASC": "By number of users, the smallest first.",
+        "USER_COUNT_DESC": "By number of users, the largest first.",
+    },
+    "FilterOrder": {
+        "CREATED_ASC": "By time of creation, the oldest first.",
+        "CREATED_DESC": "By time of creation, the newest first.",
+        "POSITION_ASC": "By `position`, the filter that runs first is first. In a list of all "
+        "users it needs the condition `user`.",
+        "POSITION_DESC": "By `position`, the filter that runs last is first. In a list of all "
+        "users it needs the condition `user`.",
+    },
+    "QuarantineOrder": {
+        "RECEIVED_ASC": "By arrival, the oldest message first.",
+        "RECEIVED_DESC": "By arrival, the newest message first.",
+        "SCORE_ASC": "By spam score, the lowest first.",
+        "SCORE_DESC": "By spam score, the highest first.",
+        "SIZE_ASC": "By size, the smallest message first.",
+        "SIZE_DESC": "By size, the largest message first.",
+    },
+    "QueueEntryOrder": {
+        "CREATED_ASC": "By time of submission, the oldest entry first.",
+        "CREATED_DESC": "By time of submission, the newest entry first.",
+        "SIZE_ASC": "By size of the message, the smallest first.",
+        "SIZE_DESC": "By size of the message, the largest first.",
     },
     "UserPermission": {
         "TEMPORARY_ADDRESSES": "Temporary addresses.",
@@ -449,4 +456,6 @@ VALUE_DESCRIPTIONS = {
         "REGISTRATION": "The challenge registers a new key.",
         "AUTHENTICATION": "The challenge verifies a registered key.",
     },
+    **LOG_VALUE_DESCRIPTIONS,
+    "ValidationConstraint": CONSTRAINT_DESCRIPTIONS,
 }

@@ -15,17 +15,20 @@ from mail.tls.acme_client import RevocationReason
 from models import errors
 from models.addresses.rewrites import BccDirection
 from models.addresses.tables import AddressKind
+from models.addresses.trace_stages import TraceStage
 from models.admin.legal_holds import CopyOrigin, LegalHoldAccessAction
-from models.admin.tasks import TaskState
+from models.admin.tasks import TaskKind, TaskState
+from models.auth.security_log import AuthEventAction, AuthEventResult, AuthProtocol
 from models.connectors import AuthMechanism, ConnectorProtocol, ConnectorSecurity
 from models.domains.dkim_keys import DkimAlgorithm, DkimKeyState
-from models.events.journal import EventType
+from models.domains.dns_record_values import DnsRecordKind, DnsRecordPurpose
+from models.events.event_types import EventType
 from models.files.blobs import StorageTier
 from models.files.tables import FileAttachmentMode
 from models.mailboxes.shares import ShareRight
 from models.mailboxes.tables import SpecialUse
 from models.messages.authentication import AuthenticationResultCode
-from models.messages.message_trace import LogComponent
+from models.messages.message_trace import LogComponent, MessageTraceEventKind
 from models.messages.mime_values import AttachmentDisposition, CalendarMethod
 from models.notifications.push_channels import PushKind
 from models.notifications.webhooks import WebhookDeliveryState
@@ -46,12 +49,20 @@ from models.users.tables import (
     UsageKind,
     UsageLevel,
 )
+from models.validation_constraints import ValidationConstraint
+from models.warning_codes import WarningCode
+from resolvers.addresses.loaders import AddressOrder
+from resolvers.admin.audit_log import AuditLogOrder
+from resolvers.admin.setting_types import SettingKind
 from resolvers.auth.app_password_validation import AppPasswordScope
 from resolvers.auth.second_factors.second_factor_check import TwoFactorMethod
 from resolvers.auth.second_factors.webauthn import Ceremony
 from resolvers.changes.stream_reader import ResyncReason
 from resolvers.connectors.options import OptionName
-from resolvers.queue.loaders import QueueName
+from resolvers.domains.loaders import DomainOrder
+from resolvers.filters.loaders import FilterOrder
+from resolvers.queue.loaders import QueueEntryOrder, QueueName
+from resolvers.spam.quarantine import QuarantineOrder
 from resolvers.submission.message_source import MessageRelationKind, QuotePosition
 from resolvers.users.listing import UserOrder
 
@@ -67,7 +78,11 @@ strawberry.enum(CalendarMethod, description="iTIP method of a calendar (RFC 5546
 strawberry.enum(CopyOrigin, description="How a message came to be copied.")
 strawberry.enum(BccDirection, description="Whose mail is copied.")
 strawberry.enum(Ceremony, name="WebauthnCeremony", description="Purpose of a WebAuthn challenge.")
-strawberry.enum(EventType, description="What happened. New kinds may come: have a default.")
+strawberry.enum(
+    EventType,
+    description="The type of an event. New types can be added: clients must ignore types that "
+    "they do not know.",
+)
 strawberry.enum(SubaddressAction, description="What becomes of mail to an address with a label.")
 strawberry.enum(DeliveryState, description="How far a delivery to one recipient has come.")
 strawberry.enum(DkimAlgorithm, description="What a key signs with.")
@@ -133,6 +148,7 @@ strawberry.enum(
 strawberry.enum(
     SubmissionState, description="Where a submission stands: the sum of its deliveries."
 )
+strawberry.enum(TaskKind, description="What a task does. Later versions can add values.")
 strawberry.enum(TaskState, description="Where a task stands.")
 strawberry.enum(TlsPolicyLevel, description="How much encryption the way to a destination has.")
 strawberry.enum(TwoFactorMethod, description="Method by which a second factor is proved.")
@@ -143,7 +159,30 @@ strawberry.enum(
     "limits.criticalPercent.",
 )
 strawberry.enum(UserFileFormat, description="Format of a file with accounts.")
-strawberry.enum(UserOrder, description="Order of a list of accounts; ties by id.")
+strawberry.enum(
+    AddressOrder,
+    description="Order of a list of addresses. Equal ones are ordered by creation.",
+)
+strawberry.enum(
+    AuditLogOrder, description="Order of the audit log. Entries of the same time keep their order."
+)
+strawberry.enum(
+    DomainOrder, description="Order of a list of domains. Equal ones are ordered by creation."
+)
+strawberry.enum(
+    FilterOrder, description="Order of a list of filters. Equal ones are ordered by creation."
+)
+strawberry.enum(
+    QuarantineOrder,
+    description="Order of a list of quarantined messages. Equal ones are ordered by arrival.",
+)
+strawberry.enum(
+    QueueEntryOrder,
+    description="Order of a list of queue entries. Equal ones are ordered by creation.",
+)
+strawberry.enum(
+    UserOrder, description="Order of a list of accounts. Equal ones are ordered by creation."
+)
 strawberry.enum(errors.ErrorCode, name="ErrorCode", description="Why; clients switch on it.")
 strawberry.enum(
     Role,
@@ -156,3 +195,29 @@ strawberry.enum(UserPermission, description="What a USER may change himself.")
 strawberry.enum(QueueName, description="Where in the queue something stands.")
 strawberry.enum(Priority, description="How much its sender hurries.")
 strawberry.enum(QuotePosition, description="Where a reply or forward quotes the original message.")
+strawberry.enum(
+    ValidationConstraint,
+    description="The rule that a refused input value breaks. Later versions can add values.",
+)
+strawberry.enum(
+    MessageTraceEventKind,
+    description="What happened to a message for one recipient. Later versions can add values.",
+)
+strawberry.enum(
+    TraceStage,
+    description="The kind of record that decides in an address trace. Later versions can add "
+    "values.",
+)
+strawberry.enum(SettingKind, description="The kind of the value of a setting.")
+strawberry.enum(WarningCode, description="The reason of a warning. Later versions can add values.")
+strawberry.enum(DnsRecordKind, description="The type of a DNS record.")
+strawberry.enum(
+    DnsRecordPurpose,
+    description="What a DNS record of a domain is for. Later versions can add values.",
+)
+strawberry.enum(
+    AuthEventAction,
+    description="What was done with an account or a credential. Later versions can add values.",
+)
+strawberry.enum(AuthEventResult, description="The result of a security event.")
+strawberry.enum(AuthProtocol, description="The protocol through which a client signs in.")

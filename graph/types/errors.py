@@ -10,6 +10,8 @@ from graph.types import global_ids
 from graph.types.scalars import BigInt, ByteSize, Cursor, Duration, IPAddress
 from mail.connectors.remote_server import ConnectorStage
 from models import errors
+from models.validation_constraints import ValidationConstraint
+from models.warning_codes import WarningCode
 from resolvers.auth.second_factors.second_factor_check import TwoFactorMethod
 
 
@@ -41,7 +43,7 @@ class MutationError:
 
 @strawberry.type(description="Input breaks a rule.")
 class ValidationError(MutationError, of=errors.InvalidInput):
-    constraint: str = attribute_field("Name of the rule, such as id, pattern, max.")
+    constraint: ValidationConstraint = attribute_field("The rule that the value breaks.")
     allowed_values: list[str] | None = attribute_field(
         "The values that are valid, if the rule is a list of values. Otherwise null."
     )
@@ -127,7 +129,7 @@ class UnavailableError(MutationError, of=errors.ServiceUnavailable):
 
 @strawberry.type(description="Succeeded, but worth knowing.")
 class Warning:  # noqa: A001 - the name in the schema
-    code: str = attribute_field("Stable code, such as NOT_SAVED_TO_SENT.")
+    code: WarningCode = attribute_field("The reason of the warning.")
     message: str = attribute_field("For people, in English.")
     path: list[str] = attribute_field("Input path it is about.")
 
