@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import strawberry
 from strawberry import UNSET
@@ -132,7 +132,14 @@ class SettingsPayload(MutationPayload):
 @strawberry.type
 class SettingQuery:
     @query("One; null when unknown.", role=Role.ADMIN, scope=Scope.READ)
-    async def setting(self, info: Info, key: str) -> Setting | None:
+    async def setting(
+        self,
+        info: Info,
+        key: Annotated[
+            str,
+            strawberry.argument(description="Key of the setting, such as `limits.warningPercent`."),
+        ],
+    ) -> Setting | None:
         setting = await admin_settings.find_setting(info.context, key)
         return Setting.from_stored_setting(setting) if setting else None
 

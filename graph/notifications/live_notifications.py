@@ -6,7 +6,7 @@ from datetime import datetime
 import strawberry
 from strawberry import UNSET
 
-from graph.changes.queries import resume_position_or_now
+from graph.changes.queries import ResumeArgument, resume_position_or_now
 from graph.messages.types import Message
 from graph.types.errors import attribute_field
 from graph.types.fields import Info, subscription
@@ -61,7 +61,7 @@ class NotificationSubscription:
         scope=Scope.MAIL_READ,
     )
     async def notifications(
-        self, info: Info, after: Cursor | None = UNSET
+        self, info: Info, after: ResumeArgument = UNSET
     ) -> AsyncIterator[Notification]:
         async for notice in follow_notifications(info.context, resume_position_or_now(info, after)):
             yield Notification.from_live_notification(notice)

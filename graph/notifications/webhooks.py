@@ -255,7 +255,12 @@ class WebhookQuery:
         self,
         info: Info,
         type: str = ALL_TYPES,
-        user: UserRef | None = UNSET,
+        user: Annotated[
+            UserRef | None,
+            strawberry.argument(
+                description="Returns only webhooks for events of this user. Default: all webhooks."
+            ),
+        ] = UNSET,
         first: int | None = UNSET,
         after: str | None = UNSET,
         last: int | None = UNSET,

@@ -255,7 +255,13 @@ class RateLimitQuery:
     async def rate_limit_holds(
         self,
         info: Info,
-        users: UserSelection | None = UNSET,
+        users: Annotated[
+            UserSelection | None,
+            strawberry.argument(
+                description="Returns only holds of these users. Default: all users that the "
+                "caller can see."
+            ),
+        ] = UNSET,
         first: int | None = UNSET,
         after: str | None = UNSET,
         last: int | None = UNSET,

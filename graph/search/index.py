@@ -108,7 +108,13 @@ class SearchDiagnostics:
 
     @field("The query that the text index gets for a filter.")
     async def expansion(
-        self, info: Info, filter: MessageFilter, users: UsersArgument = UNSET
+        self,
+        info: Info,
+        filter: Annotated[
+            MessageFilter,
+            strawberry.argument(description="Filter whose query of the text index is returned."),
+        ],
+        users: UsersArgument = UNSET,
     ) -> SearchExpansion:
         ctx = info.context
         user_ids = await search_scope.load_searched_user_ids(
@@ -131,7 +137,13 @@ class SearchDiagnostics:
     async def hits(
         self,
         info: Info,
-        filter: MessageFilter,
+        filter: Annotated[
+            MessageFilter,
+            strawberry.argument(
+                description="Filter whose words are looked up. Its other conditions are not "
+                "checked."
+            ),
+        ],
         users: UsersArgument = UNSET,
         first: int | None = UNSET,
         after: str | None = UNSET,

@@ -165,7 +165,16 @@ async def _load_filter_of_valid_terms(
 class SearchQuery:
     @query("Text to filter, or filter to text; of both, what has both.", scope=Scope.MAIL_READ)
     def search_parse(
-        self, info: Info, query: QueryTextArgument = UNSET, filter: MessageFilter | None = UNSET
+        self,
+        info: Info,
+        query: QueryTextArgument = UNSET,
+        filter: Annotated[
+            MessageFilter | None,
+            strawberry.argument(
+                description="Filter to convert to text. With `query`, the result has the "
+                "conditions of both."
+            ),
+        ] = UNSET,
     ) -> ParsedSearch:
         parsed = parse_search_query(query or "", info.context.environment.now())
         problems = list(map(str, parsed.problems))

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator, Mapping
 from datetime import datetime
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import strawberry
 from strawberry import UNSET
@@ -189,7 +189,15 @@ class ComposeSubscription:
         scope=Scope.MAIL_READ,
     )
     async def compose_requested(
-        self, info: Info, after: strawberry.ID | None = UNSET
+        self,
+        info: Info,
+        after: Annotated[
+            strawberry.ID | None,
+            strawberry.argument(
+                description="ID of the last compose request that the client received. Later "
+                "requests that have not expired are returned first."
+            ),
+        ] = UNSET,
     ) -> AsyncIterator[ComposeRequest]:
         key = global_ids.decode("ComposeRequest", after, path="after") if after else None
         async for row in compose_requests.follow_compose_requests(info.context, key):

@@ -261,7 +261,13 @@ class User(NodeView):
         info: Info,
         first: int | None = UNSET,
         after: str | None = UNSET,
-        query: str | None = UNSET,
+        query: Annotated[
+            str | None,
+            strawberry.argument(
+                description="Returns only addresses that contain this text, in any case. At most "
+                "1,000 characters."
+            ),
+        ] = UNSET,
     ) -> Connection[Address]:
         requested_page = page_request(
             ordering_name("address", query or None), first, after, None, None
@@ -375,12 +381,25 @@ class User(NodeView):
 
     @field("Scripts in Sieve, by name.", scope=Scope.READ)
     async def sieve_scripts(
-        self, info: Info, first: int | None = 50, after: str | None = UNSET
+        self,
+        info: Info,
+        first: Annotated[
+            int | None,
+            strawberry.argument(
+                description="Returns at most this number of scripts from the beginning of the "
+                "list, 0 to 250. Default: 50. Null: 20."
+            ),
+        ] = 50,
+        after: str | None = UNSET,
     ) -> Connection[SieveScript]:
         return await load_script_page(info, self.row.id, first, after)
 
     @field("The script of this name.", scope=Scope.READ)
-    async def sieve_script(self, info: Info, name: str) -> SieveScript | None:
+    async def sieve_script(
+        self,
+        info: Info,
+        name: Annotated[str, strawberry.argument(description="Name of the script. Case matters.")],
+    ) -> SieveScript | None:
         return await load_script_by_name(info, self.row.id, name)
 
     @field("Where the user is told of new mail, by kind.", scope=Scope.READ)
@@ -518,7 +537,13 @@ class User(NodeView):
     async def files(
         self,
         info: Info,
-        query: str | None = UNSET,
+        query: Annotated[
+            str | None,
+            strawberry.argument(
+                description="Returns only files with this text in the name, in any case. At most "
+                "1,000 characters."
+            ),
+        ] = UNSET,
         first: int | None = UNSET,
         after: str | None = UNSET,
         last: int | None = UNSET,
