@@ -125,7 +125,7 @@ VALUE_DESCRIPTIONS = {
         "SENDER_RULE_CHANGED": "A sender rule was created, changed or deleted.",
         "SAVED_SEARCH_CHANGED": "A saved search was created, changed or deleted.",
         "THREAD_CHANGED": "A thread was muted or unmuted, or merged with another thread.",
-        "AUTOREPLY_CHANGED": "A vacation reply was set, changed or deleted.",
+        "AUTOREPLY_CHANGED": "An autoreply was set, changed or deleted.",
         "SIEVE_CHANGED": "A Sieve script was stored, activated, renamed or deleted, or failed "
         "during a delivery.",
         "QUARANTINE_CHANGED": "A message was quarantined, listed in a digest, released or deleted.",
@@ -175,9 +175,9 @@ VALUE_DESCRIPTIONS = {
         "delivery is deferred.",
     },
     "AutoreplySuppression": {
-        "OFF": "The vacation reply is not enabled.",
-        "NOT_NOW": "The period of the vacation reply has not begun, or has ended.",
-        "EMPTY": "The vacation reply has no text for this sender.",
+        "OFF": "The autoreply is not enabled.",
+        "NOT_NOW": "The period of the autoreply has not begun, or has ended.",
+        "EMPTY": "The autoreply has no text for this sender.",
         "SUSPENDED": "The account is suspended.",
         "NO_SENDER": "The envelope sender is empty or malformed, as in a delivery report.",
         "AUTOMATIC_SENDER": "The sender is an address of a program, such as mailer-daemon, "
@@ -188,9 +188,9 @@ VALUE_DESCRIPTIONS = {
         "SPAM": "The message is spam, or fails DMARC.",
         "OWN": "The sender is the account itself.",
         "NOT_ADDRESSED": "No address of the account is in To or Cc.",
-        "OTHER_ADDRESS": "The vacation reply is limited to other addresses of the account.",
-        "ANSWERED": "The sender got a reply within the interval of the vacation reply.",
-        "LIMIT": "The vacation reply was sent 2,000 times in 24 hours.",
+        "OTHER_ADDRESS": "The autoreply is limited to other addresses of the account.",
+        "ANSWERED": "The sender got a reply within the interval of the autoreply.",
+        "LIMIT": "The autoreply was sent 2,000 times in 24 hours.",
     },
     "ContentEncoding": {
         "BASE64": "Base64 (RFC 4648).",

@@ -124,7 +124,7 @@ strawberry.enum(ShareRight, description="Right of another user on a shared mailb
 strawberry.enum(
     NoReplyReason,
     name="AutoreplySuppression",
-    description="Reason why a message gets no vacation reply.",
+    description="Reason why a message gets no autoreply.",
 )
 strawberry.enum(SpecialUse, description="Special use of a mailbox (RFC 6154).")
 strawberry.enum(
