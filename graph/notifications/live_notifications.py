@@ -18,24 +18,30 @@ from resolvers.messages import loaders as message_loaders
 from resolvers.notifications.live_notifications import LiveNotification, follow_notifications
 
 
-@strawberry.type(description="Something worth showing.")
+@strawberry.type(description="Event that a client can show to the user.")
 class Notification:
     row: strawberry.Private[LiveNotification]
     type: str = attribute_field(
-        "message.received, message.bounced, limit.reached, login.succeeded and others of "
-        "webhookTypes; resync where something may not have been told. New types may come."
+        "Type of the event, such as `message.received`, `message.bounced`, `limit.reached` or "
+        "`login.succeeded`. `resync`: events were lost, and the client must read its data "
+        "again. New types can be added."
     )
-    title: str = attribute_field("For people, in English; of mail who sent it.")
-    text: str | None = attribute_field("More of it; of mail its subject.")
+    title: str = attribute_field(
+        "Title for people, in English. For a received message: its sender."
+    )
+    text: str | None = attribute_field(
+        "Text for people, in English. For a received message: its subject. Null: there is none."
+    )
     message: Message | None = link(
         "message_id",
         message_loaders.load_visible_by_ids,
         Message.from_row_or_none,
-        description="The mail it tells of, null when gone.",
+        description="Received message. Null: the event is about no message, or the message was "
+        "deleted.",
     )
-    at: datetime = attribute_field("When it happened.")
-    cursor: Cursor = attribute_field("Resume after this.")
-    has_more: bool = attribute_field("More is coming at once (catching up).")
+    at: datetime = attribute_field("Time of the event.")
+    cursor: Cursor = attribute_field("Position of the event, for `after`.")
+    has_more: bool = attribute_field("True if more notifications follow at once.")
 
     @classmethod
     def from_live_notification(cls, live_notification: LiveNotification) -> "Notification":
@@ -54,9 +60,9 @@ class Notification:
 @strawberry.type
 class NotificationSubscription:
     @subscription(
-        "New mail and events worth showing to the viewer, of the own account: mail that came and "
-        "is unread, outside of Junk, Trash and muted conversations; limits, sign-ins and other "
-        "security events, mail that could not be sent. From a position on: missed, then live.",
+        "Streams events of the signed-in user's account that a client can show: received unread "
+        "messages outside of Junk, Trash and muted threads, reached limits, sign-ins and "
+        "other security events, and messages that could not be sent.",
         load_positions=load_last_stream_positions,
         scope=Scope.MAIL_READ,
     )
