@@ -161,7 +161,7 @@ class KeyValueEntryInput(Options):
 class KeyValueSetInput(KeyValueEntryInput):
     value: str = attribute_field("Text to store, by default at most 64 KiB.")
     ttl: Duration | None = attribute_field(
-        "How long the value is kept: from 1 second to 3,650 days. Default: until it is deleted.",
+        "Lifetime of the value, from 1 second to 3,650 days. Default: until it is deleted.",
         default=UNSET,
     )
     if_version: BigInt | None = attribute_field(
@@ -182,7 +182,7 @@ class KeyValueIncrementInput(KeyValueEntryInput):
 
 @strawberry.input(description="Input of keyValueDelete.")
 class KeyValueDeleteInput(KeyValueEntryInput):
-    recursive: bool = attribute_field("Also deletes the entries below the key.", default=False)
+    recursive: bool = attribute_field("Deletes the entries below the key, too.", default=False)
 
 
 @strawberry.type(description="Payload of keyValueSet and keyValueIncrement.")

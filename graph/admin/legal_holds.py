@@ -98,7 +98,7 @@ class LegalHoldAccess(NodeView):
     actor: str = attribute_field("Username or name of the API key that read the copies.")
     role: Role = attribute_field("Role of the actor at that time.")
     ip: IPAddress | None = attribute_field("IP address of the actor.")
-    action: LegalHoldAccessAction = attribute_field("What the actor did with the copies.")
+    action: LegalHoldAccessAction = attribute_field("Kind of the access.")
 
     load_batch = staticmethod(legal_holds.load_visible_accesses_by_id)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {

@@ -64,8 +64,9 @@ class MailImportInput(Options):
         default=UNSET,
     )
     filter: MessageFilter | None = attribute_field(
-        "Imports only messages that meet these conditions. Mailboxes are those of the source. "
-        "For archives and remote servers, conditions on stored messages are an error.",
+        "Imports only messages that meet these conditions. Conditions on mailboxes refer to the "
+        "source. For archives and remote servers, conditions on stored messages are an "
+        "error.",
         default=UNSET,
     )
     subscribe: bool = attribute_field(

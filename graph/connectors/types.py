@@ -356,7 +356,7 @@ class ConnectorRunsPayload(MutationPayload):
 @strawberry.type
 class ConnectorQuery:
     @query(
-        "Returns connectors, sorted by user and creation. Administrators see those of their "
+        "Returns connectors, sorted by user and creation. Administrators see connectors of their "
         "users, a DOMAIN_ADMIN only with the permission CONNECTORS.",
         scope=Scope.READ,
     )

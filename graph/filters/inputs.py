@@ -66,10 +66,10 @@ class RegexTestInput:
 
 
 @strawberry.input(
-    description="Tests of a filter, at most 100 with those in groups. A message matches if all "
-    "tests hold; without tests every message matches. Each text has 1 to 255 characters and "
-    "matches a part of the value, ignoring case. Runs of white space count as one space. In "
-    "an update, null removes a test."
+    description="Tests of a filter, at most 100 including groups and their tests. A message "
+    "matches if all tests hold; without tests every message matches. Each text has 1 to 255 "
+    "characters and matches a part of the value, ignoring case. Runs of white space count as "
+    "one space. In an update, null removes a test."
 )
 class FilterQueryInput(RestrictionsInput):
     restriction_fields = frozenset({"all", "any", "not_"})

@@ -62,7 +62,7 @@ class SieveScriptDeleteInput(Options):
         "Scripts to delete. A name refers to the script of each user."
     )
     ignore_active: bool = attribute_field(
-        "Also deletes the active script. If false, the active script is an error.", default=False
+        "Deletes the active script, too. If false, the active script is an error.", default=False
     )
 
 

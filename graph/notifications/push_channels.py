@@ -62,12 +62,12 @@ class PushChannel(NodeView):
         f"Template of the text, with {PLACEHOLDERS_DESCRIPTION}. Null: {{SUBJECT}}."
     )
     senders: list[str] = attribute_field(
-        "Only messages of these senders are notified: addresses, domains, or patterns with one "
-        "`*`. Empty, with `sendersRegex` null: all senders."
+        "Senders whose messages are notified: addresses, domains, or patterns with one `*`. "
+        "Empty, with `sendersRegex` null: all senders."
     )
     senders_regex: str | None = attribute_field(
-        "Messages of senders that match this regular expression are notified, in addition to "
-        "`senders`. Null: there is none."
+        "Regular expression for senders whose messages are notified, in addition to `senders`. "
+        "Null: there is none."
     )
     high_priority_only: bool = attribute_field(
         "True if only messages of high priority are notified."
@@ -87,8 +87,8 @@ class PushChannel(NodeView):
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {"id": global_id_field("PushChannel")}
 
     @field(
-        "Mailboxes whose new messages are notified, without those that the caller can't see. "
-        "Empty: INBOX, also after all of them were deleted.",
+        "Mailboxes whose new messages are notified. Mailboxes that the caller can't see are left "
+        "out. Empty: INBOX, also after all of them were deleted.",
         "mailboxes",
     )
     async def mailboxes(self, info: Info) -> list[Mailbox]:
@@ -142,8 +142,8 @@ class PushChannelSetInput(Options, RestrictionsInput):
         default=UNSET,
     )
     senders_regex: str | None = attribute_field(
-        "Also notifies messages of senders whose address contains a match of this regular "
-        "expression, ignoring case. At most 200 characters, without look-around and "
+        "Regular expression for further senders: messages are notified if the address contains a "
+        "match, ignoring case. At most 200 characters, without look-around and "
         "back-references. Null: none.",
         default=UNSET,
     )

@@ -120,7 +120,9 @@ UsersArgument = Annotated[
 ]
 
 
-@strawberry.type(description="How the text index splits texts and answers searches.")
+@strawberry.type(
+    description="Diagnostics of the text index: splitting of texts, queries and matches."
+)
 class SearchDiagnostics:
     @field("Words of a text in their order, as the text index stores them.")
     def tokens(

@@ -54,8 +54,10 @@ from resolvers.queue.loaders import QueueName
 from resolvers.submission.reply_references import ReferenceAction, ReferenceQuote
 from resolvers.users.listing import UserOrder
 
-strawberry.enum(AddressKind, description="What happens to mail for an address.")
-strawberry.enum(AppPasswordScope, description="What an application password can be used for.")
+strawberry.enum(
+    AddressKind, description="Kind of an address, which decides what happens to its mail."
+)
+strawberry.enum(AppPasswordScope, description="Use that an application password is limited to.")
 strawberry.enum(AttachmentDisposition, description="Disposition of a MIME part (RFC 2183).")
 strawberry.enum(
     AuthenticationResultCode, description="Result of an authentication method (RFC 8601)."
@@ -70,7 +72,7 @@ strawberry.enum(
 )
 strawberry.enum(
     SubaddressAction,
-    description="What happens to mail for an address with a label (subaddress, RFC 5233).",
+    description="Treatment of mail to an address with a label (subaddress, RFC 5233).",
 )
 strawberry.enum(DeliveryState, description="State of the delivery to one recipient.")
 strawberry.enum(DkimAlgorithm, description="Signature algorithm of a DKIM key.")
@@ -83,13 +85,13 @@ strawberry.enum(
     description="File format of an account export. All formats but MBOX contain folders, flags, "
     "dates, custom data and settings in addition to the messages.",
 )
-strawberry.enum(FileAttachmentMode, description="How a recipient gets a file.")
+strawberry.enum(FileAttachmentMode, description="Way in which a recipient gets a file.")
 strawberry.enum(Frequency, description="Interval of the digests of quarantined messages.")
 strawberry.enum(
     LegalHoldAccessAction,
-    description="What an administrator did with the copies of a legal hold.",
+    description="Kind of an access to the copies of a legal hold.",
 )
-strawberry.enum(LimitKind, description="What a limit of an account restricts.")
+strawberry.enum(LimitKind, description="Kind of a limit of an account.")
 strawberry.enum(LimitSource, description="Owner of a limit that applies to an account.")
 strawberry.enum(LogComponent, description="Part of the server that decides about a message.")
 strawberry.enum(
@@ -110,7 +112,7 @@ strawberry.enum(
     description="Reason for the revocation of a certificate (RFC 5280).",
 )
 strawberry.enum(
-    ReferenceAction, description="What a new message does with the message that it refers to."
+    ReferenceAction, description="Relation of a new message to the message that it refers to."
 )
 strawberry.enum(ResyncReason, description="Reason why a stream can't continue after a cursor.")
 strawberry.enum(AuthMechanism, description="SASL mechanism for signing in on a remote server.")
@@ -119,7 +121,7 @@ strawberry.enum(
     name="ConnectorSecurity",
     description="Encryption of the connection to a remote server.",
 )
-strawberry.enum(SenderAction, description="What happens to mail of a sender.")
+strawberry.enum(SenderAction, description="Treatment of mail of a sender.")
 strawberry.enum(ShareRight, description="Right of another user on a shared mailbox (RFC 4314).")
 strawberry.enum(
     NoReplyReason,
@@ -140,7 +142,7 @@ strawberry.enum(
 strawberry.enum(TaskState, description="State of a task.")
 strawberry.enum(TlsPolicyLevel, description="TLS that is required for mail to a destination.")
 strawberry.enum(TwoFactorMethod, description="Kind of a second factor.")
-strawberry.enum(UsageKind, description="What a usage counter counts.")
+strawberry.enum(UsageKind, description="Kind of a usage counter.")
 strawberry.enum(
     UsageLevel,
     description="Used share of a limit.",
@@ -157,11 +159,12 @@ strawberry.enum(
     description="Role of a caller. Each role includes the rights of the roles before it: PUBLIC, "
     "USER, DOMAIN_ADMIN, ADMIN, ROOT.",
 )
-strawberry.enum(Scope, description="What a credential can be used for.")
+strawberry.enum(Scope, description="Use that a credential is limited to.")
 strawberry.enum(
-    AdminPermission, description="What a DOMAIN_ADMIN can do for users of the administered domains."
+    AdminPermission,
+    description="Permission of a DOMAIN_ADMIN for users of the administered domains.",
 )
-strawberry.enum(UserPermission, description="What a USER can change on the account.")
+strawberry.enum(UserPermission, description="Permission of a USER for the account.")
 strawberry.enum(QueueName, description="Queue of a queue entry.")
 strawberry.enum(Priority, description="Priority of a message.")
 strawberry.enum(

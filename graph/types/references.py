@@ -61,8 +61,8 @@ class DomainAliasRef(ObjectRef):
 
 
 @strawberry.input(
-    description="Selection of users who meet any of the conditions. An empty list selects nobody. "
-    "A selection without a condition is an error."
+    description="Selection of users who meet any of the conditions. An empty list selects no "
+    "user. A selection without a condition is an error."
 )
 class UserSelection(ConditionsInput):
     all: bool | None = attribute_field(
