@@ -28,11 +28,11 @@ from models.observability.traces import TimedBlock
 from models.runtime.environment import DatabaseTransaction, Environment
 from models.store.cancel_safety import await_to_end
 from models.store.columns import ColumnRow
-from models.store.committed_transactions import is_committed
-from models.store.database import Database, current_transaction
+from models.store.database import current_transaction
 from models.store.dependent_selects import SelectStep, SelectSteps, run_steps_async
 from models.store.prepared_statements import PreparedStatement
 from models.users.roles import AdminPermission, Role, Scope, UserPermission, expand_scopes
+from resolvers.request_transaction import DryRunRollback, RequestTransaction, savepoint
 
 Key = TypeVar("Key")
 Value = TypeVar("Value")
@@ -224,7 +224,7 @@ class Context:
     search_words_by_path: dict[Hashable, Sequence[Any]] = field(
         default_factory=dict, init=False, repr=False
     )
-    _transaction: "RequestTransaction | None" = field(default=None, init=False, repr=False)
+    _transaction: RequestTransaction | None = field(default=None, init=False, repr=False)
     _loaders: dict[Any, DataLoader[Any, Any]] = field(default_factory=dict, init=False, repr=False)
 
     def load(self, batch: BatchFunction[Key, Value], key: Key) -> Awaitable[Value]:
@@ -310,12 +310,9 @@ class Context:
                     self.environment.write_session(*stream_ids)
                 )
                 open_transaction.last_session = open_transaction.session
-                open_transaction.exit_stack.push_async_callback(
-                    open_transaction.wait_for_reads_and_close
-                )
             else:
                 await journal.lock_streams(open_transaction.session, stream_ids)
-            async with nullcontext() if is_outermost else _savepoint(open_transaction.session):
+            async with nullcontext() if is_outermost else savepoint(open_transaction.session):
                 yield open_transaction.session
             self.committed_position = journal.recorded_positions(open_transaction.session)
             self.clear_loaded()
@@ -353,9 +350,11 @@ class Context:
         """Open a separate transaction, which drops no loaded values of this context.
 
         Inside an open transaction it is a savepoint, since a database may allow one writer only.
+        Then the caller must not wait for other loads, since they can't read until it ends.
         """
-        if self._transaction is not None:
-            async with self.write_session(*stream_ids) as session:
+        transaction = self._transaction
+        if transaction is not None and not transaction.has_ended:
+            async with transaction.lock_session(), self.write_session(*stream_ids) as session:
                 yield self, session
         else:
             separate_ctx = self.fresh_copy()
@@ -442,10 +441,15 @@ class Context:
         else:
             self._transaction.after_commit.append(callback)
 
+    def call_after_dry_run(self, callback: Callable[[], object]) -> None:
+        """Call this after the rollback of the open dry run."""
+        if self._transaction is not None:
+            self._transaction.after_dry_run.append(callback)
+
     @asynccontextmanager
     async def combined_transaction(
         self, *, commit: bool = True
-    ) -> AsyncGenerator["RequestTransaction"]:
+    ) -> AsyncGenerator[RequestTransaction]:
         """Combine all transactions opened inside, as for `@atomic` or an idempotency key.
 
         Without `commit` it is a dry run, and so is the transaction around it: all is rolled back.
@@ -462,7 +466,10 @@ class Context:
         try:
             async with exit_stack:
                 current_transaction.set(request_transaction)
-                yield request_transaction
+                try:
+                    yield request_transaction
+                finally:
+                    await request_transaction.wait_for_loads_and_close()
                 if not request_transaction.commits:
                     self.committed_position = None
                     raise DryRunRollback
@@ -470,7 +477,9 @@ class Context:
             for callback in request_transaction.after_commit:
                 callback()
         except DryRunRollback:
-            pass
+            current_transaction.set(previous)
+            for callback in request_transaction.after_dry_run:
+                callback()
         except asyncio.CancelledError:
             if request_transaction.is_committed:  # the cancellation came during the commit
                 for callback in request_transaction.after_commit:
@@ -490,7 +499,9 @@ async def _load_measured(
     with TimedBlock(BATCH_SECONDS_METRIC, f"load {name}", name) as timing:
         if timing.span is not None:
             timing.span.attributes["merganser.keys"] = len(keys)
-        return await batch(ctx, keys)
+        transaction = ctx._transaction  # noqa: SLF001 - the same module
+        with nullcontext() if transaction is None else transaction.track_load():
+            return await batch(ctx, keys)
 
 
 def _batch_name(batch: object) -> str:
@@ -502,64 +513,3 @@ def _batch_name(batch: object) -> str:
         batch = batch.func
     module = getattr(batch, "__module__", "").removeprefix("resolvers.")
     return f"{module}.{getattr(batch, '__qualname__', type(batch).__qualname__)}"
-
-
-class DryRunRollback(Exception):
-    """Rolls a dry run back."""
-
-
-@dataclass
-class RequestTransaction:
-    """The transaction of a request, which nested transactions join.
-
-    The first write opens it: before, no lock is held.
-    """
-
-    database: Database
-    exit_stack: AsyncExitStack
-    commits: bool
-    session: AsyncSession | None = None  # None before the first write, and after the end
-    last_session: AsyncSession | None = None  # the same session, also after the end
-    after_commit: list[Callable[[], object]] = field(default_factory=list)
-    read_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-
-    @property
-    def is_open(self) -> bool:
-        """True from the first write to the end of the transaction."""
-        return self.session is not None
-
-    @property
-    def is_committed(self) -> bool:
-        """True if the writes of the transaction are durable."""
-        return is_committed(self.last_session)
-
-    async def read(
-        self, statement: Select[*tuple[Any, ...]], parameters: Mapping[str, Any] | None = None
-    ) -> Sequence[ColumnRow] | None:
-        """Return the rows as this transaction sees them; None if it is not open."""
-        if self.session is None:
-            return None
-        async with self.read_lock:  # fields that are resolved concurrently share one session
-            if self.session is None:  # the transaction has ended in the meantime
-                return None
-            await self.session.flush()
-            connection = await self.session.connection()
-            return (await connection.execute(statement, parameters)).all()
-
-    async def wait_for_reads_and_close(self) -> None:
-        """Wait for running reads; later reads use the committed rows."""
-        async with self.read_lock:
-            self.session = None
-
-
-@asynccontextmanager
-async def _savepoint(session: AsyncSession) -> AsyncGenerator[None]:
-    """Open a savepoint that also restores `session.info` if it is rolled back."""
-    info_before = dict(session.info)
-    try:
-        async with session.begin_nested():
-            yield
-    except BaseException:
-        session.info.clear()  # it describes writes that were rolled back
-        session.info.update(info_before)
-        raise

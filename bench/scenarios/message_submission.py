@@ -104,7 +104,7 @@ def request_body(message_count: int) -> dict[str, Any]:
     message: dict[str, Any] = {"subject": "Ducks", "text": TEXT, "sendAt": later}
     if message_count < 0:
         people = [{"to": [{"address": f"carol{n}@example.net"}]} for n in range(-message_count)]
-        message["merge"], message_count = people, 1
+        message["mailMerge"], message_count = people, 1
     else:
         message["to"] = [{"address": "carol@example.net"}]
     fields = " ".join(

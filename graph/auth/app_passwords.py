@@ -19,22 +19,25 @@ from graph.types.row_mapping import NodeView, global_id_field, lazy_view_factory
 from graph.types.scalars import Duration, EmailAddress
 from models.users.roles import Scope, UserPermission
 from resolvers.auth import app_passwords, security_log
-from resolvers.auth.app_passwords import AppPasswordChanges, AppPasswordScope, NewAppPassword
+from resolvers.auth.app_password_validation import AppPasswordScope, NewAppPassword
+from resolvers.auth.app_passwords import AppPasswordChanges
 from resolvers.users import loaders as user_loaders
 
 if TYPE_CHECKING:
     from graph.users.types import User
 
 
-@strawberry.type(description="The last sign-in by a credential.")
+@strawberry.type(description="The last sign-in with an application password.")
 class LastUse(View):
     """The last use of an application password, from a pair: time and id of its security event."""
 
-    at: datetime = attribute_field("When.")
+    at: datetime = attribute_field("Time of the sign-in.")
 
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {"at": ExpressionField("{0}[0]")}
 
-    @field("What the security log has of it; null = no longer kept.")
+    @field(
+        "Entry of the sign-in in the security log. Null: the entry was deleted after its retention."
+    )
     async def event(self, info: Info) -> AuthEvent | None:
         key = self.row[1]
         return AuthEvent.from_row_or_none(
@@ -42,24 +45,36 @@ class LastUse(View):
         )
 
 
-@strawberry.type(description="Password of one program.")
+@strawberry.type(description="A password with limited scopes for one mail program or device.")
 class AppPassword(NodeView):
     user: Annotated["User", strawberry.lazy("graph.users.types")] | None = link(
         "user_id",
         user_loaders.load_visible_users_by_id,
         lazy_view_factory("graph.users.types", "User"),
-        description="Whose it is.",
+        description="User that the application password belongs to.",
     )
-    description: str = attribute_field("What it is for.")
-    scopes: list[AppPasswordScope] = attribute_field("What it is good for; ALL = any but FULL.")
-    active: bool = attribute_field("Good for signing in.")
+    description: str = attribute_field(
+        "Purpose of the application password, such as the name of the mail program."
+    )
+    scopes: list[AppPasswordScope] = attribute_field(
+        "Protocols and rights that the application password opens. ALL: every scope except FULL."
+    )
+    active: bool = attribute_field("True if the application password can be used to sign in.")
     maker: str | None = attribute_field(
-        "Name of the administrator or API key that made it for the account. Null: the account."
+        "Name of the administrator or API key that created the application "
+        "password. Null: the user did."
     )
-    last_use: LastUse | None = attribute_field("Null = never.")
-    created_at: datetime = attribute_field("Made.")
-    updated_at: datetime | None = attribute_field("Changed; null = never.")
-    expires_at: datetime | None = attribute_field("Ends then; each use puts it off. Null = never.")
+    last_use: LastUse | None = attribute_field(
+        "Last sign-in with the application password. Null: never used."
+    )
+    created_at: datetime = attribute_field("Time when the application password was created.")
+    updated_at: datetime | None = attribute_field(
+        "Time of the last change by appPasswordUpdate. Null: never changed."
+    )
+    expires_at: datetime | None = attribute_field(
+        "Time when the application password expires. Each sign-in extends it, "
+        "unless another user created the application password. Null: never."
+    )
 
     load_batch = staticmethod(app_passwords.load_visible_app_passwords_by_id)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
@@ -77,31 +92,44 @@ class AppPassword(NodeView):
 
 @strawberry.input(description="Input of appPasswordCreate.")
 class AppPasswordCreateInput(Options):
-    user: UserRef | None = attribute_field("Whose. Default: the viewer's.", default=UNSET)
-    description: str = attribute_field("What it is for.")
+    user: UserRef | None = attribute_field(
+        "User that the application password is for. Default: the signed-in user.", default=UNSET
+    )
+    description: str = attribute_field(
+        "Purpose of the application password, such as the name of the mail program: "
+        "1 to 255 printable characters."
+    )
     scopes: list[AppPasswordScope] = attribute_field(
-        "What it is to be good for; ALL = any but FULL.",
+        "Protocols and rights that the application password opens. ALL: every scope except FULL.",
         default_factory=lambda: [AppPasswordScope.ALL],
     )
     password: str | None = attribute_field(
-        "Exactly 16 letters of a to z. Refused as too easy to guess (constraint `weak`) if it has "
-        "fewer than 6 different letters, repeats a piece of at most 8 letters, or has the order of "
-        "the alphabet. Default: random letters.",
+        "The password: exactly 16 letters from a to z. A password that is easy to "
+        "guess is refused (constraint `weak`): one with fewer than 6 different "
+        "letters, with a repeated part of at most 8 letters, or in alphabetical "
+        "order. Default: random letters.",
         default=UNSET,
     )
     ttl: Duration | None = attribute_field(
-        "How long after its last use it ends: from 1 minute to 3,650 days. Default: never.",
+        "Time after the last sign-in until the application password expires: 1 "
+        "minute to 3,650 days. Default: never. If the user is another one: time "
+        "after the creation, at most and by default 4 hours.",
         default=UNSET,
     )
-    active: bool = attribute_field("Good for signing in.", default=True)
+    active: bool = attribute_field(
+        "Lets the application password be used to sign in.", default=True
+    )
     generate_mobileconfig: bool = attribute_field(
-        "Makes a configuration profile for Apple's devices too. It needs the scope SMTP, the scope "
-        "IMAP or POP3, and an IMAP or POP3 server that the operator has set; without such a server "
-        "it is refused (constraint `server`).",
+        "Creates a configuration profile for Apple devices. It requires the scope "
+        "SMTP, the scope IMAP or POP3, and an IMAP or POP3 server that the operator "
+        "has set; without such a server the request is refused (constraint "
+        "`server`).",
         default=False,
     )
     address: EmailAddress | None = attribute_field(
-        "For the profile: one of the user's. Default: the main address.", default=UNSET
+        "Address in the configuration profile, one of the user's. Default: the "
+        "user's main address.",
+        default=UNSET,
     )
 
     def to_new_app_password(self) -> NewAppPassword:
@@ -117,55 +145,72 @@ class AppPasswordCreateInput(Options):
         )
 
 
-@strawberry.type(description="Answer of appPasswordCreate.")
+@strawberry.type(description="Payload of appPasswordCreate.")
 class AppPasswordCreatePayload(MutationPayload):
-    app_password: AppPassword | None = attribute_field("Its record.", default=None)
+    app_password: AppPassword | None = attribute_field(
+        "The new application password, without its text.", default=None
+    )
     password: str | None = attribute_field(
-        "Shown once; spaces and case do not matter.", default=None, metadata=SECRET_METADATA
+        "The new password in plain text, which is returned once. Spaces and case "
+        "don't matter when it is typed.",
+        default=None,
+        metadata=SECRET_METADATA,
     )
     mobileconfig: str | None = attribute_field(
-        "Base64 of application/x-apple-aspen-config, with the password in it. Shown once.",
+        "Configuration profile for Apple devices (application/x-apple-aspen-config) "
+        "in base64, with the password. It is returned once. Null: "
+        "generateMobileconfig was false.",
         default=None,
         metadata=SECRET_METADATA,
     )
 
 
-@strawberry.input(one_of=True, description="Names one app password.")
+@strawberry.input(one_of=True, description="Names one application password.")
 class AppPasswordRef(ObjectRef):
     pass
 
 
-@strawberry.input(description="New values of app passwords. An absent field leaves the value.")
+@strawberry.input(
+    description="New values of application passwords. An absent field leaves the value."
+)
 class AppPasswordPatch:
-    description: str | None = attribute_field("What it is for.", default=UNSET)
-    active: bool | None = attribute_field("Good for signing in.", default=UNSET)
+    description: str | None = attribute_field(
+        "Purpose of the application passwords: 1 to 255 printable characters.", default=UNSET
+    )
+    active: bool | None = attribute_field(
+        "Lets the application passwords be used to sign in, or stops it.", default=UNSET
+    )
     scopes: list[AppPasswordScope] | None = attribute_field(
-        "What it is to be good for.", default=UNSET
+        "Protocols and rights that replace the present ones. ALL: every scope except FULL.",
+        default=UNSET,
     )
 
 
 @strawberry.input(description="Input of appPasswordUpdate.")
 class AppPasswordUpdateInput(Options):
-    app_passwords: list[AppPasswordRef] = attribute_field("The app passwords to change.")
-    set: AppPasswordPatch = attribute_field("New values.")
+    app_passwords: list[AppPasswordRef] = attribute_field("The application passwords to change.")
+    set: AppPasswordPatch = attribute_field("Values to set on each of the application passwords.")
 
 
 @strawberry.input(description="Input of appPasswordDelete.")
 class AppPasswordDeleteInput(Options):
-    app_passwords: list[AppPasswordRef] = attribute_field("The app passwords to delete.")
+    app_passwords: list[AppPasswordRef] = attribute_field("The application passwords to delete.")
 
 
 @strawberry.type(description="Payload of appPasswordUpdate.")
 class AppPasswordsPayload(MutationPayload):
     app_passwords: list[AppPassword] = attribute_field(
-        "The changed app passwords.", default_factory=list
+        "The changed application passwords, each once, in the order of the references.",
+        default_factory=list,
     )
 
 
 @strawberry.type
 class AppPasswordMutation:
     @mutation(
-        "A password for one program. Good beside second factors, where the account's own is not.",
+        "Creates an application password for one program or device. It signs in to "
+        "IMAP, POP3 and SMTP without a second factor; if a second factor is on, "
+        "these refuse the account's main password.",
         scope=Scope.FULL,
         user_permission=UserPermission.APP_PASSWORDS,
     )
@@ -183,7 +228,7 @@ class AppPasswordMutation:
         )
 
     @mutation(
-        "Changes app passwords, all or none.",
+        "Updates application passwords, all or none.",
         scope=Scope.FULL,
         user_permission=UserPermission.APP_PASSWORDS,
     )
@@ -203,7 +248,7 @@ class AppPasswordMutation:
         return AppPasswordsPayload(app_passwords=[AppPassword.from_row(row) for row in rows if row])
 
     @mutation(
-        "Deletes app passwords, all or none.",
+        "Deletes application passwords, all or none.",
         scope=Scope.FULL,
         user_permission=UserPermission.APP_PASSWORDS,
     )

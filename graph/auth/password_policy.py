@@ -8,23 +8,25 @@ from strawberry import UNSET
 from graph.types.errors import attribute_field
 from resolvers.auth.passwords import password_policy
 
-DEFAULT_DESCRIPTION = "null = the platform's."
+DEFAULT_DESCRIPTION = "Null: the platform's value applies."
 
 
 @strawberry.type(
-    description="What a password must have when it is set. Imported hashes go by, and whoever has "
-    "another password keeps it."
+    description="The required strength of a new password. The policy does not apply to "
+    "imported hashes and to passwords that are already set."
 )
 class PasswordPolicy:
-    min_length: int = attribute_field("Characters, at least.")
+    min_length: int = attribute_field("Minimum length of a password in characters.")
     min_classes: int = attribute_field(
-        "Of lower case, upper case, digits and all else, so many at least."
+        "Minimum number of different character classes in a password. The four "
+        "classes are lower case, upper case, digits and other characters."
     )
     own_min_length: int | None = attribute_field(
-        f"What the domain itself says of minLength; {DEFAULT_DESCRIPTION}"
+        f"Minimum length that is set on the domain itself. {DEFAULT_DESCRIPTION}"
     )
     own_min_classes: int | None = attribute_field(
-        f"What the domain itself says of minClasses; {DEFAULT_DESCRIPTION}"
+        "Minimum number of character classes that is set on the domain itself. "
+        f"{DEFAULT_DESCRIPTION}"
     )
 
     @classmethod
@@ -38,14 +40,17 @@ class PasswordPolicy:
         )
 
 
-@strawberry.input(description="How strong passwords must be; absent = as it is.")
+@strawberry.input(
+    description="The required strength of new passwords. An absent field leaves the value."
+)
 class PasswordPolicyInput:
     min_length: int | None = attribute_field(
-        f"1 to 256 characters; {DEFAULT_DESCRIPTION}", default=UNSET
+        f"Minimum length of a password, 1 to 256 characters. {DEFAULT_DESCRIPTION}", default=UNSET
     )
     min_classes: int | None = attribute_field(
-        "1 to 4 kinds of characters. NIST SP 800-63B advises against asking for more than one; "
-        f"{DEFAULT_DESCRIPTION}",
+        "Minimum number of different character classes (lower case, upper case, "
+        "digits, other characters) in a password, 1 to 4. NIST SP 800-63B advises "
+        f"against more than 1. {DEFAULT_DESCRIPTION}",
         default=UNSET,
     )
 

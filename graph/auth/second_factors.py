@@ -39,66 +39,95 @@ LazyUser = Annotated["User", strawberry.lazy("graph.users.types")]
 _user_from_row = lazy_view_factory("graph.users.types", "User")
 
 
-@strawberry.type(description="A second factor that is on.")
+@strawberry.type(description="A second factor that is turned on for a user.")
 class TwoFactor(View):
-    method: TwoFactorMethod = attribute_field("How it is proved.")
-    created_at: datetime | None = attribute_field("Turned on; null where others check it.")
-    last_used_at: datetime | None = attribute_field("Last proved here; null = never.")
+    method: TwoFactorMethod = attribute_field("Method by which the user proves the second factor.")
+    created_at: datetime | None = attribute_field(
+        "Time when the factor was turned on. Null: an external application checks the factor."
+    )
+    last_used_at: datetime | None = attribute_field(
+        "Time when this server last accepted a proof of the factor. Null: never, or "
+        "an external application checks the factor."
+    )
 
 
-@strawberry.type(description="Security key or passkey.")
+@strawberry.type(description="A security key or passkey of a user (W3C Web Authentication).")
 class WebauthnKey(NodeView):
-    name: str = attribute_field("What its owner calls it.")
-    created_at: datetime = attribute_field("Registered.")
-    last_used_at: datetime | None = attribute_field("Last proved; null = never.")
+    name: str = attribute_field("Name that was given to the key at its registration.")
+    created_at: datetime = attribute_field("Time of the registration.")
+    last_used_at: datetime | None = attribute_field(
+        "Time when the key last proved the second factor. Null: never."
+    )
 
     load_batch = staticmethod(webauthn.load_visible_keys_by_id)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {"id": global_id_field("WebauthnKey")}
 
 
 @strawberry.input(
-    description="Proves a factor that is on. Changing the own factors needs it: a token may be "
-    "stolen. Who changes those of others gives a reason in the options instead."
+    description="Proof of a second factor that is on. A user who changes the user's own "
+    "factors must send it, since the access token may be stolen. An "
+    "administrator who changes the factors of another user can give "
+    "`options.reason` instead."
 )
 class TwoFactorProofInput:
-    totp: str | None = attribute_field("A code by time, or a recovery code.", default=UNSET)
+    totp: str | None = attribute_field(
+        "A TOTP code of 6 digits (RFC 6238), or a recovery code.", default=UNSET
+    )
     webauthn: JSON | None = attribute_field(
-        "What a key answered to a challenge for AUTHENTICATION.", default=UNSET
+        "Response of a security key to a challenge with the ceremony "
+        "AUTHENTICATION, as the JSON that `PublicKeyCredential.toJSON()` returns.",
+        default=UNSET,
     )
 
 
 @strawberry.input
 class _OptionalUserInput(Options):
-    user: UserRef | None = attribute_field("Whose. Default: the viewer's.", default=UNSET)
+    user: UserRef | None = attribute_field(
+        "User whose second factors are meant. Default: the signed-in user.", default=UNSET
+    )
 
 
 @strawberry.input
 class _OptionalProofInput(_OptionalUserInput):
     proof: TwoFactorProofInput | None = attribute_field(
-        "Of a factor that is on already.", default=UNSET
+        "Proof of a second factor that is on. It is required if the user is the "
+        "signed-in user and a factor is on.",
+        default=UNSET,
     )
 
 
 @strawberry.input(description="Input of totpSetup.")
 class TotpSetupInput(_OptionalUserInput):
-    label: str | None = attribute_field("Default: the user name.", default=UNSET)
-    issuer: str | None = attribute_field("Default: the name of this product.", default=UNSET)
+    label: str | None = attribute_field(
+        "Account name that the authenticator shows: at most 64 printable characters "
+        "without a colon. Default: the user name.",
+        default=UNSET,
+    )
+    issuer: str | None = attribute_field(
+        "Issuer that the authenticator shows: at most 64 printable characters "
+        "without a colon. Default: Merganser.",
+        default=UNSET,
+    )
 
 
 @strawberry.input(description="Input of totpEnable.")
 class TotpEnableInput(_OptionalProofInput):
-    token: str = attribute_field("A code of the new seed.")
+    token: str = attribute_field(
+        "A TOTP code of 6 digits that the authenticator computes from the new secret."
+    )
 
 
 @strawberry.input(description="Input of totpImport.")
 class TotpImportInput(Options):
-    user: UserRef = attribute_field("Whose.")
-    seed: str = attribute_field("Base32, of 8 to 128 bytes.")
+    user: UserRef = attribute_field("User whose authenticator has the secret.")
+    seed: str = attribute_field("TOTP secret of 8 to 128 bytes in base32.")
 
 
 @strawberry.input(description="Input of totpVerify.")
 class TotpVerifyInput(_OptionalUserInput):
-    token: str = attribute_field("A code by time, or a recovery code.")
+    token: str = attribute_field(
+        "A TOTP code of 6 digits (RFC 6238), or a recovery code. Each works once."
+    )
 
 
 @strawberry.input(description="Input of totpDisable.")
@@ -123,29 +152,35 @@ class TwoFactorDisableInput(_OptionalProofInput):
 
 @strawberry.input(description="Input of recoveryCodesCreate.")
 class RecoveryCodesCreateInput(Options):
-    proof: TwoFactorProofInput | None = attribute_field("Of a factor that is on.", default=UNSET)
+    proof: TwoFactorProofInput | None = attribute_field(
+        "Proof of a second factor that is on. It is required.", default=UNSET
+    )
 
 
 @strawberry.input(description="Input of webauthnChallenge.")
 class WebauthnChallengeInput(_OptionalUserInput):
     ceremony: Ceremony | None = attribute_field(
-        "Default: AUTHENTICATION for a sign-in that waits for it, else REGISTRATION.",
+        "Purpose of the challenge. Default: AUTHENTICATION during a sign-in that "
+        "lacks its second factor, else REGISTRATION. During such a sign-in "
+        "REGISTRATION is refused.",
         default=UNSET,
     )
 
 
 @strawberry.input(description="Input of webauthnRegister.")
 class WebauthnRegisterInput(_OptionalProofInput):
-    name: str = attribute_field("What to call it.")
+    name: str = attribute_field("Name of the key: 1 to 128 printable characters.")
     response: JSON = attribute_field(
-        "What `navigator.credentials.create` gave, as its toJSON says it."
+        "Result of `navigator.credentials.create`, as the JSON that "
+        "`PublicKeyCredential.toJSON()` returns."
     )
 
 
 @strawberry.input(description="Input of webauthnVerify.")
 class WebauthnVerifyInput(_OptionalUserInput):
     response: JSON = attribute_field(
-        "What `navigator.credentials.get` gave, as its toJSON says it."
+        "Result of `navigator.credentials.get`, as the JSON that "
+        "`PublicKeyCredential.toJSON()` returns."
     )
 
 
@@ -157,71 +192,94 @@ class WebauthnKeyRef(ObjectRef):
 @strawberry.input(description="Input of webauthnDelete.")
 class WebauthnDeleteInput(Options):
     webauthn_keys: list[WebauthnKeyRef] = attribute_field(
-        "The WebAuthn keys to delete. All belong to one account."
+        "The WebAuthn keys to delete. All must belong to one user."
     )
-    proof: TwoFactorProofInput | None = attribute_field("Of a factor that is on.", default=UNSET)
+    proof: TwoFactorProofInput | None = attribute_field(
+        "Proof of a second factor that is on. It is required if the keys belong to "
+        "the signed-in user.",
+        default=UNSET,
+    )
 
 
-@strawberry.type(description="Answer of totpSetup. All of it is shown once.")
+@strawberry.type(description="Payload of totpSetup. The secret is returned once.")
 class TotpSetupPayload(MutationPayload):
     seed: str | None = attribute_field(
-        "Base32; to be proved within six hours.", default=None, metadata=SECRET_METADATA
-    )
-    otpauth_url: str | None = attribute_field(
-        "For authenticators.", default=None, metadata=SECRET_METADATA
-    )
-    qr_code: str | None = attribute_field(
-        "The same as a picture: a data URL.", default=None, metadata=SECRET_METADATA
-    )
-
-
-@strawberry.type(description="Answer of totpEnable.")
-class TotpEnablePayload(MutationPayload):
-    user: LazyUser | None = attribute_field("The account.", default=None)
-    recovery_codes: list[str] = attribute_field(
-        "Ten, each good once, shown once; older ones are void.",
-        default_factory=list,
+        "TOTP secret in base32. It expires unless totpEnable proves it within 6 hours.",
+        default=None,
         metadata=SECRET_METADATA,
     )
-
-
-@strawberry.type(description="Answer of totpVerify.")
-class TotpVerifyPayload(MutationPayload):
-    valid: bool = attribute_field("It was right, and is good no more.", default=False)
-
-
-@strawberry.type(description="Answer of webauthnVerify.")
-class WebauthnVerifyPayload(MutationPayload):
-    valid: bool = attribute_field("It was right, and is good no more.", default=False)
-
-
-@strawberry.type(description="An account.")
-class UserPayload(MutationPayload):
-    user: LazyUser | None = attribute_field("As it is now.", default=None)
-
-
-@strawberry.type(description="Answer of recoveryCodesCreate.")
-class RecoveryCodesCreatePayload(MutationPayload):
-    recovery_codes: list[str] = attribute_field(
-        "Ten, each good once, shown once.", default_factory=list, metadata=SECRET_METADATA
+    otpauth_url: str | None = attribute_field(
+        "The TOTP secret as an otpauth: URL for authenticators.",
+        default=None,
+        metadata=SECRET_METADATA,
     )
-
-
-@strawberry.type(description="Answer of webauthnChallenge.")
-class WebauthnChallengePayload(MutationPayload):
-    challenge: JSON | None = attribute_field(
-        "For `navigator.credentials`: publicKey as its fromJSON takes it. Good once, for an hour.",
+    qr_code: str | None = attribute_field(
+        "QR code of the otpauth: URL, as a data URL with a PNG image.",
         default=None,
         metadata=SECRET_METADATA,
     )
 
 
-@strawberry.type(description="Answer of webauthnRegister.")
-class WebauthnRegisterPayload(MutationPayload):
-    user: LazyUser | None = attribute_field("The account.", default=None)
-    webauthn_key: WebauthnKey | None = attribute_field("The key.", default=None)
+@strawberry.type(description="Payload of totpEnable.")
+class TotpEnablePayload(MutationPayload):
+    user: LazyUser | None = attribute_field("User whose TOTP factor was turned on.", default=None)
     recovery_codes: list[str] = attribute_field(
-        "Ten, shown once, where no other factor was on.",
+        "Ten new recovery codes, which are returned once. Each works once. Earlier "
+        "codes become invalid.",
+        default_factory=list,
+        metadata=SECRET_METADATA,
+    )
+
+
+@strawberry.type(description="Payload of totpVerify.")
+class TotpVerifyPayload(MutationPayload):
+    valid: bool = attribute_field(
+        "True if the code was right. The code can't be used again.", default=False
+    )
+
+
+@strawberry.type(description="Payload of webauthnVerify.")
+class WebauthnVerifyPayload(MutationPayload):
+    valid: bool = attribute_field(
+        "True if the response of the key was right. Its challenge can't be used again.",
+        default=False,
+    )
+
+
+@strawberry.type(description="Payload with the changed user.")
+class UserPayload(MutationPayload):
+    user: LazyUser | None = attribute_field("The user after the change.", default=None)
+
+
+@strawberry.type(description="Payload of recoveryCodesCreate.")
+class RecoveryCodesCreatePayload(MutationPayload):
+    recovery_codes: list[str] = attribute_field(
+        "Ten new recovery codes, which are returned once. Each works once.",
+        default_factory=list,
+        metadata=SECRET_METADATA,
+    )
+
+
+@strawberry.type(description="Payload of webauthnChallenge.")
+class WebauthnChallengePayload(MutationPayload):
+    challenge: JSON | None = attribute_field(
+        "Options for `publicKey` of `navigator.credentials.create` or `get`, as the "
+        "JSON that `PublicKeyCredential.parseCreationOptionsFromJSON` or "
+        "`parseRequestOptionsFromJSON` takes. The challenge works once, within one "
+        "hour.",
+        default=None,
+        metadata=SECRET_METADATA,
+    )
+
+
+@strawberry.type(description="Payload of webauthnRegister.")
+class WebauthnRegisterPayload(MutationPayload):
+    user: LazyUser | None = attribute_field("User whose key was registered.", default=None)
+    webauthn_key: WebauthnKey | None = attribute_field("The registered key.", default=None)
+    recovery_codes: list[str] = attribute_field(
+        "Ten recovery codes, which are returned once. Each works once. The list is "
+        "empty if the user has recovery codes already, since TOTP or a WebAuthn key "
+        "was on.",
         default_factory=list,
         metadata=SECRET_METADATA,
     )
@@ -273,7 +331,11 @@ async def _load_user(info: Info, user_id: int) -> Any:
 
 @strawberry.type
 class TwoFactorMutation:
-    @mutation("A new seed for codes by time; nothing is on until it is proved.", scope=Scope.FULL)
+    @mutation(
+        "Creates a secret for TOTP codes (RFC 6238). The factor is off until "
+        "totpEnable proves the secret. A secret that was not proved is replaced.",
+        scope=Scope.FULL,
+    )
     async def totp_setup(self, info: Info, input: TotpSetupInput) -> TotpSetupPayload:
         user_id = await _permitted_target_user_id(info, input.user)
         secret = await second_factors_mutations.set_up_totp(
@@ -282,7 +344,8 @@ class TwoFactorMutation:
         return TotpSetupPayload(seed=secret.secret, otpauth_url=secret.url, qr_code=secret.qr_code)
 
     @mutation(
-        "Turn codes by time on: proves the new seed. Ends all other sign-ins of the account.",
+        "Turns TOTP on by a code of the secret that totpSetup created. All other "
+        "sign-ins of the user end if the factor was off.",
         scope=Scope.FULL,
         atomic_exclusion=NOT_ATOMIC_WITH_PROOF,
     )
@@ -294,8 +357,8 @@ class TwoFactorMutation:
         return TotpEnablePayload(user=await _load_user(info, user_id), recovery_codes=codes)
 
     @mutation(
-        "Turn codes by time on with a seed that the user's device has from another system. Ends "
-        "all other sign-ins of the account.",
+        "Turns TOTP on with a secret that the user's authenticator has from another "
+        "system. All other sign-ins of the user end.",
         role=Role.ADMIN,
         scope=Scope.FULL,
     )
@@ -308,8 +371,9 @@ class TwoFactorMutation:
         return UserPayload(user=await _load_user(info, changed_id))
 
     @mutation(
-        "Prove a factor by a code, which works once. A sign-in that waits for it is complete "
-        "with that; without one it needs a credential.",
+        "Verifies a TOTP code or a recovery code, which works once, and completes a "
+        "sign-in that lacks its second factor. Other callers need a credential with "
+        "the scope FULL.",
         role=Role.PUBLIC,
         signed_in=second_factors_mutations.MANAGE_GUARD,
         atomic_exclusion=NOT_ATOMIC,
@@ -322,7 +386,7 @@ class TwoFactorMutation:
         return TotpVerifyPayload(valid=True)
 
     @mutation(
-        "Turn codes by time off; other factors stay.",
+        "Turns TOTP off. Other second factors stay on.",
         scope=Scope.FULL,
         atomic_exclusion=NOT_ATOMIC_WITH_PROOF,
     )
@@ -334,8 +398,8 @@ class TwoFactorMutation:
         return UserPayload(user=await _load_user(info, changed_id))
 
     @mutation(
-        "Say that the calling application checks a factor of its own. Ends all other sign-ins of "
-        "the account.",
+        "Turns on the factor CUSTOM, which the calling application checks itself. "
+        "All other sign-ins of the user end.",
         role=Role.DOMAIN_ADMIN,
         scope=Scope.FULL,
     )
@@ -347,7 +411,8 @@ class TwoFactorMutation:
         return UserPayload(user=await _load_user(info, changed_id))
 
     @mutation(
-        "Say that it does so no longer; other factors stay.",
+        "Turns off the factor CUSTOM, which the calling application checks. Other "
+        "second factors stay on.",
         role=Role.DOMAIN_ADMIN,
         scope=Scope.FULL,
         atomic_exclusion=NOT_ATOMIC_WITH_PROOF,
@@ -362,7 +427,7 @@ class TwoFactorMutation:
         return UserPayload(user=await _load_user(info, changed_id))
 
     @mutation(
-        "Turn all factors off. Nothing else does: no password reset, no other change.",
+        "Turns off every second factor and deletes secrets, keys and recovery codes.",
         scope=Scope.FULL,
         atomic_exclusion=NOT_ATOMIC_WITH_PROOF,
     )
@@ -374,7 +439,8 @@ class TwoFactorMutation:
         return UserPayload(user=await _load_user(info, changed_id))
 
     @mutation(
-        "New recovery codes for the viewer; the old ones are void.",
+        "Creates ten recovery codes for the signed-in user. Earlier codes become "
+        "invalid. TOTP or a WebAuthn key must be on.",
         scope=Scope.FULL,
         atomic_exclusion=NOT_ATOMIC_WITH_PROOF,
     )
@@ -387,8 +453,9 @@ class TwoFactorMutation:
         return RecoveryCodesCreatePayload(recovery_codes=codes)
 
     @mutation(
-        "A challenge for a security key: to register it, or to prove it. Open to sign-ins that "
-        "wait for a factor; all others need a credential.",
+        "Creates a challenge to register or to verify a security key. It works "
+        "during a sign-in that lacks its second factor; other callers need a "
+        "credential with the scope FULL.",
         role=Role.PUBLIC,
         signed_in=second_factors_mutations.MANAGE_GUARD,
     )
@@ -403,7 +470,8 @@ class TwoFactorMutation:
         return WebauthnChallengePayload(challenge=challenge)
 
     @mutation(
-        "Add a security key or passkey. The first one ends all other sign-ins of the account.",
+        "Registers a security key or passkey; a user can have 20. The first key "
+        "ends all other sign-ins of the user.",
         scope=Scope.FULL,
         atomic_exclusion=NOT_ATOMIC,
     )
@@ -422,8 +490,9 @@ class TwoFactorMutation:
         )
 
     @mutation(
-        "Prove a factor by a security key. A sign-in that waits for it is complete with that; "
-        "without one it needs a credential.",
+        "Verifies the response of a security key to a challenge, and completes a "
+        "sign-in that lacks its second factor. Other callers need a credential with "
+        "the scope FULL.",
         role=Role.PUBLIC,
         signed_in=second_factors_mutations.MANAGE_GUARD,
         atomic_exclusion=NOT_ATOMIC,
@@ -439,7 +508,7 @@ class TwoFactorMutation:
         return WebauthnVerifyPayload(valid=True)
 
     @mutation(
-        "All or none. With the last key the factor is off.",
+        "Deletes WebAuthn keys, all or none. Deleting the last key turns the factor off.",
         scope=Scope.FULL,
         atomic_exclusion=NOT_ATOMIC_WITH_PROOF,
     )

@@ -35,45 +35,76 @@ UNKNOWN_USER_ID = 0  # no account has this id
 
 
 @strawberry.type(
-    description="Security event: a sign-in, an attempt, or what was done to a credential.",
+    description="An entry of the security log: a sign-in, a failed attempt, or a change to "
+    "a credential.",
     directives=[Auth(scope=Scope.READ)],
 )
 class AuthEvent(NodeView):
-    action: str = attribute_field("Such as authenticate, totp enable, password change, act as.")
-    result: str = attribute_field("success, fail, or what stood against it, such as suspended.")
-    session_id: str | None = attribute_field(
-        "Session, as a trusted front end calls it; of the last one."
+    action: str = attribute_field(
+        "Name of the action, such as authenticate, totp enable, password change, act as."
     )
-    ip: IPAddress | None = attribute_field("From; of the last one.")
-    protocol: str | None = attribute_field("Through.")
-    by: str | None = attribute_field("Administrator or key, where it was not the user.")
-    detail: JSON | None = attribute_field("More; of the last one.")
-    count: int = attribute_field("Equal events folded: those of six hours from the first.")
-    created_at: datetime = attribute_field("The first of them.")
-    last_at: datetime = attribute_field("The last of them.")
+    result: str = attribute_field(
+        "Result of the action: success, fail, or the state of the user that "
+        "prevented it (suspended, disabled)."
+    )
+    session_id: str | None = attribute_field(
+        "Session that a trusted front end named at the last of the equal events."
+    )
+    ip: IPAddress | None = attribute_field(
+        "IP address of the client at the last of the equal events."
+    )
+    protocol: str | None = attribute_field(
+        "Protocol of the sign-in, such as API, HTTP, IMAP or SMTP. Null: the action is no sign-in."
+    )
+    by: str | None = attribute_field(
+        "Name of the administrator or API key that acted. Null: the user did."
+    )
+    detail: JSON | None = attribute_field(
+        "Details of the last of the equal events. They contain no secrets."
+    )
+    count: int = attribute_field(
+        "Number of equal events that this entry counts. Events within 6 hours of "
+        "the first one are counted together."
+    )
+    created_at: datetime = attribute_field("Time of the first of the equal events.")
+    last_at: datetime = attribute_field("Time of the last of the equal events.")
     user: Annotated["User", strawberry.lazy("graph.users.types")] | None = link(
         "user_id",
         user_loaders.load_visible_users_by_id,
         lazy_view_factory("graph.users.types", "User"),
-        description="Whose account; null where a name led to none.",
+        description="User that the event is about. Null: the name of the sign-in belongs to no "
+        "user.",
     )
 
     load_batch = staticmethod(security_log.load_visible_events_by_id)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {"id": global_id_field("AuthEvent")}
 
 
-@strawberry.input(description="Which security events; all conditions hold.")
+@strawberry.input(description="Conditions on security events; all conditions must hold.")
 class AuthLogFilter(ConditionsInput):
     user: UserRef | None = attribute_field(
-        "Events of this account. `User.authLog` refuses it.", default=UNSET
+        "User that the events are about. `User.authLog` refuses this condition.", default=UNSET
     )
-    action: str | None = attribute_field("Exactly this.", default=UNSET)
-    ip: IPAddress | None = attribute_field("From this address.", default=UNSET)
-    network: CIDR | None = attribute_field("From an address of this network.", default=UNSET)
-    result: str | None = attribute_field("Exactly this.", default=UNSET)
-    protocol: str | None = attribute_field("Exactly this.", default=UNSET)
-    since: datetime | None = attribute_field("First seen then or later.", default=UNSET)
-    before: datetime | None = attribute_field("First seen earlier.", default=UNSET)
+    action: str | None = attribute_field(
+        "Exact name of the action, such as authenticate: at most 128 printable characters.",
+        default=UNSET,
+    )
+    ip: IPAddress | None = attribute_field("IP address of the client.", default=UNSET)
+    network: CIDR | None = attribute_field(
+        "Network that contains the IP address of the client.", default=UNSET
+    )
+    result: str | None = attribute_field(
+        "Exact result, such as success or fail: at most 128 printable characters.", default=UNSET
+    )
+    protocol: str | None = attribute_field(
+        "Exact name of the protocol, such as IMAP: at most 128 printable characters.", default=UNSET
+    )
+    since: datetime | None = attribute_field(
+        "Earliest time of the first of equal events, inclusive.", default=UNSET
+    )
+    before: datetime | None = attribute_field(
+        "Latest time of the first of equal events, exclusive.", default=UNSET
+    )
 
     def to_conditions(self) -> SecurityEventFilter:
         """Convert the filter to conditions of the resolvers. Absent fields are left out."""
@@ -111,8 +142,8 @@ async def load_event_page(
 @strawberry.type
 class AuthLogQuery:
     @query(
-        "Security events across users, newest first: those of the domains' users, or all for "
-        "ADMIN, also events of no account.",
+        "Returns security events of all users of the administered domains. An ADMIN "
+        "sees the events of every user, and events without a user. Newest first.",
         role=Role.DOMAIN_ADMIN,
         scope=Scope.READ,
     )

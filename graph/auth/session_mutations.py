@@ -19,25 +19,32 @@ MAX_REASON_LENGTH = 120  # characters
 @strawberry.input(description="Input of sessionTerminate.")
 class SessionTerminateInput(Options):
     users: UserSelection | None = attribute_field(
-        "Whose; default: the viewer's.", default=strawberry.UNSET
+        "Users whose connections end. Default: the signed-in user.", default=strawberry.UNSET
     )
     reason: str | None = attribute_field(
-        "Shown to those who are sent away.", default=strawberry.UNSET
+        "Text that the disconnected clients receive: at most 120 printable characters.",
+        default=strawberry.UNSET,
     )
     force: bool = attribute_field(
-        "Also where a query or mutation is being answered.", default=False
+        "Cancels running queries and mutations. If false, a connection ends after "
+        "its running operations.",
+        default=False,
     )
-    revoke_tokens: bool = attribute_field("End all their tokens too.", default=False)
+    revoke_tokens: bool = attribute_field(
+        "Revokes all access tokens of these users.", default=False
+    )
 
 
-@strawberry.type(description="Answer of sessionTerminate.")
+@strawberry.type(description="Payload of sessionTerminate.")
 class SessionTerminatePayload(MutationPayload):
     terminated_count: int = attribute_field(
-        "Connections to this process; those to others end within a second.", default=0
+        "Number of connections to this process. Connections to other processes end "
+        "within a second and are not counted.",
+        default=0,
     )
     usernames: list[str] = attribute_field(
-        "User name of each connection that ends, in alphabetical order. A name occurs once for "
-        "each connection.",
+        "User name of each connection that ends, in alphabetical order. A name "
+        "occurs once for each connection.",
         default_factory=list,
     )
 
@@ -45,8 +52,10 @@ class SessionTerminatePayload(MutationPayload):
 @strawberry.type
 class SessionMutation:
     @mutation(
-        "End WebSockets and event streams: one's own, or of users one manages. Nobody there = "
-        "NO_SESSION, unless tokens were ended or other processes may hold connections.",
+        "Disconnects the WebSockets and event streams of the signed-in user, or of "
+        "users that the caller manages. The error NO_SESSION is returned if there "
+        "is no connection, no token was revoked, and no other process can have "
+        "connections.",
         scope=Scope.FULL,
     )
     async def session_terminate(

@@ -57,41 +57,58 @@ def _user_from_row(row: Any) -> "User | None":
     return graph.users.types.User.from_row_or_none(row)
 
 
-@strawberry.type(description="Login of a program.")
+@strawberry.type(description="A credential that a sign-in with a password returns.")
 class AccessToken(NodeView):
-    created_at: datetime = attribute_field("Signed in.")
-    expires_at: datetime = attribute_field("Ends then, unless it is used before.")
-    last_used_at: datetime = attribute_field("Last use, to the hour.")
-    ip: IPAddress | None = attribute_field("Where it signed in from.")
-    protocol: str | None = attribute_field("What it said it speaks.")
-    scope: Scope = attribute_field("What it is good for.")
-    current: bool = attribute_field("True for the token of this call.")
+    created_at: datetime = attribute_field("Time of the sign-in.")
+    expires_at: datetime = attribute_field(
+        "Time when the access token expires unless it is used before. Each use "
+        "extends it, up to the age in the setting tokens.maxAge. A token of "
+        "userImpersonate is not extended."
+    )
+    last_used_at: datetime = attribute_field("Time of the last use, recorded at most once an hour.")
+    ip: IPAddress | None = attribute_field("IP address of the client at the sign-in.")
+    protocol: str | None = attribute_field("Protocol that the client named at the sign-in.")
+    scope: Scope = attribute_field("Scope of the access token.")
+    current: bool = attribute_field("True for the access token of this request.")
 
     load_batch = staticmethod(access_tokens.load_own_tokens_by_id)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {"id": global_id_field("AccessToken")}
 
 
-@strawberry.type(description="Long-lived key.")
+@strawberry.type(description="A long-lived credential for programs.")
 class ApiKey(NodeView):
-    name: str = attribute_field("What it is for.")
-    role: Role = attribute_field("May do what this role may; never more than its user.")
-    scopes: list[Scope] = attribute_field("What it is good for; empty = all of its role.")
-    read_only: bool = attribute_field("Refused for any mutation.")
-    maker: str | None = attribute_field(
-        "Name of the administrator or API key that made it for the account. Null: the account."
+    name: str = attribute_field("Purpose of the API key.")
+    role: Role = attribute_field(
+        "Role of the API key. Its rights never exceed the present role of its user."
     )
-    created_at: datetime = attribute_field("Made.")
-    expires_at: datetime | None = attribute_field("Ends then; null = never.")
-    last_used_at: datetime | None = attribute_field("Last use, to the hour.")
-    last_used_ip: IPAddress | None = attribute_field("Where from.")
-    active: bool = attribute_field("False: refused, and can be switched on again.")
-    allowed_ips: list[CIDR] = attribute_field("Networks it is good from; empty = all.")
-    operations: list[str] = attribute_field("Root fields it is good for; empty = all.")
+    scopes: list[Scope] = attribute_field("Scopes of the API key. Empty: all scopes of its role.")
+    read_only: bool = attribute_field("True if the API key can't run mutations.")
+    maker: str | None = attribute_field(
+        "Name of the administrator or API key that created the API key for its "
+        "user. Null: the user did, or the key has no user."
+    )
+    created_at: datetime = attribute_field("Time when the API key was created.")
+    expires_at: datetime | None = attribute_field("Time when the API key expires. Null: never.")
+    last_used_at: datetime | None = attribute_field(
+        "Time of the last use, recorded at most once an hour. Null: never used."
+    )
+    last_used_ip: IPAddress | None = attribute_field(
+        "IP address of the client at the last recorded use. Null: never used."
+    )
+    active: bool = attribute_field(
+        "True if the API key is accepted. An inactive key can be activated again."
+    )
+    allowed_ips: list[CIDR] = attribute_field(
+        "Networks from which the API key is accepted. Empty: all networks."
+    )
+    operations: list[str] = attribute_field(
+        "Root fields that the API key can use. Empty: all root fields."
+    )
     user: Annotated["User", strawberry.lazy("graph.users.types")] | None = link(
         "user_id",
         users.load_visible_users_by_id,
         _user_from_row,
-        description="Whose it is; null for keys that belong to nobody.",
+        description="User that the API key belongs to. Null: the key belongs to no user.",
     )
 
     load_batch = staticmethod(api_keys.load_visible_api_keys_by_id)
@@ -100,7 +117,11 @@ class ApiKey(NodeView):
         "scopes": DerivedField(("scopes",), lambda scopes: [Scope(scope) for scope in scopes]),
     }
 
-    @field("Domains it acts for, in place of an account; empty = all of its role.", "domains")
+    @field(
+        "Domains that the API key administers as a DOMAIN_ADMIN, without acting for "
+        "a user. Empty: the key acts for its user, or with all rights of its role.",
+        "domains",
+    )
     async def domains(self, info: Info) -> list[Domain]:
         rows = await info.context.load_many(
             domain_loaders.load_visible_domains_by_id, self.row.domains
@@ -108,15 +129,19 @@ class ApiKey(NodeView):
         return [Domain.from_row(row) for row in rows if row is not None]
 
 
-@strawberry.type(description="The caller, derived from the credential alone.")
+@strawberry.type(description="The caller of this request and the rights of the credential.")
 class Viewer:
-    role: Role = attribute_field("Effective role.")
-    scopes: list[Scope] = attribute_field("Effective scopes.")
-    read_only: bool = attribute_field("True for read-only API keys.")
-    admin_permissions: list[AdminPermission] = attribute_field("Delegated to a DOMAIN_ADMIN.")
-    permissions: list[UserPermission] = attribute_field("Given to a USER.")
+    role: Role = attribute_field("Role of the credential.")
+    scopes: list[Scope] = attribute_field("Scopes of the credential.")
+    read_only: bool = attribute_field("True if the credential is a read-only API key.")
+    admin_permissions: list[AdminPermission] = attribute_field(
+        "Permissions that a DOMAIN_ADMIN has in the administered domains."
+    )
+    permissions: list[UserPermission] = attribute_field(
+        "Permissions that a USER has for the user's account."
+    )
 
-    @field("The user, null for API keys that belong to nobody.")
+    @field("The signed-in user. Null: an API key without a user, or no sign-in.")
     async def user(
         self, info: Info
     ) -> Annotated["User", strawberry.lazy("graph.users.types")] | None:
@@ -127,7 +152,7 @@ class Viewer:
             else None
         )
 
-    @field("Set when an administrator acts as a user: whom.")
+    @field("User that an administrator acts as by userImpersonate. Null: no impersonation.")
     async def impersonating(
         self, info: Info
     ) -> Annotated["User", strawberry.lazy("graph.users.types")] | None:
@@ -139,19 +164,19 @@ class Viewer:
         )
         return _user_from_row(row)
 
-    @field("Domains a DOMAIN_ADMIN is in charge of.")
+    @field("Domains that a DOMAIN_ADMIN administers, in alphabetical order.")
     async def administers(self, info: Info) -> list[Domain]:
         keys = sorted(info.context.viewer.administered_domains)
         rows = await info.context.load_many(domain_loaders.load_visible_domains_by_id, keys)
         return sorted((Domain.from_row(row) for row in rows if row), key=lambda domain: domain.name)
 
-    @field("The key used, if any.")
+    @field("API key of this request. Null: another credential or none.")
     async def api_key(self, info: Info) -> ApiKey | None:
         key = info.context.viewer.api_key_id
         row = await info.context.load(api_keys.load_visible_api_keys_by_id, key) if key else None
         return ApiKey.from_row_or_none(row)
 
-    @field("The application password used, if any.")
+    @field("Application password of this request. Null: another credential or none.")
     async def app_password(self, info: Info) -> AppPassword | None:
         key = info.context.viewer.app_password_id
         row = (
@@ -161,7 +186,7 @@ class Viewer:
         )
         return AppPassword.from_row_or_none(row)
 
-    @field("The token used, if any.")
+    @field("Access token of this request. Null: another credential or none.")
     async def token(self, info: Info) -> AccessToken | None:
         key = info.context.viewer.token_id
         row = await info.context.load(access_tokens.load_own_tokens_by_id, key) if key else None
@@ -170,39 +195,63 @@ class Viewer:
 
 @strawberry.input(description="Input of authenticate.")
 class AuthenticateInput(Options):
-    username: str = attribute_field("Or an address.")
-    password: str = attribute_field("As typed.")
-    protocol: str = attribute_field("For the log.", default="API")
-    scope: Scope = attribute_field("FULL, IMAP, POP3, SMTP, …", default=Scope.FULL)
-    token: bool = attribute_field("Answer with an access token; only for FULL.", default=False)
+    username: str = attribute_field("User name, or an address of the user.")
+    password: str = attribute_field(
+        "Password as the user typed it. The scope FULL takes the user's main or "
+        "temporary password; other scopes take an application password, or the main "
+        "password if no second factor is on."
+    )
+    protocol: str = attribute_field(
+        "Name of the protocol for the security log: 1 to 32 letters, digits and `.+_-`.",
+        default="API",
+    )
+    scope: Scope = attribute_field(
+        "Scope to sign in for, such as FULL, IMAP, POP3 or SMTP.", default=Scope.FULL
+    )
+    token: bool = attribute_field(
+        "Returns an access token. Allowed with the scope FULL.", default=False
+    )
     totp: str | None = attribute_field(
-        "Second factor at once: a code, or a recovery code.", default=strawberry.UNSET
+        "Proof of the second factor in the same request: a TOTP code or a recovery code.",
+        default=strawberry.UNSET,
     )
     webauthn: JSON | None = attribute_field(
-        "Second factor at once: what a key has signed.", default=strawberry.UNSET
+        "Proof of the second factor in the same request: the response of a security "
+        "key to a challenge, as JSON.",
+        default=strawberry.UNSET,
     )
     token_ttl: Duration | None = attribute_field(
-        "The token expires if it is unused for this time, PT1M to P180D. Default: the setting "
-        "tokens.idleTimeout.",
+        "Time without use after which the access token expires: 1 minute up to the "
+        "setting tokens.maxAge, by default 180 days. Default: the setting "
+        "tokens.idleTimeout, by default 14 days.",
         default=strawberry.UNSET,
     )
 
 
-@strawberry.type(description="Answer of authenticate.")
+@strawberry.type(description="Payload of authenticate and userImpersonate.")
 class AuthenticatePayload(MutationPayload):
     user: Annotated["User", strawberry.lazy("graph.users.types")] | None = attribute_field(
-        "Who has signed in.", default=None
+        "The signed-in or impersonated user.", default=None
     )
-    scope: Scope | None = attribute_field("What the password was good for.", default=None)
+    scope: Scope | None = attribute_field("Scope of the sign-in.", default=None)
     required_two_factor_methods: list[TwoFactorMethod] = attribute_field(
-        "Not finished until one of these is proved: till then the token is good for that alone, "
-        "and for ten minutes.",
+        "Second factors of which one must still be proved, by totpVerify or "
+        "webauthnVerify. Until then the access token works for these mutations "
+        "alone, for 10 minutes. Empty: the sign-in is complete.",
         default_factory=list,
     )
-    password_change_required: bool = attribute_field("A new password should be set.", default=False)
-    token: str | None = attribute_field("Shown once.", default=None, metadata=SECRET_METADATA)
+    password_change_required: bool = attribute_field(
+        "True if the user should set a new password.", default=False
+    )
+    token: str | None = attribute_field(
+        "The access token, which is returned once. Null: none was requested.",
+        default=None,
+        metadata=SECRET_METADATA,
+    )
     expires_at: datetime | None = attribute_field(
-        "When the token ends, unless it is used before.", default=None
+        "Time when the access token expires unless it is used before. Null: no "
+        "access token was requested.",
+        default=None,
     )
 
     @classmethod
@@ -226,13 +275,13 @@ class AccessTokenRef(ObjectRef):
 @strawberry.input(description="Input of tokenRevoke.")
 class TokenRevokeInput(Options):
     access_tokens: list[AccessTokenRef] | None = attribute_field(
-        "The access tokens to revoke. Default: the token of this request.",
+        "The access tokens to revoke. Default: the access token of this request.",
         default=strawberry.UNSET,
     )
-    all: bool = attribute_field("Every token of the viewer.", default=False)
+    all: bool = attribute_field("Revokes every access token of the signed-in user.", default=False)
 
 
-@strawberry.type(description="Answer of tokenRevoke.")
+@strawberry.type(description="Payload of tokenRevoke.")
 class TokenRevokePayload(MutationPayload):
     revoked_count: int = attribute_field("Number of revoked access tokens.", default=0)
 
@@ -240,32 +289,46 @@ class TokenRevokePayload(MutationPayload):
 @strawberry.input(description="Input of apiKeyCreate.")
 class ApiKeyCreateInput(Options, RestrictionsInput):
     restriction_fields = frozenset({"scopes", "domains", "operations", "allowed_ips"})
-    name: str = attribute_field("What it is for.")
-    role: Role = attribute_field("Up to one's own.", default=Role.USER)
-    scopes: list[Scope] | None = attribute_field(
-        "Default: all of the role.", default=strawberry.UNSET
+    name: str = attribute_field("Purpose of the API key: 1 to 128 printable characters.")
+    role: Role = attribute_field(
+        "Role of the API key, at most the caller's role and the role of the key's user.",
+        default=Role.USER,
     )
-    read_only: bool = attribute_field("Refuse any mutation.", default=False)
+    scopes: list[Scope] | None = attribute_field(
+        "Scopes of the API key. Default: all scopes of its role.", default=strawberry.UNSET
+    )
+    read_only: bool = attribute_field("Refuses mutations with the API key.", default=False)
     user: UserRef | None = attribute_field(
-        "Whose. Default: the viewer's; nobody's, where the role is ADMIN or above.",
+        "User that the API key belongs to. Default: the signed-in user; no user if "
+        "the key has the role ADMIN or above.",
         default=strawberry.UNSET,
     )
-    expires_at: datetime | None = attribute_field("Default: never.", default=strawberry.UNSET)
+    expires_at: datetime | None = attribute_field(
+        "Time when the API key expires. Default: never; a key for another user "
+        "expires after 4 hours.",
+        default=strawberry.UNSET,
+    )
     domains: list[DomainRef] | None = attribute_field(
-        "Act for these alone, as a DOMAIN_ADMIN.", default=strawberry.UNSET
+        "Restricts the API key to these domains, which it administers as a "
+        "DOMAIN_ADMIN: at most 100. The key then acts for no user.",
+        default=strawberry.UNSET,
     )
     operations: list[str] | None = attribute_field(
-        "Root fields it is good for; default: all.", default=strawberry.UNSET
+        "Names of the root fields that the API key can use: at most 100. Default: all root fields.",
+        default=strawberry.UNSET,
     )
     allowed_ips: list[CIDR] | None = attribute_field(
-        "Networks it is good from; default: all.", default=strawberry.UNSET
+        "Networks from which the API key is accepted: at most 100. Default: all networks.",
+        default=strawberry.UNSET,
     )
 
 
-@strawberry.type(description="Answer of apiKeyCreate.")
+@strawberry.type(description="Payload of apiKeyCreate.")
 class ApiKeyCreatePayload(MutationPayload):
-    api_key: ApiKey | None = attribute_field("The key.", default=None)
-    secret: str | None = attribute_field("Shown once.", default=None, metadata=SECRET_METADATA)
+    api_key: ApiKey | None = attribute_field("The new API key, without its secret.", default=None)
+    secret: str | None = attribute_field(
+        "Secret of the API key, which is returned once.", default=None, metadata=SECRET_METADATA
+    )
 
 
 @strawberry.input(one_of=True, description="Names one API key.")
@@ -276,18 +339,26 @@ class ApiKeyRef(ObjectRef):
 @strawberry.input(description="New values of API keys. An absent field leaves the value.")
 class ApiKeyPatch(RestrictionsInput):
     restriction_fields = frozenset({"allowed_ips"})
-    name: str | None = attribute_field("What they are for.", default=strawberry.UNSET)
-    active: bool | None = attribute_field("Off or on.", default=strawberry.UNSET)
-    allowed_ips: list[CIDR] | None = attribute_field(
-        "Networks; null = all.", default=strawberry.UNSET
+    name: str | None = attribute_field(
+        "Purpose of the API keys: 1 to 128 printable characters.", default=strawberry.UNSET
     )
-    expires_at: datetime | None = attribute_field("null = never.", default=strawberry.UNSET)
+    active: bool | None = attribute_field(
+        "Accepts the API keys, or refuses them until they are activated again.",
+        default=strawberry.UNSET,
+    )
+    allowed_ips: list[CIDR] | None = attribute_field(
+        "Networks from which the API keys are accepted: at most 100. Null: all networks.",
+        default=strawberry.UNSET,
+    )
+    expires_at: datetime | None = attribute_field(
+        "Time when the API keys expire. Null: never.", default=strawberry.UNSET
+    )
 
 
 @strawberry.input(description="Input of apiKeyUpdate.")
 class ApiKeyUpdateInput(Options):
     api_keys: list[ApiKeyRef] = attribute_field("The API keys to change.")
-    set: ApiKeyPatch = attribute_field("New values.")
+    set: ApiKeyPatch = attribute_field("Values to set on each of the API keys.")
 
 
 @strawberry.input(description="Input of apiKeyDelete.")
@@ -304,20 +375,22 @@ class ApiKeysPayload(MutationPayload):
 
 @strawberry.input(description="Input of userImpersonate.")
 class UserImpersonateInput(Options):
-    user: UserRef = attribute_field("As whom.")
+    user: UserRef = attribute_field("User to act as.")
     ttl: Duration | None = attribute_field(
-        "PT1M to PT4H, by default PT30M.", default=strawberry.UNSET
+        "Lifetime of the access token, from 1 minute to 4 hours; uses don't extend "
+        "it. Default: 30 minutes.",
+        default=strawberry.UNSET,
     )
 
 
 @strawberry.input(description="Input of authCacheFlush.")
 class AuthCacheFlushInput(Options):
     users: UserSelection | None = attribute_field(
-        "Whose; default: everybody's.", default=strawberry.UNSET
+        "Users whose cached credentials are dropped. Default: all users.", default=strawberry.UNSET
     )
 
 
-@strawberry.type(description="Answer of authCacheFlush.")
+@strawberry.type(description="Payload of authCacheFlush.")
 class AuthCacheFlushPayload(MutationPayload):
     flushed_count: int = attribute_field(
         "Number of credentials that this process removed from its cache.", default=0
@@ -326,7 +399,10 @@ class AuthCacheFlushPayload(MutationPayload):
 
 @strawberry.type
 class AuthQuery:
-    @query("The caller.", role=Role.PUBLIC)
+    @query(
+        "Returns the caller of this request. Without a credential the role is PUBLIC.",
+        role=Role.PUBLIC,
+    )
     async def viewer(self, info: Info) -> Viewer:
         caller = info.context.viewer
         return Viewer(
@@ -345,7 +421,11 @@ class AuthQuery:
             ),
         )
 
-    @query("One's own keys, newest first; all for ADMIN.", scope=Scope.READ)
+    @query(
+        "Returns the API keys of the signed-in user and the key of this request. An "
+        "ADMIN sees all keys. Newest first.",
+        scope=Scope.READ,
+    )
     async def api_keys(
         self,
         info: Info,
@@ -370,7 +450,9 @@ class AuthQuery:
 @strawberry.type
 class AuthMutation:
     @mutation(
-        "Sign in. Throttled by user and network.", role=Role.PUBLIC, atomic_exclusion=NOT_ATOMIC
+        "Signs in with a password. Failed attempts are throttled for each user and network.",
+        role=Role.PUBLIC,
+        atomic_exclusion=NOT_ATOMIC,
     )
     async def authenticate(self, info: Info, input: AuthenticateInput) -> AuthenticatePayload:
         scope = Scope(input.scope)  # strawberry passes the plain text if the schema is sorted
@@ -381,7 +463,10 @@ class AuthMutation:
         )
         return AuthenticatePayload.from_sign_in(sign_in)
 
-    @mutation("End tokens. Without a credential nothing happens.", role=Role.PUBLIC)
+    @mutation(
+        "Revokes access tokens of the caller. Without a credential no token is revoked.",
+        role=Role.PUBLIC,
+    )
     async def token_revoke(self, info: Info, input: TokenRevokeInput) -> TokenRevokePayload:
         refs = input.access_tokens
         keys = ids_from_refs(info, refs, "accessTokens") if isinstance(refs, list) else None
@@ -390,7 +475,10 @@ class AuthMutation:
         )
         return TokenRevokePayload(revoked_count=revoked_count)
 
-    @mutation("Role up to one's own.", scope=Scope.FULL)
+    @mutation(
+        "Creates an API key. Its role can't exceed the caller's. The secret is returned once.",
+        scope=Scope.FULL,
+    )
     async def api_key_create(self, info: Info, input: ApiKeyCreateInput) -> ApiKeyCreatePayload:
         problems = ErrorCollector()
         owner, domain_ids, operations = None, list[int](), list[str]()
@@ -415,7 +503,7 @@ class AuthMutation:
         return ApiKeyCreatePayload(api_key=ApiKey.from_row(row), secret=secret)
 
     @mutation(
-        "Changes API keys, all or none. A caller can't change a key with a higher role.",
+        "Updates API keys, all or none. A caller can't change a key with a higher role.",
         scope=Scope.FULL,
     )
     async def api_key_update(self, info: Info, input: ApiKeyUpdateInput) -> ApiKeysPayload:
@@ -441,7 +529,9 @@ class AuthMutation:
         return DeletePayload.of_keys("ApiKey", keys)
 
     @mutation(
-        "Token for another user's mail and settings, written to that user's log.",
+        "Creates an access token to act on another user's mail and settings, "
+        "without access to credentials. The user's security log names the "
+        "administrator or API key.",
         role=Role.DOMAIN_ADMIN,
         scope=Scope.FULL,
         admin_permission=AdminPermission.IMPERSONATE,
@@ -456,7 +546,9 @@ class AuthMutation:
         return AuthenticatePayload.from_sign_in(sign_in)
 
     @mutation(
-        "Ask the store again about remembered credentials.", role=Role.ADMIN, scope=Scope.FULL
+        "Drops credentials from the caches of all processes, so that the database is read again.",
+        role=Role.ADMIN,
+        scope=Scope.FULL,
     )
     async def auth_cache_flush(
         self, info: Info, input: AuthCacheFlushInput

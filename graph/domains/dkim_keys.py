@@ -25,6 +25,7 @@ from models.store.keyset_pages import Cursor, ordering_name
 from models.users.roles import Role, Scope
 from resolvers.context import Context
 from resolvers.domains import dkim_key_mutations, dkim_keys, dkim_rotation
+from resolvers.domains.dkim_domains import DEFAULT_SELECTOR
 from resolvers.domains.dkim_key_mutations import MIN_SAFE_RSA_BITS, NewDkimKey
 from resolvers.domains.dkim_keys import DkimRecordKey
 from resolvers.domains.dkim_rotation import DkimRotationValues
@@ -124,9 +125,7 @@ class DkimKeyFilter(ConditionsInput):
 @strawberry.input(description="Input of dkimKeySet.")
 class DkimKeySetInput(Options):
     domains: list[str] = attribute_field(DOMAINS_DESCRIPTION)
-    selector: str = attribute_field(
-        SELECTOR_DESCRIPTION, default=dkim_key_mutations.DEFAULT_SELECTOR
-    )
+    selector: str = attribute_field(SELECTOR_DESCRIPTION, default=DEFAULT_SELECTOR)
     description: str | None = attribute_field("Text for people.", default=UNSET)
     private_key: str | None = attribute_field(
         "PEM, or the 32 bytes of an Ed25519 key in base64; made when missing, one for each domain.",

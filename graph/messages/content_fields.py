@@ -13,7 +13,7 @@ from graph.http import download_urls
 from graph.messages.mime_parts import HeaderField, MailAddress, load_stored_message
 from graph.types.errors import attribute_field
 from graph.types.fields import Info, field
-from graph.types.references import ReferenceAction
+from graph.types.references import MessageRelationKind
 from graph.types.row_mapping import NodeView, lazy_view_factory
 from graph.types.scalars import URL, BigInt, ByteSize
 from mail import mime
@@ -172,17 +172,19 @@ class CalendarEvent:
         )
 
 
-@strawberry.type(description="Message that another answers or forwards.")
-class MessageReference:
-    action: ReferenceAction = attribute_field("Which of these.")
+@strawberry.type(description="The message that another message replies to or forwards.")
+class MessageRelation:
+    relation: MessageRelationKind = attribute_field(
+        "Whether the message is replied to or forwarded."
+    )
     row: strawberry.Private[Any] = None
 
-    @field("Null where it is gone.")
+    @field("The message. Null: it was deleted, or is not visible.")
     def message(self) -> Annotated["Message", strawberry.lazy("graph.messages.types")] | None:
         message: Message | None = message_from_row(self.row)
         return message
 
-    @field("Its folder.")
+    @field("Mailbox of the message. Null: the message was deleted, or is not visible.")
     async def mailbox(
         self, info: Info
     ) -> Annotated["Mailbox", strawberry.lazy("graph.mailboxes.types")] | None:
@@ -192,7 +194,7 @@ class MessageReference:
         mailbox: Mailbox | None = mailbox_from_row(row)
         return mailbox
 
-    @field("In its folder.")
+    @field("UID of the message. Null: the message was deleted, or is not visible.")
     def uid(self) -> BigInt | None:
         return BigInt(self.row.uid) if self.row else None
 
@@ -418,13 +420,14 @@ class MessageContentFields(NodeView):
         return MessageStorage(id=uses.digest, ref_count=uses.message_count)
 
     @field(
-        "The message it answers or forwards, as was said when it was written.",
-        "reference_id",
-        "reference_action",
+        "The message that this message replies to or forwards, as given when it was composed. "
+        "Null: neither a reply nor a forward, or composed by another program.",
+        "source_id",
+        "source_relation",
         cost=1,
     )
-    async def reference(self, info: Info) -> MessageReference | None:
-        if self.row.reference_id is None:
+    async def source(self, info: Info) -> MessageRelation | None:
+        if self.row.source_id is None:
             return None
-        row = await info.context.load(message_loaders.load_visible_by_ids, self.row.reference_id)
-        return MessageReference(action=ReferenceAction(self.row.reference_action), row=row)
+        row = await info.context.load(message_loaders.load_visible_by_ids, self.row.source_id)
+        return MessageRelation(relation=MessageRelationKind(self.row.source_relation), row=row)

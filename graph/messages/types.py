@@ -18,7 +18,7 @@ from graph.messages.content_fields import (
 from graph.messages.filter_inputs import MessageListRequest, MessageOrder
 from graph.messages.mime_parts import Attachment, ContentType, MailAddress, MimePart
 from graph.spam.spam_report import SpamReport
-from graph.submission.delivery_status import ForwardTarget, Outbound, outbound_from_rows
+from graph.submission.forward_targets import ForwardTarget
 from graph.types import global_ids
 from graph.types.connections import Connection, ConnectionSource, page_request
 from graph.types.errors import attribute_field
@@ -45,8 +45,8 @@ from graph.types.row_mapping import (
 )
 from graph.types.scalars import URL, BigInt, ByteSize
 from mail.addresses.address_syntax import normalized_address
-from mail.storage.message_content import is_large_structure
 from mail.storage.message_flags import imap_flags_from_values as flags_of
+from mail.storage.message_structure import is_large_structure
 from models.files.blobs import StorageTier
 from models.store.columns import ColumnRow
 from models.store.keyset_pages import Cursor, Page, ordering_name
@@ -61,7 +61,8 @@ from resolvers.messages.bulk.row_changes import FlagChanges
 from resolvers.messages.filters.filter_conditions import MessageSelector
 from resolvers.messages.loaders import ALL_MESSAGES, MessageListing
 from resolvers.search import relevance, search_scope, snippets
-from resolvers.submission import delivery_status, file_attachments, message_redirect
+from resolvers.submission import file_attachments, message_redirect
+from resolvers.submission import loaders as submission_loaders
 from resolvers.users import loaders as users
 
 if TYPE_CHECKING:
@@ -70,9 +71,11 @@ if TYPE_CHECKING:
     from graph.mailboxes.types import Mailbox
     from graph.messages.labels import Label
     from graph.messages.threads import Thread
+    from graph.submission.types import Submission
     from graph.users.types import User
 
 filter_from_row = lazy_view_factory("graph.filters.types", "Filter")
+submission_from_row = lazy_view_factory("graph.submission.types", "Submission")
 
 
 @strawberry.type(description="SMTP recipient.")
@@ -89,7 +92,7 @@ class EnvelopeRecipient:
 @strawberry.type(description="SMTP envelope, when known.")
 class Envelope:
     from_: str | None = attribute_field("MAIL FROM.", name="from")
-    rcpt: list[EnvelopeRecipient] = attribute_field("RCPT TO, as given and normalized.")
+    recipients: list[EnvelopeRecipient] = attribute_field("Recipients of the SMTP command RCPT TO.")
 
 
 @strawberry.type(description="Mailing list headers.")
@@ -131,7 +134,8 @@ def _envelope_from_columns(sender: str | None, recipients: list[str]) -> Envelop
     if sender is None:
         return None
     return Envelope(
-        from_=sender, rcpt=[EnvelopeRecipient.from_address(address) for address in recipients]
+        from_=sender,
+        recipients=[EnvelopeRecipient.from_address(address) for address in recipients],
     )
 
 
@@ -218,11 +222,14 @@ class Message(MessageContentFields):
     spam_report: SpamReport | None = attribute_field(
         "Results of the spam and virus filters. Null: no filter has scanned the message."
     )
-    outbound: list[Outbound] = link(
+    submissions: list[Annotated["Submission", strawberry.lazy("graph.submission.types")]] = link(
         "id",
-        delivery_status.load_own_submissions_by_message,
-        outbound_from_rows,
-        description="Where it stands on its way out, as often as it was sent; the oldest first.",
+        submission_loaders.load_own_submissions_by_message,
+        lambda rows: [
+            lazy_view_factory("graph.submission.types", "Submission")(row) for row in rows
+        ],
+        description="Submissions that sent this stored copy, oldest first. The list is empty for "
+        "everybody but the account that sent the message.",
     )
     stored_files: list[Annotated["File", strawberry.lazy("graph.files.types")]] = link(
         "id",
@@ -282,8 +289,8 @@ class Message(MessageContentFields):
         return [filter_from_row(row) for row in rows if row]
 
     @field(
-        "Where it was sent on to as it came, by numbers that messageRedirect takes; only its owner "
-        "sees any.",
+        "Targets that the message was forwarded to when it arrived. messageRedirect takes their "
+        "numbers. The list is empty for everybody but the owner of the message.",
         "forwarded_to",
         "user_id",
     )

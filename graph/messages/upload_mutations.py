@@ -11,7 +11,7 @@ from graph.messages.types import Message
 from graph.submission.compose_inputs import (
     CONTENT_FIELDS,
     MessageContentInput,
-    ReferenceAttachments,
+    SourceAttachments,
     attachment_selection,
     resolve_message_fields,
 )
@@ -48,7 +48,7 @@ class MessageUploadInput(MessageContentInput):
     users: UserSelection | None = attribute_field(
         "The accounts that get the message: all or none. Only administrators can select other "
         "users. A message of fields is written in the name of each user. With several users, "
-        "`replaces` and `keepAttachments` are refused; with other users, `reference` and "
+        "`replaces` and `keepAttachments` are refused; with other users, `source` and "
         "`files` are.",
         default=UNSET,
     )
@@ -57,7 +57,7 @@ class MessageUploadInput(MessageContentInput):
     unseen: bool = attribute_field("Leave it unread.", default=False)
     flagged: bool = attribute_field(r"\Flagged.", default=False)
     draft: bool = attribute_field(
-        r"\Draft; one with a reference, or that replaces one, always is.", default=False
+        r"\Draft; one with a source, or that replaces one, always is.", default=False
     )
     received_at: datetime | None = attribute_field("Arrival, default now.", default=UNSET)
     metadata: JSON | None = attribute_field("Free data of the application.", default=UNSET)
@@ -70,7 +70,7 @@ class MessageUploadInput(MessageContentInput):
         "of attachments, and of what it answers, stays.",
         default=UNSET,
     )
-    keep_attachments: ReferenceAttachments | None = attribute_field(
+    keep_attachments: SourceAttachments | None = attribute_field(
         "Attachments of that draft to keep beside the given; images the html shows always stay.",
         default=UNSET,
     )

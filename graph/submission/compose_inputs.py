@@ -17,7 +17,7 @@ from graph.types.fields import Info
 from graph.types.object_references import id_from_ref
 from graph.types.references import (
     MessageRef,
-    ReferenceAction,
+    MessageRelationKind,
     find_unchecked_message_id,
     value_or_none,
 )
@@ -26,11 +26,11 @@ from mail.compose.message_builder import CustomHeader, OutgoingFile, Priority
 from mail.mime.header_encoding import NamedAddress
 from models.errors import ErrorCollector, InvalidInput, NotFound
 from resolvers.submission.attachments import AttachmentSelection, UploadedAttachment
-from resolvers.submission.reply_references import Reference, ReferenceQuote
+from resolvers.submission.message_source import MessageSource, QuotePosition
 
 CONTENT_FIELDS = (  # input fields that a message is composed from
     *("from_", "identity", "to", "cc", "bcc", "reply_to", "subject", "text", "html", "headers"),
-    *("attachments", "reference"),
+    *("attachments", "source"),
 )
 
 
@@ -72,22 +72,24 @@ class AttachmentInput:
 
 
 @strawberry.input(one_of=True, description="Chooses attachments of a message.")
-class ReferenceAttachments:
+class SourceAttachments:
     all: strawberry.Maybe[bool] = attribute_field("All but the images of its html; false for none.")
     ids: strawberry.Maybe[list[strawberry.ID]] = attribute_field("Global ids.")
 
 
-@strawberry.input(description="The message this one answers or forwards.")
-class ReferenceInput:
-    message: MessageRef = attribute_field("Which message.")
-    action: ReferenceAction = attribute_field("What is done with it.")
-    attachments: ReferenceAttachments | None = attribute_field(
+@strawberry.input(description="The message that a new message replies to or forwards.")
+class MessageRelationInput:
+    message: MessageRef = attribute_field("The message replied to or forwarded.")
+    relation: MessageRelationKind = attribute_field(
+        "Whether the message is replied to or forwarded."
+    )
+    attachments: SourceAttachments | None = attribute_field(
         "The attachments of that message that are copied into this one.", default=UNSET
     )
-    quote: ReferenceQuote = attribute_field(
+    quote: QuotePosition = attribute_field(
         "Whether text and html quote that message, and where. A reply quotes line by line; a "
         "forward has its From, Date, Subject and To above it.",
-        default=ReferenceQuote.NONE,
+        default=QuotePosition.NONE,
     )
     include_message: bool = attribute_field(
         "Attaches that message whole, as message/rfc822.", default=False
@@ -118,7 +120,7 @@ class MessageContentInput(Options):
         "Answers go there; default what the identity says.", default=UNSET
     )
     subject: str | None = attribute_field(
-        "Up to 2 KiB; default that of the reference.", default=UNSET
+        "Subject, at most 2 KiB. Default: derived from the subject of `source`.", default=UNSET
     )
     text: str | None = attribute_field("Up to 1 MiB; made from html when missing.", default=UNSET)
     html: str | None = attribute_field(
@@ -127,9 +129,9 @@ class MessageContentInput(Options):
     headers: list[HeaderInput] | None = attribute_field("More header fields.", default=UNSET)
     attachments: list[AttachmentInput] | None = attribute_field("Files.", default=UNSET)
     priority: Priority = attribute_field("How much you hurry.", default=Priority.NORMAL)
-    reference: ReferenceInput | None = attribute_field(
-        "The message that this one answers or forwards. messageSend needs the scope MAIL_READ for "
-        "it, since it takes the subject and the recipients from there.",
+    source: MessageRelationInput | None = attribute_field(
+        "The message that this one replies to or forwards. messageSend needs the scope MAIL_READ "
+        "for it, since the subject and the recipients are derived from that message.",
         default=UNSET,
     )
 
@@ -139,7 +141,7 @@ async def resolve_message_fields(
 ) -> dict[str, Any]:
     """Return the values of the fields to compose a message from.
 
-    Errors of attachments are added to `problems`. Raises NotFound if the reference names no
+    Errors of attachments are added to `problems`. Raises NotFound if the source names no
     message, Invalid if an ID is not valid.
     """
     return {
@@ -155,7 +157,7 @@ async def resolve_message_fields(
 async def resolve_common_fields(info: Info, content_input: Any) -> dict[str, Any]:
     """Return the values of the fields that all inputs of composed messages have.
 
-    Raises NotFound if the reference names no message, Invalid if an ID is not valid.
+    Raises NotFound if the source names no message, Invalid if an ID is not valid.
     """
     return {
         "identity": id_from_ref(content_input.identity, "identity")
@@ -171,16 +173,16 @@ async def resolve_common_fields(info: Info, content_input: Any) -> dict[str, Any
         "text": value_or_none(content_input.text),
         "html": value_or_none(content_input.html),
         "priority": content_input.priority,
-        "reference": await _resolve_reference(info, content_input.reference)
-        if content_input.reference
+        "source": await _resolve_source(info, content_input.source)
+        if content_input.source
         else None,
     }
 
 
 def attachment_selection(
-    attachments: ReferenceAttachments | None, error_path: Sequence[str]
+    attachments: SourceAttachments | None, error_path: Sequence[str]
 ) -> AttachmentSelection | None:
-    """Return the selected attachments of a referenced message; None without a selection.
+    """Return the selected attachments of a source message; None without a selection.
 
     Raises Invalid, below `error_path`, if an ID is not one of an attachment.
     """
@@ -277,20 +279,20 @@ def decode_content(
         raise InvalidInput(message, constraint="encoding", path=error_path, index=index) from error
 
 
-async def _resolve_reference(info: Info, reference_input: ReferenceInput) -> Reference:
+async def _resolve_source(info: Info, source_input: MessageRelationInput) -> MessageSource:
     """Return the message that is answered or forwarded.
 
-    Raises NotFound if the reference names no message, Invalid if an ID is not valid.
+    Raises NotFound if the source names no message, Invalid if an ID is not valid.
     """
-    message_path = ["reference", "message"]
-    key = await find_unchecked_message_id(info, reference_input.message, path=message_path)
+    message_path = ["source", "message"]
+    key = await find_unchecked_message_id(info, source_input.message, path=message_path)
     if key is None:
         raise NotFound("", path=message_path)
-    files = attachment_selection(reference_input.attachments or None, ["reference", "attachments"])
-    return Reference(
+    files = attachment_selection(source_input.attachments or None, ["source", "attachments"])
+    return MessageSource(
         key,
-        reference_input.action,
+        source_input.relation,
         files,
-        ReferenceQuote(reference_input.quote),
-        reference_input.include_message,
+        QuotePosition(source_input.quote),
+        source_input.include_message,
     )

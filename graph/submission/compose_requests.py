@@ -9,24 +9,28 @@ from strawberry import UNSET
 
 from graph.files.types import File
 from graph.mailboxes.types import Mailbox
-from graph.messages.content_fields import MessageReference
+from graph.messages.content_fields import MessageRelation
 from graph.messages.mime_parts import MailAddress
-from graph.submission.compose_inputs import MailAddressInput, ReferenceInput, resolve_common_fields
+from graph.submission.compose_inputs import (
+    MailAddressInput,
+    MessageRelationInput,
+    resolve_common_fields,
+)
 from graph.submission.identities import Identity
 from graph.submission.inputs import (
     FileAttachmentInput,
     absolute_url_builder,
     file_attachments_from_inputs,
 )
-from graph.submission.references import IdentityRef
-from graph.types import global_ids
+from graph.submission.references import ComposeRequestRef, IdentityRef
 from graph.types.errors import MutationPayload, Options, attribute_field
 from graph.types.fields import Info, field, subscription
 from graph.types.mutations import mutation
+from graph.types.object_references import id_from_ref
 from graph.types.object_views import DerivedField, NestedViewField
 from graph.types.references import (
     MailboxRef,
-    ReferenceAction,
+    MessageRelationKind,
     UserRef,
     load_named_user_id,
     mailbox_selector_from_ref,
@@ -40,6 +44,14 @@ from resolvers.messages import loaders as message_loaders
 from resolvers.submission import compose_requests, identities
 from resolvers.submission.compose_requests import NewComposeRequest
 from resolvers.submission.composition import MessageFields
+
+LastSeenArgument = Annotated[
+    ComposeRequestRef | None,
+    strawberry.argument(
+        description="Last request that this client has seen. Default: none; requests before the "
+        "subscription are left out."
+    ),
+]
 
 
 def _addresses_field(key: str) -> NestedViewField:
@@ -107,13 +119,13 @@ class ComposeRequest(NodeView):
             info, File, [row for row in rows if row is not None]
         )
 
-    @field("The message it answers or forwards.", "written")
-    async def reference(self, info: Info) -> MessageReference | None:
-        stored = self.row.written.get("reference")
+    @field("The message that the new message replies to or forwards. Null: none.", "written")
+    async def source(self, info: Info) -> MessageRelation | None:
+        stored = self.row.written.get("source")
         if not stored:
             return None
         row = await info.context.load(message_loaders.load_visible_by_ids, stored[0])
-        return MessageReference(action=ReferenceAction(stored[1]), row=row)
+        return MessageRelation(relation=MessageRelationKind(stored[1]), row=row)
 
 
 @strawberry.input(description="Input of composeRequest.")
@@ -130,7 +142,9 @@ class ComposeRequestInput(Options):
     cc: list[MailAddressInput] | None = attribute_field("Copies.", default=UNSET)
     bcc: list[MailAddressInput] | None = attribute_field("Hidden copies.", default=UNSET)
     reply_to: list[MailAddressInput] | None = attribute_field("Answers go there.", default=UNSET)
-    subject: str | None = attribute_field("Default that of the reference.", default=UNSET)
+    subject: str | None = attribute_field(
+        "Subject. Default: derived from the subject of `source`.", default=UNSET
+    )
     text: str | None = attribute_field("Plain text.", default=UNSET)
     html: str | None = attribute_field("HTML.", default=UNSET)
     file_attachments: list[FileAttachmentInput] | None = attribute_field(
@@ -138,8 +152,8 @@ class ComposeRequestInput(Options):
     )
     mailbox: MailboxRef | None = attribute_field("Folder for the copy.", default=UNSET)
     priority: Priority = attribute_field("How much it hurries.", default=Priority.NORMAL)
-    reference: ReferenceInput | None = attribute_field(
-        "The message it answers or forwards; its attachments are the client's to add.",
+    source: MessageRelationInput | None = attribute_field(
+        "The message that the new message replies to or forwards. The client adds its attachments.",
         default=UNSET,
     )
 
@@ -189,16 +203,8 @@ class ComposeSubscription:
         scope=Scope.MAIL_READ,
     )
     async def compose_requested(
-        self,
-        info: Info,
-        after: Annotated[
-            strawberry.ID | None,
-            strawberry.argument(
-                description="ID of the last compose request that the client received. Later "
-                "requests that have not expired are returned first."
-            ),
-        ] = UNSET,
+        self, info: Info, after: LastSeenArgument = UNSET
     ) -> AsyncIterator[ComposeRequest]:
-        key = global_ids.decode("ComposeRequest", after, path="after") if after else None
+        key = id_from_ref(after, "after") if after else None
         async for row in compose_requests.follow_compose_requests(info.context, key):
             yield ComposeRequest.from_row(row)

@@ -3,11 +3,12 @@
 import strawberry
 from strawberry import UNSET
 
-from graph.submission.delivery_status import ForwardTarget
+from graph.submission.forward_targets import ForwardTarget
+from graph.submission.types import Submission
 from graph.types.errors import MutationPayload, Options, attribute_field
 from graph.types.fields import Info
 from graph.types.mutations import mutation
-from graph.types.references import MessageRef, find_unchecked_message_id
+from graph.types.references import MessageRef, find_unchecked_message_id, value_or_none
 from models.errors import NotFound
 from models.users.roles import Scope
 from resolvers.submission import message_redirect
@@ -15,23 +16,26 @@ from resolvers.submission import message_redirect
 
 @strawberry.input(description="Input of messageRedirect.")
 class MessageRedirectInput(Options):
-    message: MessageRef = attribute_field("Which message.")
-    target: int | None = attribute_field(
-        "Number, from 1, of an original target: of those it was sent on to as it came.",
+    message: MessageRef = attribute_field("The stored message to send again.")
+    to: list[str] | None = attribute_field(
+        "Addresses to send the message to, none of them an address of the account. Default: the "
+        "original targets.",
         default=UNSET,
     )
-    addresses: list[str] | None = attribute_field(
-        "Or to these; none of one's own. Absent both: to all original targets.", default=UNSET
+    original_target: int | None = attribute_field(
+        "Number of the original target to send the message to, from 1, as in "
+        "`Message.forwardTargets`. It excludes `to`. Default: all original targets.",
+        default=UNSET,
     )
 
 
-@strawberry.type(description="Answer of messageRedirect.")
+@strawberry.type(description="Result of messageRedirect.")
 class MessageRedirectPayload(MutationPayload):
-    queue_id: str | None = attribute_field(
-        "Id in the queue; null = it goes to nobody.", default=None
+    submission: Submission | None = attribute_field(
+        "The submission. Null if there is nobody to send the message to.", default=None
     )
-    forwarded: list[ForwardTarget] = attribute_field(
-        "To whom it goes, each once.", default_factory=list
+    forward_targets: list[ForwardTarget] = attribute_field(
+        "Targets that the message is sent to, each once.", default_factory=list
     )
 
 
@@ -52,11 +56,10 @@ class MessageRedirectMutation:
         if key is None:
             raise NotFound("", path=["message"])
         request = message_redirect.ForwardRequest(
-            None if input.addresses is UNSET else input.addresses,
-            None if input.target is UNSET else input.target,
+            value_or_none(input.to), value_or_none(input.original_target)
         )
         result = await message_redirect.forward_as_owner(info.context, key, request)
         return MessageRedirectPayload(
-            queue_id=result.submission.queue_id if result.submission else None,
-            forwarded=[ForwardTarget.from_target(target) for target in result.destinations],
+            submission=Submission.from_row_or_none(result.submission),
+            forward_targets=[ForwardTarget.from_target(target) for target in result.destinations],
         )

@@ -27,9 +27,9 @@ from models.errors import require_found
 from models.store.keyset_pages import Cursor
 from models.users.roles import Scope
 from resolvers.mailboxes import loaders as mailbox_loaders
-from resolvers.submission import identities, identity_mutations
-from resolvers.submission.identities import IdentityPageKey
+from resolvers.submission import identities, identity_mutations, identity_pages
 from resolvers.submission.identity_mutations import IdentityChanges
+from resolvers.submission.identity_pages import IdentityPageKey
 
 TEXT_FIELDS = ("name", "signature_text", "signature_html")
 
@@ -66,14 +66,14 @@ async def load_identity_page(
     info: Info, user_id: int, page_arguments: PageArguments
 ) -> Connection[Identity]:
     """Load a page of the identities of an account, by address."""
-    ctx, requested_page = info.context, page_request(identities.LIST_ORDERING, *page_arguments)
+    ctx, requested_page = info.context, page_request(identity_pages.LIST_ORDERING, *page_arguments)
     page_key = IdentityPageKey(user_id, requested_page, selected_columns(info, Identity))
     return await connection_of_page(
         info,
         Identity,
-        await ctx.load(identities.load_identity_pages, page_key),
+        await ctx.load(identity_pages.load_identity_pages, page_key),
         lambda one: Cursor(requested_page.ordering, *one.sort_key),
-        lambda: ctx.load(identities.count_identities, page_key),
+        lambda: ctx.load(identity_pages.count_identities, page_key),
     )
 
 

@@ -21,7 +21,7 @@ from graph.types.scalars import validate_custom_data
 from models.errors import InvalidInput
 from models.files.tables import FileAttachmentMode
 from resolvers.submission.file_attachments import FIELD_NAME, StoredFileAttachment, UrlFromPath
-from resolvers.submission.outgoing_messages import MergeEntry
+from resolvers.submission.outgoing_messages import MailMergeEntry
 
 
 @strawberry.input(description="A stored file that goes with a message.")
@@ -40,12 +40,13 @@ class FileAttachmentInput:
 
 
 @strawberry.input(description="One message of a mail merge.")
-class MergeInput:
-    to: list[MailAddressInput] | None = attribute_field("To whom.", default=UNSET)
-    cc: list[MailAddressInput] | None = attribute_field("Copies.", default=UNSET)
-    bcc: list[MailAddressInput] | None = attribute_field("Hidden copies.", default=UNSET)
+class MailMergeInput:
+    to: list[MailAddressInput] | None = attribute_field("Recipients in To.", default=UNSET)
+    cc: list[MailAddressInput] | None = attribute_field("Recipients in Cc.", default=UNSET)
+    bcc: list[MailAddressInput] | None = attribute_field("Recipients in Bcc.", default=UNSET)
     values: JSON | None = attribute_field(
-        "Values for {{name}} of this message, before those of template.", default=UNSET
+        "Values for {{name}} of this message. They take precedence over those of `template`.",
+        default=UNSET,
     )
 
 
@@ -94,16 +95,18 @@ def template_values(values: Any, error_path: str) -> dict[str, Any] | None:
     return validate_custom_data(values, error_path)
 
 
-def mail_merge_entries(merge_inputs: Sequence[MergeInput] | None) -> list[MergeEntry] | None:
+def mail_merge_entries(
+    merge_inputs: Sequence[MailMergeInput] | None,
+) -> list[MailMergeEntry] | None:
     """Convert the messages of a mail merge; None if the list is absent."""
     if merge_inputs is None or merge_inputs is UNSET:
         return None
     return [
-        MergeEntry(
+        MailMergeEntry(
             named_addresses(entry.to or ()),
             named_addresses(entry.cc or ()),
             named_addresses(entry.bcc or ()),
-            template_values(entry.values, "merge") or {},
+            template_values(entry.values, "mailMerge") or {},
         )
         for entry in merge_inputs
     ]

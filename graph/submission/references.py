@@ -1,4 +1,4 @@
-"""References to identities and submissions in inputs."""
+"""References to compose requests, identities and submissions in inputs."""
 
 from collections.abc import Sequence
 
@@ -12,6 +12,11 @@ from resolvers.submission import loaders as submission_loaders
 
 @strawberry.input(one_of=True, description="Names one identity.")
 class IdentityRef(ObjectRef):
+    pass
+
+
+@strawberry.input(one_of=True, description="Names one compose request.")
+class ComposeRequestRef(ObjectRef):
     pass
 
 

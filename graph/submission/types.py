@@ -19,7 +19,7 @@ from graph.submission.compose_inputs import (
 )
 from graph.submission.inputs import (
     FileAttachmentInput,
-    MergeInput,
+    MailMergeInput,
     absolute_url_builder,
     file_attachments_from_inputs,
     mail_merge_entries,
@@ -217,9 +217,9 @@ class MessageSendInput(MessageContentInput):
         "a value is refused.",
         default=strawberry.UNSET,
     )
-    merge: list[MergeInput] | None = attribute_field(
-        f"A message for each of these, up to {MAX_PER_MERGE}, in place of to, cc and bcc: all are "
-        "sent, or none.",
+    mail_merge: list[MailMergeInput] | None = attribute_field(
+        f"Sends one message for each entry, at most {MAX_PER_MERGE}, instead of one message to "
+        "`to`, `cc` and `bcc`: all are sent, or none.",
         default=strawberry.UNSET,
     )
     encrypt: bool = attribute_field(
@@ -259,7 +259,7 @@ async def _resolve_send_request(
         else None,
         files=file_attachments_from_inputs(info, send_input.file_attachments or None),
         template=template_values(send_input.template, "template"),
-        merge=mail_merge_entries(send_input.merge),
+        mail_merge=mail_merge_entries(send_input.mail_merge),
         encrypt=send_input.encrypt,
         url_from_path=absolute_url_builder(info),
     )

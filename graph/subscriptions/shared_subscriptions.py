@@ -8,7 +8,7 @@ has no credential, session or address, even while a subscriber reads alone.
 import asyncio
 import logging
 import random
-from collections.abc import AsyncGenerator, Coroutine, Hashable
+from collections.abc import Coroutine, Hashable
 from contextlib import aclosing, suppress
 from dataclasses import replace
 from typing import Protocol
@@ -480,28 +480,3 @@ class Subscriber:
         self._leave_group()
         await self.deliver(None)
         return True
-
-
-class PullSink(asyncio.Queue[StreamResult | None]):
-    """A sink for a reader that pulls results one by one."""
-
-    async def send(self, result: StreamResult | None) -> None:
-        """Pass a result to the reader; returns when the reader asks for the next one."""
-        await self.put(result)
-        await self.join()
-
-
-async def pull_results(
-    groups: SubscriptionGroups, request: GraphqlRequest, context: Context
-) -> AsyncGenerator[StreamResult]:
-    """Yield the results of an operation; the next is read when the reader asks for it."""
-    outbox, sink = ResultQueue[Subscriber](), PullSink(1)
-    seat = Subscriber(groups, request, context, outbox, sink)
-    seat.start()
-    try:
-        while (result := await sink.get()) is not None:
-            yield result
-            sink.task_done()
-    finally:
-        seat.leave()
-        outbox.close()

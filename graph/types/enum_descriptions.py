@@ -88,14 +88,14 @@ VALUE_DESCRIPTIONS = {
         "RECIPIENT": "Copies mail for this recipient, from remote senders and from users.",
     },
     "AppPasswordScope": {
-        "IMAP": "Reading mail by IMAP.",
-        "POP3": "Fetching mail by POP3.",
-        "SMTP": "Sending mail by SMTP submission.",
+        "IMAP": "Sign-in to IMAP.",
+        "POP3": "Sign-in to POP3.",
+        "SMTP": "Sign-in to message submission (RFC 6409).",
         "SIEVE": "Reading and changing Sieve scripts by this API.",
         "MAIL_READ": "Reading the user's mail by this API.",
         "MAIL": "Reading and changing the user's mail by this API.",
-        "SUBMIT": "Sending mail by this API.",
-        "ALL": "All other values of this enum, without the scope FULL.",
+        "SUBMIT": "Sending messages by this API.",
+        "ALL": "All other values of this enum.",
     },
     "EventType": {
         "MAILBOX_CREATED": "A mailbox was created.",
@@ -290,6 +290,11 @@ VALUE_DESCRIPTIONS = {
         "READ_ONLY_LINK": "Adds a link to a copy of the file as it is when the link is created.",
         "WRITABLE_LINK": "Adds a link that can be used to read and replace the file.",
     },
+    "ForwardTargetKind": {
+        "MAIL": "A mail address.",
+        "RELAY": "An SMTP server, given as an smtp:// or smtps:// URL.",
+        "HTTP": "A web page that receives the message in a POST request.",
+    },
     "PushKind": {
         "PUSHOVER": "The service Pushover.",
         "WEB_PUSH": "A browser, through its Web Push service (RFC 8030).",
@@ -305,15 +310,15 @@ VALUE_DESCRIPTIONS = {
         "POP3": "Fetching mail with a mail program by POP3.",
         "SMTP": "Sending mail with a mail program by SMTP submission.",
     },
-    "ReferenceQuote": {
-        "NONE": "The text has no quote.",
-        "BELOW": "The quote is below the new text.",
-        "ABOVE": "The quote is above the new text.",
+    "QuotePosition": {
+        "NONE": "The original message is not quoted.",
+        "BELOW": "Below the new text.",
+        "ABOVE": "Above the new text.",
     },
-    "ReferenceAction": {
-        "REPLY": "Replies to the sender of the message.",
-        "REPLY_ALL": "Replies to the sender and all recipients of the message.",
-        "FORWARD": "Forwards the message to new recipients.",
+    "MessageRelationKind": {
+        "REPLY": "A reply to the author.",
+        "REPLY_ALL": "A reply to the author and all recipients.",
+        "FORWARD": "A forward to new recipients.",
     },
     "ResyncReason": {
         "CURSOR_EXPIRED": "The events after the cursor are older than the retention of the "
@@ -324,23 +329,23 @@ VALUE_DESCRIPTIONS = {
         "STORE_RESTORED": "The database was restored from a backup after the cursor was issued.",
     },
     "Role": {
-        "PUBLIC": "A caller without a credential.",
-        "USER": "Manages the user's account.",
-        "DOMAIN_ADMIN": "Manages users, addresses and settings of some domains.",
-        "ADMIN": "Manages every domain and user, but not the server.",
-        "ROOT": "Manages everything, the server included.",
+        "PUBLIC": "No signed-in user.",
+        "USER": "Access to the user's account.",
+        "DOMAIN_ADMIN": "Administration of the users, addresses and settings of some domains.",
+        "ADMIN": "Administration of every domain and user, but not of the server.",
+        "ROOT": "Access to everything.",
     },
     "Scope": {
-        "FULL": "Every operation that the role allows.",
-        "READ": "Every query and subscription that the role allows, without changes.",
+        "FULL": "Everything that the role allows.",
+        "READ": "Queries and subscriptions; no mutations.",
         "MAIL_READ": "Reading the user's mail.",
         "MAIL": "Reading and changing the user's mail.",
-        "SUBMIT": "Sending mail.",
-        "SETTINGS": "Changing settings of the user's account.",
-        "IMAP": "Signing in by IMAP.",
-        "POP3": "Signing in by POP3.",
-        "SMTP": "Signing in by SMTP submission.",
-        "SIEVE": "Reading and changing Sieve scripts.",
+        "SUBMIT": "Sending messages.",
+        "SETTINGS": "Reading and changing the settings of the user's account.",
+        "IMAP": "Sign-in to IMAP.",
+        "POP3": "Sign-in to POP3.",
+        "SMTP": "Sign-in to message submission (RFC 6409).",
+        "SIEVE": "Reading and changing Sieve scripts by this API.",
     },
     "ShareRight": {
         "LOOKUP": "Shows the mailbox in lists (RFC 4314 `l`). Every other right includes it.",
@@ -429,8 +434,8 @@ VALUE_DESCRIPTIONS = {
     },
     "TwoFactorMethod": {
         "TOTP": "A time-based one-time password (RFC 6238).",
-        "CUSTOM": "A second factor that the calling application checks.",
-        "WEBAUTHN": "A security key or passkey (WebAuthn).",
+        "CUSTOM": "A factor that the calling application checks.",
+        "WEBAUTHN": "A security key or passkey (W3C Web Authentication).",
     },
     "UsageKind": {
         "RECIPIENTS": "Recipients that the account wrote to in 24 hours.",
@@ -467,7 +472,7 @@ VALUE_DESCRIPTIONS = {
         "PUSH_CHANNELS": "Manages push channels of the account.",
     },
     "WebauthnCeremony": {
-        "REGISTRATION": "Registers a new security key.",
-        "AUTHENTICATION": "Verifies a registered security key.",
+        "REGISTRATION": "The challenge registers a new key.",
+        "AUTHENTICATION": "The challenge verifies a registered key.",
     },
 }

@@ -29,6 +29,7 @@ from models.messages.message_trace import LogComponent
 from models.messages.mime_values import AttachmentDisposition, CalendarMethod
 from models.notifications.push_channels import PushKind
 from models.notifications.webhooks import WebhookDeliveryState
+from models.queue.forward_target_kinds import ForwardTargetKind
 from models.queue.rate_values import RatePeriod
 from models.queue.tables import DeliveryState
 from models.routing.tables import TlsPolicyLevel
@@ -45,19 +46,21 @@ from models.users.tables import (
     UsageKind,
     UsageLevel,
 )
-from resolvers.auth.app_passwords import AppPasswordScope
+from resolvers.auth.app_password_validation import AppPasswordScope
 from resolvers.auth.second_factors.second_factor_check import TwoFactorMethod
 from resolvers.auth.second_factors.webauthn import Ceremony
 from resolvers.changes.stream_reader import ResyncReason
 from resolvers.connectors.options import OptionName
 from resolvers.queue.loaders import QueueName
-from resolvers.submission.reply_references import ReferenceAction, ReferenceQuote
+from resolvers.submission.message_source import MessageRelationKind, QuotePosition
 from resolvers.users.listing import UserOrder
 
 strawberry.enum(
     AddressKind, description="Kind of an address, which decides what happens to its mail."
 )
-strawberry.enum(AppPasswordScope, description="Use that an application password is limited to.")
+strawberry.enum(
+    AppPasswordScope, description="A protocol or right that an application password can have."
+)
 strawberry.enum(AttachmentDisposition, description="Disposition of a MIME part (RFC 2183).")
 strawberry.enum(
     AuthenticationResultCode, description="Result of an authentication method (RFC 8601)."
@@ -86,6 +89,9 @@ strawberry.enum(
     "dates, custom data and settings in addition to the messages.",
 )
 strawberry.enum(FileAttachmentMode, description="Way in which a recipient gets a file.")
+strawberry.enum(
+    ForwardTargetKind, description="Way in which a forwarded message reaches its target."
+)
 strawberry.enum(Frequency, description="Interval of the digests of quarantined messages.")
 strawberry.enum(
     LegalHoldAccessAction,
@@ -112,7 +118,8 @@ strawberry.enum(
     description="Reason for the revocation of a certificate (RFC 5280).",
 )
 strawberry.enum(
-    ReferenceAction, description="Relation of a new message to the message that it refers to."
+    MessageRelationKind,
+    description="Relation of a message to the message that it replies to or forwards.",
 )
 strawberry.enum(ResyncReason, description="Reason why a stream can't continue after a cursor.")
 strawberry.enum(AuthMechanism, description="SASL mechanism for signing in on a remote server.")
@@ -141,7 +148,7 @@ strawberry.enum(
 )
 strawberry.enum(TaskState, description="State of a task.")
 strawberry.enum(TlsPolicyLevel, description="TLS that is required for mail to a destination.")
-strawberry.enum(TwoFactorMethod, description="Kind of a second factor.")
+strawberry.enum(TwoFactorMethod, description="Method by which a second factor is proved.")
 strawberry.enum(UsageKind, description="Kind of a usage counter.")
 strawberry.enum(
     UsageLevel,
@@ -156,10 +163,10 @@ strawberry.enum(
 )
 strawberry.enum(
     Role,
-    description="Role of a caller. Each role includes the rights of the roles before it: PUBLIC, "
+    description="Role of a user or credential. Each role includes the earlier ones: PUBLIC, "
     "USER, DOMAIN_ADMIN, ADMIN, ROOT.",
 )
-strawberry.enum(Scope, description="Use that a credential is limited to.")
+strawberry.enum(Scope, description="A right or protocol that a credential is valid for.")
 strawberry.enum(
     AdminPermission,
     description="Permission of a DOMAIN_ADMIN for users of the administered domains.",
@@ -168,5 +175,6 @@ strawberry.enum(UserPermission, description="Permission of a USER for the accoun
 strawberry.enum(QueueName, description="Queue of a queue entry.")
 strawberry.enum(Priority, description="Priority of a message.")
 strawberry.enum(
-    ReferenceQuote, description="Place of the quote of the message that a new message refers to."
+    QuotePosition,
+    description="Position of the quote of the original message in a reply or forward.",
 )

@@ -21,7 +21,7 @@ from resolvers.domains import loaders as domain_loaders
 from resolvers.domains.loaders import DomainIdOrName as Domain
 from resolvers.mailboxes.loaders import MailboxSelector, find_visible
 from resolvers.messages import loaders as message_loaders
-from resolvers.submission.reply_references import ReferenceAction as ReferenceAction  # noqa: PLC0414 - re-exported
+from resolvers.submission.message_source import MessageRelationKind as MessageRelationKind  # noqa: PLC0414 - re-exported
 from resolvers.users import loaders as user_loaders
 from resolvers.users.selection import UserSelector
 

@@ -128,12 +128,12 @@ class UserPurgeInput(Options):
 @strawberry.type(description="Answer of userDelete.")
 class UserDeletePayload(UserSelectionPayload):
     counted_field = "deleted_ids"
-    deleted_ids: list[strawberry.ID] = attribute_field("What is gone.", default_factory=list)
-    task: Task | None = attribute_field(
-        "Removes the data; of several accounts, that of the first.", default=None
+    deleted_ids: list[strawberry.ID] = attribute_field(
+        "IDs of the deleted accounts.", default_factory=list
     )
     tasks: list[Task] = attribute_field(
-        "One for each of deletedIds, in their order.", default_factory=list
+        "Background tasks that remove the data, one for each of `deletedIds`, in order.",
+        default_factory=list,
     )
 
 
@@ -154,11 +154,9 @@ class UserPurgePayload(UserSelectionPayload):
     purged_ids: list[strawberry.ID] = attribute_field(
         "IDs of the accounts whose data is removed.", default_factory=list
     )
-    task: Task | None = attribute_field(
-        "Removes the data; of several accounts, that of the first.", default=None
-    )
     tasks: list[Task] = attribute_field(
-        "The tasks of `purgedIds`, in their order.", default_factory=list
+        "Background tasks that remove the data, one for each of `purgedIds`, in order.",
+        default_factory=list,
     )
 
 
@@ -220,9 +218,9 @@ class UserDeleteMutation:
     async def user_delete(self, info: Info, input: UserDeleteInput) -> UserDeletePayload:
         selector = user_selector_from_selection(input.users)
         deletion = await user_delete.delete_users(info.context, selector, input.purge_at or None)
-        tasks = [Task.from_row(row) for row in deletion.tasks]
         return UserDeletePayload(
-            deleted_ids=_user_global_ids(deletion), task=next(iter(tasks), None), tasks=tasks
+            deleted_ids=_user_global_ids(deletion),
+            tasks=[Task.from_row(row) for row in deletion.tasks],
         )
 
     @mutation(
@@ -254,7 +252,7 @@ class UserDeleteMutation:
             if live and (connections := live.viewers_of_users(deletion.user_ids)):
                 text = "connections are open: end them by sessionTerminate first"
                 raise InUse(text, sessions=len(connections), path=["users"])
-        tasks = [Task.from_row(row) for row in deletion.tasks]
         return UserPurgePayload(
-            purged_ids=_user_global_ids(deletion), task=next(iter(tasks), None), tasks=tasks
+            purged_ids=_user_global_ids(deletion),
+            tasks=[Task.from_row(row) for row in deletion.tasks],
         )

@@ -57,8 +57,8 @@ from mail.recipients import address_resolution
 from mail.recipients.batch_resolution import resolve_addresses
 from mail.recipients.recipient_routes import AutoreplyAddress
 from mail.storage.blobs.blob_writer import StoredMessageBlobs
-from mail.storage.message_insert import StorableMessage
 from mail.storage.received_messages import parse_storable_message, store_blobs_and_run_transaction
+from mail.storage.storable_message import StorableMessage
 from models.addresses.tables import Address
 from models.autoreply import Autoreply, AutoreplySender
 from models.domains.tables import AliasDomain, Domain

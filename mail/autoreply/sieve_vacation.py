@@ -50,7 +50,8 @@ from mail.recipients import address_resolution
 from mail.sieve import FccCopy, VacationReply
 from mail.storage import message_insert, openpgp_encryption, received_messages
 from mail.storage.message_flags import columns_from_flags
-from mail.storage.message_insert import MessagePlacement, StorableMessage
+from mail.storage.message_insert import MessagePlacement
+from mail.storage.storable_message import StorableMessage
 from models.addresses.tables import Address
 from models.errors import RequestError
 from models.filters.sieve_scripts import SieveMemoryKind

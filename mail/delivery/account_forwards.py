@@ -27,7 +27,8 @@ from mail.recipients.forward_targets import ForwardEndpoint
 from mail.recipients.recipient_routes import MailLoop, OutgoingForward
 from mail.spam import verdict
 from mail.storage import openpgp_encryption
-from mail.storage.message_insert import InsertedMessage, StorableMessage
+from mail.storage.message_insert import InsertedMessage
+from mail.storage.storable_message import StorableMessage
 from models.errors import NotFound, RequestError, ServiceUnavailable
 from models.observability import metrics
 from models.runtime.environment import Environment

@@ -33,7 +33,8 @@ from mail.inbound.spam_check import RecipientVerdict
 from mail.recipients import forward_targets
 from mail.runtime import inline_or_thread
 from mail.sieve import VacationReply
-from mail.storage.message_insert import InsertedMessage, StorableMessage
+from mail.storage.message_insert import InsertedMessage
+from mail.storage.storable_message import StorableMessage
 from models.events.wakeups import WEBHOOKS
 from models.filters.tables import Filter
 from models.notifications.webhooks import (

@@ -33,13 +33,9 @@ from mail.sieve import Edit
 from mail.storage import delivery_headers, openpgp_encryption, received_messages
 from mail.storage.header_prepend import read_beginning, replace_beginning
 from mail.storage.message_flags import MAX_KEYWORDS
-from mail.storage.message_insert import (
-    InsertedMessage,
-    InsertKind,
-    MessagePlacement,
-    StorableMessage,
-)
+from mail.storage.message_insert import InsertedMessage, InsertKind, MessagePlacement
 from mail.storage.received_messages import DeliveryCopies, receipt_digest
+from mail.storage.storable_message import StorableMessage
 from mail.text.storable_text import make_storable
 from models.errors import NotFound, RequestError
 from models.events.journal import EventType, JournalEntry

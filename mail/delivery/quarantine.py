@@ -22,16 +22,22 @@ from mail.limits import user_limits
 from mail.limits.user_limits import UserLimitExceeded
 from mail.spam.scan_result import SpamScanSymbol
 from mail.spam.verdict import SpamVerdict
-from mail.storage import held_copies, message_insert, openpgp_encryption, received_messages
+from mail.storage import (
+    held_copies,
+    message_columns,
+    message_insert,
+    openpgp_encryption,
+    received_messages,
+)
 from mail.storage.blobs.blob_writer import StoredMessageBlobs, insert_blob_rows
 from mail.storage.message_insert import (
     ADD_TO_RECEIVED,
     HOUR,
     IS_BELOW_RECEIVED_LIMIT,
     RECEIVED_COLUMNS,
-    StorableMessage,
 )
 from mail.storage.message_trace import new_queue_id
+from mail.storage.storable_message import StorableMessage
 from mail.text.storable_text import make_storable
 from models.admin.tasks import Task
 from models.errors import LimitReached, NotFound
@@ -224,7 +230,7 @@ def _dsn_request_record(
 
 def _message_columns(message: StorableMessage) -> dict[str, Any]:
     """Return the columns that show the message in lists."""
-    columns = message_insert.content_columns(message)
+    columns = message_columns.content_columns(message)
     names = ("subject", "from_name", "from_address", "size", "digest", "structure", "attachments")
     shown = {name: columns[name] for name in names}
     return {**shown, "verification": make_storable(message.verification)}
@@ -278,7 +284,7 @@ def _copy_for_legal_holds(
 ) -> None:
     """Give legal holds of the account a copy: the message may never reach a mailbox."""
     facts = {
-        **message_insert.content_columns(message),
+        **message_columns.content_columns(message),
         "blob_id": item_row["blob_id"],
         "received_at": item_row["created_at"],
         "envelope_from": item_row["sender"],

@@ -34,13 +34,9 @@ from mail.spam.verdict import SpamVerdict, VerdictReason
 from mail.storage import received_messages
 from mail.storage.blobs.blob_writer import StoredMessageBlobs
 from mail.storage.blobs.message_layout import NewBlob
-from mail.storage.message_insert import (
-    InsertedMessage,
-    InsertKind,
-    MessagePlacement,
-    StorableMessage,
-)
+from mail.storage.message_insert import InsertedMessage, InsertKind, MessagePlacement
 from mail.storage.received_messages import DeliveryCopies, parse_storable_message, store_blobs
+from mail.storage.storable_message import StorableMessage
 from models.errors import ServiceUnavailable
 from models.runtime.environment import DatabaseTransaction, Environment
 from models.store.columns import ColumnRow

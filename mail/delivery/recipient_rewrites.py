@@ -29,8 +29,8 @@ from mail.queue.enqueue import SubmissionOwner, build_submission_and_insert_blob
 from mail.recipients.address_resolution import find_user_id_that_sends_as, rewritten_address
 from mail.storage.blobs.blob_writer import StoredMessageBlobs
 from mail.storage.header_prepend import prepend_fields, read_beginning
-from mail.storage.message_insert import StorableMessage
 from mail.storage.received_messages import store_blobs_and_run_transaction
+from mail.storage.storable_message import StorableMessage
 from models.addresses.rewrites import BccDirection, BccRule, RecipientRewrite
 from models.domains.tables import AliasDomain, Domain
 from models.errors import InvalidInput

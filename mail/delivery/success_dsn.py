@@ -26,8 +26,8 @@ from mail.spam import verdict
 from mail.spam.scan_result import ScanResult
 from mail.storage.blobs.blob_writer import StoredMessageBlobs
 from mail.storage.header_prepend import read_beginning
-from mail.storage.message_insert import StorableMessage
 from mail.storage.received_messages import parse_storable_message, store_blobs_and_run_transaction
+from mail.storage.storable_message import StorableMessage
 from models.events.journal import PLATFORM
 from models.queue.tables import DeliveryState
 from models.runtime.environment import DatabaseTransaction, Environment

@@ -9,8 +9,9 @@ from mail.envelope.local_recipient import LocalRecipient
 from mail.recipients.batch_resolution import load_domain_ids_by_name
 from mail.recipients.recipient_routes import AcceptedRecipient, AutoreplyAddress, OutgoingForward
 from mail.spam.verdict import SpamVerdict
-from mail.storage.message_insert import InsertedMessage, StorableMessage
+from mail.storage.message_insert import InsertedMessage
 from mail.storage.message_trace import TraceRecorder, new_queue_id
+from mail.storage.storable_message import StorableMessage
 from mail.text.storable_text import make_storable
 from models.errors import RequestError
 from models.messages.message_trace import LogComponent

@@ -15,7 +15,7 @@ from mail.envelope.delivery_jobs import DsnAction
 from mail.mime import ByteSource, FileSource, ParsedPart, decoded_content, parse_message_ids
 from mail.mime.byte_source import read_range
 from mail.mime.header_fields import parse_fields as header_fields
-from mail.storage.message_insert import StorableMessage
+from mail.storage.storable_message import StorableMessage
 
 MAX_STATUS_SIZE = 1 << 20  # bytes of the status part
 MAX_HEADER_SIZE = 256 << 10  # bytes of the returned message that are searched for its header

@@ -12,8 +12,9 @@ from mail.envelope.dsn_parameters import DEFAULT_REPORTS, DsnRequest, NotifyCond
 from mail.envelope.local_recipient import LocalRecipient
 from mail.inbound.dsn_parser import ReceivedDsn
 from mail.mime import FileSource
-from mail.storage.message_insert import InsertedMessage, StorableMessage
+from mail.storage.message_insert import InsertedMessage
 from mail.storage.message_trace import TraceRecorder
+from mail.storage.storable_message import StorableMessage
 from models.submission.tables import COPY_OF_RECEIVED
 
 InboxKey = tuple[int, int]  # an account, and its INBOX

@@ -7,7 +7,7 @@ from mail import authentication
 from mail.envelope.client import SmtpClientInfo
 from mail.mime import trusted_results
 from mail.storage import received_messages
-from mail.storage.message_insert import StorableMessage
+from mail.storage.storable_message import StorableMessage
 from models.errors import RequestError
 from models.runtime.environment import Environment
 from models.runtime.options import Options

@@ -19,7 +19,7 @@ from mail.spam.verdict import (
     SpamThresholds,
     SpamVerdict,
 )
-from mail.storage.message_insert import StorableMessage
+from mail.storage.storable_message import StorableMessage
 from models.mailboxes.tables import Mailbox, SpecialUse
 from models.runtime.environment import Environment
 from models.users.roles import Role

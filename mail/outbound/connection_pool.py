@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from mail.envelope.delivery_jobs import QueueLimits
-from mail.outbound import smtp_client
+from mail.outbound import smtp_connect
 from mail.outbound.smtp_client import SmtpConnection
 from mail.outbound.tls_client import TlsContexts
 from mail.routing.mx_hosts import NextHop
@@ -81,7 +81,7 @@ class SmtpConnectionPool:
         """Open a connection. Raises ServerFailed."""
         CONNECTIONS_COUNTER.add("new")
         hostname = self.environment.options.hostname
-        return await smtp_client.connect(
+        return await smtp_connect.connect(
             host, self.limits, local_hostname=hostname, tls_contexts=self.tls_contexts
         )
 

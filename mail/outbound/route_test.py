@@ -9,7 +9,7 @@ from sqlmodel import col
 from mail.addresses.address_syntax import normalized_domain
 from mail.envelope.delivery_jobs import QueueLimits
 from mail.mime.header_encoding import needs_smtputf8
-from mail.outbound import smtp_client
+from mail.outbound import smtp_client, smtp_connect
 from mail.outbound.smtp_client import ServerFailed, SmtpConnection
 from mail.outbound.tls_client import TlsContexts
 from mail.recipients import recipient_routes
@@ -106,7 +106,7 @@ async def _test_envelope_at_first_answering_server(
     for host in servers[:MAX_ADDRESSES]:
         log.append(f"connecting to {host.name} ({host.address}), port {host.port}")
         try:
-            channel = await smtp_client.connect(
+            channel = await smtp_connect.connect(
                 host, LIMITS, local_hostname=environment.options.hostname, tls_contexts=contexts
             )
         except ServerFailed as problem:

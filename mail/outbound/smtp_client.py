@@ -3,30 +3,24 @@
 import asyncio
 import contextlib
 import re
-import socket
-import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, replace
-from typing import cast
+from dataclasses import dataclass
 
 import idna
 from aiosmtplib import (
     SMTP,
-    SMTPAuthenticationError,
     SMTPException,
     SMTPResponse,
-    SMTPResponseException,
     SMTPServerDisconnected,
 )
 
 from mail.envelope.delivery_jobs import DeliveryResult, JobRecipient, QueueLimits
 from mail.mime.header_encoding import needs_smtputf8, with_ascii_domain
-from mail.outbound.smtp_protocol import SmtpProtocol, take_over_transport
-from mail.outbound.tls_client import TlsContexts, TlsFailed, verify_and_describe_tls
+from mail.outbound.smtp_protocol import SmtpProtocol
 from mail.outbound.wire_format import WireMessage
 from mail.queue import dsn_requests
-from mail.routing.mx_hosts import NextHop, TlsLevel
+from mail.routing.mx_hosts import NextHop
 from models.queue.tables import DeliveryState
 
 MAX_UNSENT_BYTES = 256 * 1024  # in the write buffer
@@ -40,7 +34,7 @@ PARAMETER_ERROR_CODES = (
 )  # syntax error in parameters, or unknown (RFC 5321, section 4.1.1.11)
 
 _UNSAFE = re.compile(r"[\s<>\x00-\x1f\x7f]")
-_UNPRINTABLE = re.compile(r"[^\x20-\x7e]+")
+UNPRINTABLE = re.compile(r"[^\x20-\x7e]+")
 
 
 class ServerFailed(Exception):
@@ -130,135 +124,6 @@ class SmtpConnection:
             self.abort()
 
 
-async def connect(
-    host: NextHop, limits: QueueLimits, *, local_hostname: str, tls_contexts: TlsContexts
-) -> SmtpConnection:
-    """Open a connection with EHLO, TLS and login as the host requires. Raises ServerFailed.
-
-    If opportunistic TLS fails, it connects once more without TLS.
-    """
-    try:
-        return await _connect_once(host, limits, local_hostname, tls_contexts)
-    except TlsFailed as problem:
-        if host.tls_level is not TlsLevel.OPPORTUNISTIC:
-            raise ServerFailed(451, f"4.7.5 TLS failed: {problem}") from problem
-        unencrypted_host = replace(host, tls_level=TlsLevel.NEVER)
-        return await _connect_once(unencrypted_host, limits, local_hostname, tls_contexts)
-
-
-async def _connect_once(
-    host: NextHop, limits: QueueLimits, local_hostname: str, tls_contexts: TlsContexts
-) -> SmtpConnection:
-    """Open a connection. Raises ServerFailed, or TlsFailed if TLS fails."""
-    tls_context = tls_contexts.context_for_host(host)
-    smtp = SMTP(
-        hostname=host.name if host.tls_level is TlsLevel.WRAPPED else host.address,
-        port=host.port,
-        local_hostname=local_hostname,
-        timeout=limits.connect_timeout,
-        use_tls=host.tls_level is TlsLevel.WRAPPED,
-        start_tls=False,
-        tls_context=tls_context,
-    )
-    tls_description: str | None = None
-    try:
-        async with asyncio.timeout(limits.greeting_timeout):
-            if host.tls_level is TlsLevel.WRAPPED:
-                tls_description = await _connect_with_implicit_tls(smtp, host, limits)
-            else:
-                await smtp.connect()
-            await _send_ehlo(smtp)
-            if host.tls_level not in (TlsLevel.WRAPPED, TlsLevel.NEVER):
-                tls_description = await _start_tls_if_offered(smtp, host, tls_context)
-            if host.username is not None:
-                await smtp.login(host.username, host.password or "")
-        protocol = take_over_transport(smtp.transport)
-    except BaseException as problem:
-        _abort_connection(smtp)
-        if isinstance(problem, SMTPAuthenticationError):
-            raise ServerFailed(454, f"4.7.0 Our password was refused: {problem.code}") from problem
-        if isinstance(problem, SMTPResponseException):
-            text = _UNPRINTABLE.sub(" ", problem.message)[:MAX_REPLY_CHARACTERS]
-            raise ServerFailed(
-                _failure_code_or_451(problem.code), text, is_unreachable=True
-            ) from problem
-        if isinstance(problem, (SMTPException, OSError, ssl.SSLError)):
-            text = _error_text(problem)
-            raise ServerFailed(451, f"4.4.1 {host.name}: {text}", is_unreachable=True) from problem
-        raise
-    return SmtpConnection(smtp, host, limits, protocol, tls_description)
-
-
-def _abort_connection(smtp: SMTP) -> None:
-    if smtp.transport is not None:
-        cast(asyncio.WriteTransport, smtp.transport).abort()  # close() would send buffered bytes
-    smtp.close()
-
-
-async def _connect_with_implicit_tls(smtp: SMTP, host: NextHop, limits: QueueLimits) -> str:
-    """Connect with TLS from the first byte. Returns the TLS description. Raises TlsFailed."""
-    try:
-        if host.address != host.name:
-            await smtp.connect(port=None, sock=await _connect_socket(host, limits))
-        else:
-            await smtp.connect()
-    except ssl.SSLCertVerificationError as problem:
-        raise TlsFailed(_error_text(problem)) from problem
-    return verify_and_describe_tls(_tls_object(smtp), host)
-
-
-async def _connect_socket(host: NextHop, limits: QueueLimits) -> socket.socket:
-    """A socket that is connected to the IP address, so that TLS can check the host name."""
-    family = socket.AF_INET6 if ":" in host.address else socket.AF_INET
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    sock.setblocking(False)
-    try:
-        async with asyncio.timeout(limits.connect_timeout):
-            await asyncio.get_running_loop().sock_connect(sock, (host.address, host.port))
-    except BaseException:
-        sock.close()
-        raise
-    return sock
-
-
-def _tls_object(smtp: SMTP) -> ssl.SSLObject:
-    """The TLS object of the connection. Raises TlsFailed if the connection is lost."""
-    tls_object = smtp.get_transport_info("ssl_object")
-    if not isinstance(tls_object, ssl.SSLObject):
-        raise TlsFailed("the connection is lost")
-    return tls_object
-
-
-async def _send_ehlo(smtp: SMTP) -> None:
-    """Send EHLO, or HELO if the server does not know EHLO."""
-    try:
-        await smtp.ehlo()
-    except SMTPResponseException as problem:
-        if problem.code == CLOSING:
-            raise
-        await smtp.helo()
-
-
-async def _start_tls_if_offered(
-    smtp: SMTP, host: NextHop, tls_context: ssl.SSLContext
-) -> str | None:
-    """Send STARTTLS and return the TLS description.
-
-    Returns None if TLS is opportunistic and not offered. Raises TlsFailed if it fails.
-    """
-    if not smtp.supports_extension("starttls"):
-        if host.tls_level is not TlsLevel.OPPORTUNISTIC:
-            raise TlsFailed("not offered")
-        return None
-    try:
-        await smtp.starttls(server_hostname=host.name, tls_context=tls_context)
-        tls_description = verify_and_describe_tls(_tls_object(smtp), host)
-        await _send_ehlo(smtp)
-    except (SMTPException, OSError, ssl.SSLError) as problem:
-        raise TlsFailed(_error_text(problem)) from problem
-    return tls_description
-
-
 async def transmit_message(
     channel: SmtpConnection,
     message: WireMessage,
@@ -314,7 +179,7 @@ async def transmit_message(
             await sequence.read_remaining_replies()
     except (SMTPException, OSError) as problem:
         channel.is_reusable = False
-        text = f"4.4.2 {channel.host.name}: {_error_text(problem)}"
+        text = f"4.4.2 {channel.host.name}: {error_text(problem)}"
         if not sequence.has_all_rcpt_replies:
             raise ServerFailed(451, text) from problem
         failure = channel.refusal_result(451, text)
@@ -370,13 +235,13 @@ async def request_reply(channel: SmtpConnection, *words: str) -> SMTPResponse:
         reply_code, reply_text = await channel.send_command(*words)
     except (SMTPException, OSError) as problem:
         channel.is_reusable = False
-        raise ServerFailed(451, f"4.4.2 {channel.host.name}: {_error_text(problem)}") from problem
+        raise ServerFailed(451, f"4.4.2 {channel.host.name}: {error_text(problem)}") from problem
     return SMTPResponse(reply_code, reply_text[:MAX_REPLY_CHARACTERS])
 
 
-def _error_text(problem: Exception) -> str:
+def error_text(problem: Exception) -> str:
     """The text of an exception in printable ASCII, cut to `MAX_REPLY_CHARACTERS`."""
-    return _UNPRINTABLE.sub(" ", str(problem) or type(problem).__name__)[:MAX_REPLY_CHARACTERS]
+    return UNPRINTABLE.sub(" ", str(problem) or type(problem).__name__)[:MAX_REPLY_CHARACTERS]
 
 
 def _invalid_recipient_result(
@@ -455,7 +320,7 @@ async def _read_mail_refusal(
     if reply.code == OK:
         return None
     await sequence.read_remaining_replies()
-    return channel.refusal_result(_failure_code_or_451(reply.code), reply.message)
+    return channel.refusal_result(failure_code_or_451(reply.code), reply.message)
 
 
 def _recipient_addresses(recipients: Sequence[JobRecipient]) -> list[str]:
@@ -478,7 +343,7 @@ async def _read_rcpt_replies(
             accepted.append(recipient)
         elif not sequence.may_refuse_dsn_parameters(reply.code):
             refusal = sequence.channel.refusal_result(
-                _failure_code_or_451(reply.code), reply.message
+                failure_code_or_451(reply.code), reply.message
             )
             results_by_delivery_id[recipient.delivery_id] = refusal
         if reply.code == CLOSING:
@@ -486,7 +351,7 @@ async def _read_rcpt_replies(
     return accepted
 
 
-def _failure_code_or_451(reply_code: int) -> int:
+def failure_code_or_451(reply_code: int) -> int:
     """The reply code, or 451 if it is no failure code."""
     return reply_code if 400 <= reply_code < 600 else 451  # noqa: PLR2004 - RFC 5321, section 4.2.1
 
@@ -502,7 +367,7 @@ async def _send_data(
     reply = await sequence.send_next_and_read_reply()
     if reply.code != GO_AHEAD:
         return dict.fromkeys(
-            delivery_ids, channel.refusal_result(_failure_code_or_451(reply.code), reply.message)
+            delivery_ids, channel.refusal_result(failure_code_or_451(reply.code), reply.message)
         )
     async with asyncio.timeout(channel.limits.data_timeout):
         await _write_message(channel, message)
@@ -511,7 +376,7 @@ async def _send_data(
         reply = await channel.send_command(".", timeout=channel.limits.final_reply_timeout)
     except (SMTPException, OSError) as problem:
         channel.is_reusable = False
-        text = f"4.4.2 {channel.host.name} did not say whether it took it: {_error_text(problem)}"
+        text = f"4.4.2 {channel.host.name} did not say whether it took it: {error_text(problem)}"
         state = DeliveryState.DEFERRED
         uncertain_result = DeliveryResult(
             state, 451, text, channel.host.name, channel.tls_description, is_uncertain=True
@@ -526,7 +391,7 @@ async def _send_data(
             ),
         )
     return dict.fromkeys(
-        delivery_ids, channel.refusal_result(_failure_code_or_451(reply.code), reply.message)
+        delivery_ids, channel.refusal_result(failure_code_or_451(reply.code), reply.message)
     )
 
 

@@ -3,9 +3,8 @@
 import asyncio
 import logging
 from collections import Counter, defaultdict
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from mail.compose.message_builder import without_bcc
 from mail.delivery import local_delivery
@@ -18,15 +17,13 @@ from mail.envelope.delivery_jobs import (
 )
 from mail.network.outbound_http import NetworkPolicy
 from mail.outbound import destination_pacing, relay_delivery, smtp_client
-from mail.outbound.connection_pool import SmtpConnectionPool
-from mail.outbound.destination_pacing import DestinationPacing
 from mail.outbound.dkim_signing import sign_if_submitted_here
 from mail.outbound.smtp_client import LeaseLost, ServerFailed
-from mail.outbound.tls_client import TlsContexts
 from mail.outbound.wire_format import WireMessage
+from mail.outbound.worker_state import DEFAULT_LIMITS, DestinationLane, QueueWorker, keep_leases
 from mail.queue import dsn_requests, message_body, pending_reports, recipient_leases
 from mail.queue.delivery_results import record_results_and_report
-from mail.queue.destination_order import LAST_RANK, ClaimCapacity, LineCursor
+from mail.queue.destination_order import LAST_RANK, ClaimCapacity
 from mail.recipients import recipient_routes
 from mail.routing import route_selection, tls_requirements
 from mail.routing.mx_hosts import NextHop, OutboundSettings, Unroutable
@@ -37,55 +34,15 @@ from mail.storage.blobs.errors import CorruptBlob
 from mail.storage.message_content import read_all
 from models.events.wakeups import QUEUE
 from models.queue.tables import DeliveryState
-from models.runtime import leases
-from models.runtime.environment import DatabaseTransaction, Environment
+from models.runtime.environment import Environment
 from models.store.outages import StorageUnavailable
 
 log = logging.getLogger(__name__)
 
-DEFAULT_LIMITS = QueueLimits()
 MIN_PAUSE = 0.05  # seconds; due recipients may be locked by another worker
 INLINE_MAX_BYTES = 100_000  # larger messages are converted in a thread
 FIRST_WRITE_RETRY, MAX_WRITE_RETRY = 0.2, 5.0  # seconds between attempts to write results
 LEASE_LOST_TEXT = "the lease has passed to another worker"
-
-
-@dataclass(eq=False)
-class DestinationLane:
-    """Jobs for one domain, processed one after another."""
-
-    domain: str
-    jobs: list[DeliveryJob]  # unfinished jobs; the first one without recipients that have a result
-    has_sent_dot: bool = False  # the final dot may be sent, so a stop must wait for the reply
-    task: "asyncio.Task[None] | None" = None
-
-
-@dataclass
-class QueueWorker:
-    """The state of a queue worker: lanes, connections and pacing."""
-
-    environment: Environment
-    route: OutboundSettings
-    limits: QueueLimits = DEFAULT_LIMITS
-    lanes: set[DestinationLane] = field(default_factory=set)
-    lane_slots: asyncio.Semaphore = field(init=False)
-    is_stopping: bool = False
-    has_blocked: bool = False  # the last poll left out due recipients, for lack of capacity
-    lane_ended: asyncio.Event = field(default_factory=asyncio.Event)  # set when a lane ends
-    cursor: LineCursor = field(default_factory=LineCursor)
-    pool: SmtpConnectionPool = field(init=False)
-    route_cache: RouteCache = field(init=False)
-    pacing: DestinationPacing = field(
-        default_factory=lambda: DestinationPacing(asyncio.get_running_loop().time)
-    )
-
-    def __post_init__(self) -> None:
-        self.lane_slots = asyncio.Semaphore(self.limits.max_destinations)
-        contexts = TlsContexts(self.route.trusted_context)
-        self.pool = SmtpConnectionPool(
-            self.environment, self.limits, contexts, lambda: len(self.lanes)
-        )
-        self.route_cache = RouteCache(self.environment, self.route)
 
 
 async def run_until_stopped(
@@ -102,7 +59,7 @@ async def run_until_stopped(
     worker = QueueWorker(environment, route, limits)
     with environment.wakeups.follow([QUEUE]) as wake_up:
         async with (
-            _keep_leases(worker),
+            keep_leases(worker),
             run_in_background(pending_reports.send_owed_reports_forever(environment, limits)),
         ):
             try:
@@ -385,9 +342,8 @@ async def _send_part(
         )
         return
     destination, is_unreachable, started_at = part.route.destination, True, worker.environment.now()
-    if paused_result := worker.pacing.paused_result(
-        destination, job.flushed_at
-    ):  # no attempt is made
+    # no attempt is made while the destination is paused
+    if paused_result := worker.pacing.paused_result(destination, job.flushed_at):
         await _record_and_remove_recipients(
             worker, lane, _same_result_for_all(job, paused_result), message.header_bytes
         )
@@ -508,9 +464,8 @@ async def _transmit_job(
         if unanswered := [
             recipient for recipient in recipients if recipient.delivery_id not in results
         ]:
-            batches.insert(
-                0, (unanswered, None)
-            )  # the server refuses the DSN parameters that it offers
+            # the server refuses the DSN parameters that it offers
+            batches.insert(0, (unanswered, None))
         if batches and not await channel.reset_for_next_message():
             raise ServerFailed(451, f"4.4.2 {channel.host.name} ended the session")
 
@@ -525,30 +480,6 @@ def split_into_batches(
 def _same_result_for_all(job: DeliveryJob, result: DeliveryResult) -> dict[int, DeliveryResult]:
     """The result for every recipient of a job, by delivery id."""
     return {recipient.delivery_id: result for recipient in job.recipients}
-
-
-@asynccontextmanager
-async def _keep_leases(worker: QueueWorker) -> AsyncGenerator[None]:
-    """Keep this process registered, and the leases of its lanes, until the end of the block."""
-
-    def restore_leases(transaction: DatabaseTransaction) -> None:
-        recipient_leases.restore_leases(
-            transaction, [job for lane in worker.lanes for job in lane.jobs]
-        )
-
-    def leased_delivery_ids() -> list[int]:
-        jobs = (job for lane in worker.lanes for job in lane.jobs)
-        return [recipient.delivery_id for job in jobs for recipient in job.recipients]
-
-    process = worker.environment.process
-    process.restore_leases.append(restore_leases)
-    process.sending_entry_ids.append(leased_delivery_ids)
-    try:
-        async with leases.registered_process(worker.environment):
-            yield
-    finally:
-        process.restore_leases.remove(restore_leases)
-        process.sending_entry_ids.remove(leased_delivery_ids)
 
 
 async def _stop_lanes(worker: QueueWorker, *, is_graceful: bool) -> None:

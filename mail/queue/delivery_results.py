@@ -20,11 +20,12 @@ from mail.queue.dsn_requests import DELIVERED_STATES, FAILED_STATES
 from mail.queue.dsn_writer import report_from_results
 from mail.queue.enqueue import SubmissionOwner, build_submission_and_insert_blobs, enqueue
 from mail.storage.blobs.blob_writer import StoredMessageBlobs
-from mail.storage.message_insert import MessagePlacement, StorableMessage, insert_message
+from mail.storage.message_insert import MessagePlacement, insert_message
 from mail.storage.received_messages import (
     parse_storable_message,
     store_all_blobs_and_run_transaction,
 )
+from mail.storage.storable_message import StorableMessage
 from models.errors import InvalidInput, OverQuota
 from models.events.journal import EventType, JournalEntry
 from models.mailboxes.tables import Mailbox, SpecialUse

@@ -19,7 +19,9 @@ from mail.queue.destination_order import LAST_RANK
 from mail.recipients.forward_targets import ForwardEndpoint
 from mail.storage import held_copies, message_trace
 from mail.storage.blobs.blob_writer import StoredMessageBlobs, insert_blob_rows
-from mail.storage.message_insert import InsertedMessage, StorableMessage, content_columns
+from mail.storage.message_columns import content_columns
+from mail.storage.message_insert import InsertedMessage
+from mail.storage.storable_message import StorableMessage
 from models.events.journal import PLATFORM, EventType, JournalEntry
 from models.events.wakeups import QUEUE
 from models.files.blobs import SubmissionBlob

@@ -26,8 +26,9 @@ from mail.recipients.recipient_routes import (
 from mail.storage import received_messages
 from mail.storage.blobs.blob_writer import StoredMessageBlobs
 from mail.storage.header_prepend import prepend_fields, read_beginning
-from mail.storage.message_insert import StorableMessage, upsert_receipt
+from mail.storage.message_insert import upsert_receipt
 from mail.storage.received_messages import store_blobs_and_run_transaction
+from mail.storage.storable_message import StorableMessage
 from models.addresses.tables import Address
 from models.errors import NotFound
 from models.events.journal import PLATFORM

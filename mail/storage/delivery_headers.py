@@ -16,8 +16,8 @@ import idna
 from mail.envelope.local_recipient import LocalRecipient
 from mail.mime.header_encoding import unstructured_field, with_ascii_domain
 from mail.storage.header_prepend import prepend_fields, read_beginning, replace_beginning
-from mail.storage.message_insert import StorableMessage
 from mail.storage.received_messages import parse_storable_message
+from mail.storage.storable_message import StorableMessage
 from models.users.tables import SubaddressAction
 
 _UNSAFE_CHARACTER = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")

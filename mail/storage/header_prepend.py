@@ -17,8 +17,8 @@ from mail import mime
 from mail.mime import ParsedPart
 from mail.storage.blobs.compression import content_digest
 from mail.storage.blobs.message_layout import ContentFile, NewBlob, prepend_to_layout
-from mail.storage.message_insert import StorableMessage
 from mail.storage.received_messages import THREAD_THRESHOLD, parse_storable_message
+from mail.storage.storable_message import StorableMessage
 
 COPY_CHUNK_SIZE = 1 << 20  # bytes
 _HEADER_FIELD = re.compile(rb"[!-9;-~]+[ \t]*:")

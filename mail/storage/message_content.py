@@ -8,11 +8,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
-import orjson
 from sqlalchemy import Select, bindparam, select
 from sqlmodel import col
 
-from mail.mime import ByteSource, MemorySource, ParsedPart, read_facts, tree_from_json_rows
+from mail.mime import ByteSource, MemorySource, ParsedPart
 from mail.mime.base64_lines import WHITESPACE
 from mail.mime.part_content import decode_transfer_encoding
 from mail.storage.blobs import blob_reader
@@ -22,42 +21,29 @@ from mail.storage.blobs.damage_check import require_intact_blob
 from mail.storage.blobs.errors import BytesInBlob, CorruptBlob
 from mail.storage.blobs.large_layout import (
     COPIES_PER_READ,
-    MAX_LAYOUT_IN_MEMORY,
     READ_MEMORY,
     LazyMessageLayout,
     LiteralReader,
-    read_large_layout,
 )
-from mail.storage.blobs.message_layout import BlobSpan, LiteralSpan, MessageLayout, parse_layout
+from mail.storage.blobs.message_layout import BlobSpan, LiteralSpan, MessageLayout
+from mail.storage.message_structure import THREAD_THRESHOLD
 from models.errors import NotFound
 from models.files.blobs import Blob, MessageBlob, SubmissionBlob
 from models.messages.tables import Message
-from models.runtime.environment import Environment
 from models.spam.quarantine import QuarantineBlob, QuarantineItem
 from models.store.byte_cache import ByteCache
 from models.store.columns import ColumnRow
 from models.store.object_store import ObjectStoreProtocol
-from models.store.prepared_statements import PreparedStatement, integer_parameter
 from models.submission.tables import Submission
 
 log = logging.getLogger(__name__)
 
-CONCURRENT_LAYOUT_READS = 8  # large layouts that are read from the store at the same time
-THREAD_THRESHOLD = 8 * 1024  # bytes; from this size on a thread works on them
 MAX_WHITE_SPACE = 64 * 1024  # bytes of white space that may surround the content of a part
 DECODED_ENCODINGS = (
     "base64",
     "quoted-printable",
     "x-uuencode",
 )  # with any other encoding the body is the content
-
-_SELECT_LAYOUT_BLOBS = select(*blob_reader.COLUMNS).where(
-    col(Blob.id).in_(bindparam("ids", expanding=True))
-)
-SELECT_LAYOUT_BLOB = PreparedStatement(
-    select(*blob_reader.COLUMNS).where(col(Blob.id) == integer_parameter("blob"))
-)
-_EMPTY_STRUCTURE = read_facts(b"").structure
 
 
 class BlobOwnerQueries(NamedTuple):
@@ -110,7 +96,7 @@ class SharedResult:
         self.waiting = 0
 
 
-def _ignore_bytes_read(_count: int) -> None:
+def ignore_bytes_read(_count: int) -> None:
     """Ignore the number of bytes read."""
 
 
@@ -132,7 +118,7 @@ class StoredMessage:
         default_factory=partial(ByteCache, 0)
     )  # results of earlier calls
     _queries: BlobOwnerQueries = MESSAGE_QUERIES
-    count_bytes_read: Callable[[int], None] = _ignore_bytes_read
+    count_bytes_read: Callable[[int], None] = ignore_bytes_read
     _shared: dict[Hashable, SharedResult] = field(default_factory=dict)
 
     @property
@@ -398,143 +384,11 @@ def _source_or_none(message: StoredMessage) -> ByteSource | None:
     return None if isinstance(message.layout_or_error, CorruptBlob) else message.layout_or_error
 
 
-async def open_messages(
-    environment: Environment,
-    rows: Sequence[ColumnRow],
-    read_rows: ReadRows | None = None,
-    queries: BlobOwnerQueries = MESSAGE_QUERIES,
-    *,
-    count_bytes_read: Callable[[int], None] = _ignore_bytes_read,
-) -> list[StoredMessage]:
-    """Open the stored messages of rows with id, blob_id and structure, with one statement.
-
-    `queries` are those of the table of the rows. `read_rows` reads through a transaction, which
-    sees its own changes. Damage to one message is logged, and raised as CorruptBlob when it is
-    read.
-    """
-    found = await open_messages_unlogged(
-        environment, rows, read_rows, queries, count_bytes_read=count_bytes_read
-    )
-    for one in found:
-        _log_damage(one)
-    return found
-
-
-async def open_messages_unlogged(
-    environment: Environment,
-    rows: Sequence[ColumnRow],
-    read_rows: ReadRows | None = None,
-    queries: BlobOwnerQueries = MESSAGE_QUERIES,
-    *,
-    count_bytes_read: Callable[[int], None] = _ignore_bytes_read,
-) -> list[StoredMessage]:
-    """Open stored messages as `open_messages`, but without a log record of damage.
-
-    It is for callers that log CorruptBlob themselves.
-    """
-    read_rows = read_rows or environment.database.read
-    opened = await open_layouts(environment, await read_layout_blobs(rows, read_rows))
-    return [
-        StoredMessage(
-            row,
-            await read_structure(row),
-            layout_of_row(row, opened),
-            environment.object_store,
-            read_rows,
-            _queries=queries,
-            count_bytes_read=count_bytes_read,
-        )
-        for row in rows
-    ]
-
-
-class _SubmissionRow(NamedTuple):
-    id: int
-    blob_id: int
-
-
-async def open_submission(
-    environment: Environment, submission_id: int, layout_blob_id: int
-) -> StoredMessage:
-    """Open a message of the queue, without its MIME tree. Raises CorruptBlob when it is read."""
-    row: Any = _SubmissionRow(submission_id, layout_blob_id)
-    opened = await open_layouts(
-        environment,
-        await environment.database.read_prepared(SELECT_LAYOUT_BLOB, {"blob": layout_blob_id}),
-    )
-    skeleton = layout_of_row(row, opened)
-    return StoredMessage(
-        row,
-        _EMPTY_STRUCTURE,
-        skeleton,
-        environment.object_store,
-        environment.database.read,
-        _queries=SUBMISSION_QUERIES,
-    )
-
-
-async def read_layout_blobs(rows: Sequence[ColumnRow], read_rows: ReadRows) -> Sequence[ColumnRow]:
-    """Read the rows of the layout blobs of messages, in no order, with one statement."""
-    ids = list({row.blob_id for row in rows})
-    return await read_rows(_SELECT_LAYOUT_BLOBS, {"ids": ids}) if ids else []
-
-
-async def open_layouts(
-    environment: Environment, layout_blobs: Sequence[ColumnRow]
-) -> dict[int, MessageLayout | CorruptBlob]:
-    """Open the layouts in these blobs, by blob id; the error instead of a damaged layout."""
-    turn = asyncio.Semaphore(CONCURRENT_LAYOUT_READS)
-    if len(layout_blobs) == 1:
-        return {
-            layout_blobs[0].id: await _open_layout(environment.object_store, layout_blobs[0], turn)
-        }
-    opened = await asyncio.gather(
-        *(_open_layout(environment.object_store, blob, turn) for blob in layout_blobs)
-    )
-    return dict(zip((blob.id for blob in layout_blobs), opened, strict=True))
-
-
-def _log_damage(message: StoredMessage) -> None:
+def log_damage(message: StoredMessage) -> None:
+    """Log that the layout of a message is damaged, if it is."""
     if isinstance(message.layout_or_error, CorruptBlob):
         extra = {"blob": message.row.blob_id, "damage": str(message.layout_or_error)}
         log.warning("a stored message is damaged", extra=extra)
-
-
-def layout_of_row(
-    row: ColumnRow, layouts: Mapping[int, MessageLayout | CorruptBlob]
-) -> MessageLayout | CorruptBlob:
-    """The layout of a row, or the error if it is lost or damaged."""
-    found = layouts.get(row.blob_id)
-    return CorruptBlob(f"The skeleton {row.blob_id} has no row") if found is None else found
-
-
-async def read_structure(row: ColumnRow) -> ParsedPart:
-    """Parse the MIME tree of a row; a large one in a thread."""
-    if is_large_structure(row):
-        return await asyncio.to_thread(structure_from_row, row)
-    return structure_from_row(row)
-
-
-def is_large_structure(row: ColumnRow) -> bool:
-    """True if the MIME tree of a row must be parsed in a thread."""
-    return len(row.structure) >= THREAD_THRESHOLD
-
-
-def structure_from_row(row: ColumnRow) -> ParsedPart:
-    """Parse the MIME tree of a row."""
-    return tree_from_json_rows(orjson.loads(row.structure))
-
-
-async def _open_layout(
-    store: ObjectStoreProtocol, blob: ColumnRow, semaphore: asyncio.Semaphore
-) -> MessageLayout | CorruptBlob:
-    try:
-        async with semaphore:
-            if blob.size > MAX_LAYOUT_IN_MEMORY:
-                return await read_large_layout(store, blob)
-            return parse_layout(await blob_reader.read(store, blob))
-    except CorruptBlob as problem:
-        return CorruptBlob(f"The skeleton {blob.digest} cannot be read. {problem}")
 
 
 async def read_all(stream: ContentStream) -> bytes:

@@ -1,8 +1,7 @@
 """Insertion of messages into mailboxes, inside the transaction of the caller."""
 
-import asyncio
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, NamedTuple
@@ -12,17 +11,15 @@ from sqlmodel import col
 
 from mail.limits import user_limits
 from mail.limits.user_limits import STORAGE_QUOTA
-from mail.mime import MessageFacts, ParsedAddress
-from mail.spam.scan_result import ScanResult
 from mail.storage import held_copies, thread_assignment
 from mail.storage.blobs.blob_writer import (
     StoredMessageBlobs,
-    StoredPartBlobs,
     insert_blob_rows,
     reference_statements,
 )
+from mail.storage.message_columns import content_columns
 from mail.storage.message_flags import imap_flags
-from mail.storage.parsed_message import ParsedMessage
+from mail.storage.storable_message import StorableMessage
 from mail.storage.thread_assignment import ThreadAssignment
 from mail.text.storable_text import make_storable
 from models.admin.legal_holds import CopyOrigin
@@ -128,21 +125,6 @@ _INSERT_MESSAGE = PreparedStatement(insert(Message).inline())
 
 
 @dataclass(frozen=True, slots=True)
-class StorableMessage(ParsedMessage):
-    """A parsed message, ready to be stored for all its recipients."""
-
-    verification: dict[str, Any] | None = None  # results of SPF, DKIM, DMARC and ARC
-    scan: ScanResult | None = None  # results of the scanners
-    stored_blobs_by_tenant: dict[int, asyncio.Future[StoredMessageBlobs]] = field(
-        default_factory=dict
-    )  # by tenant
-    # by tenant, shared by all messages that differ only in their first header fields
-    part_blobs_by_tenant: dict[int, asyncio.Future[StoredPartBlobs]] = field(default_factory=dict)
-    received_digest: str | None = None  # the digest before a change by the delivery
-    is_generated: bool = False  # such a message is signed by the domain of its author
-
-
-@dataclass(frozen=True, slots=True)
 class MessagePlacement:
     """The mailbox, flags and other values that a message is stored with."""
 
@@ -157,8 +139,8 @@ class MessagePlacement:
     envelope_from: str | None = None
     envelope_to: Sequence[str] = ()
     public_metadata: dict[str, Any] | None = None
-    reference: tuple[int, str] | None = (
-        None  # the id of the message it answers or forwards, and the action
+    source: tuple[int, str] | None = (
+        None  # the id of the message it answers or forwards, and the relation
     )
     origin: str | None = None
     receipt_digest: str | None = None  # identifies a repeated delivery
@@ -353,7 +335,7 @@ def _message_row(
         "verification": make_storable(letter.verification),
         "spam": make_storable(letter.scan.json_to_store()) if letter.scan else None,
         "filters": list(to.filter_ids) or None,
-        **reference_columns(to),
+        **source_columns(to),
     }
 
 
@@ -448,10 +430,10 @@ def count_messages_and_take_uids(  # noqa: PLR0913 - the counters of a mailbox
     return row
 
 
-def reference_columns(placement: MessagePlacement) -> dict[str, Any]:
+def source_columns(placement: MessagePlacement) -> dict[str, Any]:
     """The values of the columns for the message that is answered or forwarded."""
-    key, action = placement.reference or (None, None)
-    return {"reference_id": key, "reference_action": action}
+    key, relation = placement.source or (None, None)
+    return {"source_id": key, "source_relation": relation}
 
 
 def _copy_origin(placement: MessagePlacement, kind: InsertKind) -> CopyOrigin:
@@ -501,59 +483,3 @@ def quota_error(transaction: DatabaseTransaction, user_id: int) -> RequestError:
     if row is None:
         return NotFound(str(user_id), path=["user"])
     return OverQuota(used=row.used, limit=row.allowed)
-
-
-def content_columns(message: StorableMessage) -> dict[str, Any]:
-    """The values of the columns that depend only on the content of a message."""
-    facts = message.facts
-    named = facts.from_[:1]
-    sender = named[0] if named else None
-    other = facts.sender[0] if facts.sender and facts.sender[:1] != named else None
-    shown = {
-        "digest": message.digest,
-        "size": message.size,
-        "date": facts.date,
-        "subject": facts.subject,
-        "from_name": sender and sender.name,
-        "from_address": sender and sender.address,
-        "sender": [other.name, other.address] if other else None,
-        "reply_to": _name_address_pairs(facts.reply_to),
-        "to": _name_address_pairs(facts.to),
-        "cc": _name_address_pairs(facts.cc),
-        "bcc": _name_address_pairs(facts.bcc),
-        "message_id": facts.message_id,
-        "in_reply_to": facts.in_reply_to,
-        "references": list(facts.references),
-        "mailing_list": _mailing_list(facts),
-        "preview": facts.preview,
-        "content_type": facts.content_type,
-        "content_params": facts.content_params,
-        "encrypted": facts.encrypted,
-        "attachment_count": facts.attachment_count,
-        "attachments": [asdict(attachment) for attachment in facts.attachments],
-        "structure": message.structure_json,
-        "answered": False,
-        "deleted": False,
-        "keywords": [],
-        "deleted_at": None,
-        "deleted_from": None,
-        "deleted_mailbox_id": None,
-        "purge_at": None,
-        "indexed": False,
-    }
-    return {name: make_storable(value) for name, value in shown.items()}
-
-
-def _name_address_pairs(addresses: Sequence[ParsedAddress]) -> list[list[str | None]]:
-    return [[address.name, address.address] for address in addresses]
-
-
-def _mailing_list(facts: MessageFacts) -> dict[str, Any] | None:
-    if not (facts.list_id or facts.list_unsubscribe):
-        return None
-    return {
-        "id": facts.list_id,
-        "unsubscribe": facts.list_unsubscribe,
-        "url": facts.list_unsubscribe_url,
-        "one_click": facts.one_click,
-    }

@@ -15,7 +15,7 @@ from typing import Any
 from sqlalchemy import insert
 
 from mail.addresses.address_syntax import normalized_address
-from mail.storage.message_insert import StorableMessage
+from mail.storage.storable_message import StorableMessage
 from mail.text.storable_text import make_storable
 from models.messages.message_trace import DeliveryTraceStep, LogComponent
 from models.observability import metrics

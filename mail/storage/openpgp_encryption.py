@@ -12,8 +12,8 @@ from pathlib import Path
 
 from mail import mime
 from mail.storage import openpgp_short_rsa, received_messages
-from mail.storage.message_insert import StorableMessage
 from mail.storage.received_messages import THREAD_THRESHOLD
+from mail.storage.storable_message import StorableMessage
 from models.errors import ServiceUnavailable
 from models.runtime.environment import Environment
 from models.store.columns import ColumnRow

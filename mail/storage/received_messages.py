@@ -25,10 +25,10 @@ from mail.storage.message_insert import (
     InsertedMessage,
     InsertKind,
     MessagePlacement,
-    StorableMessage,
     insert_message,
 )
 from mail.storage.parsed_message import parse_message
+from mail.storage.storable_message import StorableMessage
 from models.errors import OverQuota, require_found
 from models.messages.tables import DeliveryReceipt, Message
 from models.runtime.environment import DatabaseTransaction, Environment

@@ -127,10 +127,8 @@ class Message(UserOwnedRow, table=True):
     filters: list[int] | None = json_column()  # that acted on it at delivery; they may be deleted
     # targets it was forwarded to at delivery, without passwords; None: none
     forwarded_to: list[str] | None = json_column()
-    reference_id: OptionalInt64 = (
-        None  # the message it replies to or forwards, which may be deleted
-    )
-    reference_action: str | None = None
+    source_id: OptionalInt64 = None  # the message it replies to or forwards, which may be deleted
+    source_relation: str | None = None
     deleted_at: OptionalTimestamp = None
     deleted_from: str | None = None  # path of the mailbox it was deleted from
     deleted_mailbox_id: OptionalInt64 = None  # that mailbox, which may be deleted

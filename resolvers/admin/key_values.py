@@ -1,6 +1,5 @@
 """Key-value entries: private to a user, or shared by all."""
 
-import re
 from collections import defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
@@ -25,20 +24,22 @@ from resolvers import pagination
 from resolvers.access import is_visible_user
 from resolvers.admin import audit_log
 from resolvers.admin.audit_log import NewAuditLogEntry
+from resolvers.admin.key_value_validation import (
+    check_characters_and_length,
+    check_key_limits,
+    check_value,
+    expiry_time,
+    parse_whole_number,
+    validate_key,
+)
 from resolvers.context import Context, GuardRule
 from resolvers.pagination import PageScan, read_by_keys
 
 DEFAULT_STORE = "default"  # used if the input names no store
-MAX_KEY_BYTES = 1024  # whatever the setting says: an index holds the key twice
-MIN_AND_MAX_TTL = (timedelta(seconds=1), timedelta(days=3650))
 READER_OF_OTHERS = Role.ADMIN  # roles below it need a token to act as the user
 WRITER_OF_OTHERS = Role.ROOT
 WRITER_OF_SHARED = Role.ADMIN  # writes the entries that all users can read
 READ_SCOPES = frozenset({Scope.READ, Scope.SETTINGS})  # one of them is needed to load entries by id
-_CONTROL_CHARACTERS = re.compile(
-    "[\x00-\x1f\x7f-\x9f\ud800-\udfff\U0010ffff]"
-)  # U+10FFFF ends prefix ranges
-_NOT_STORABLE = re.compile("[\0\ud800-\udfff]")  # not supported by every database
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,31 +189,9 @@ def _parent_level(key: str) -> str:
     return key[: key.rfind("/") + 1]
 
 
-def validate_key(key: str) -> str:
-    """Return the key. Keys are compared character by character.
-
-    Raises InvalidInput if the key is too long, or has control characters or empty levels.
-    """
-    _check_characters_and_length(key, "key")
-    if not all(key.split("/")):
-        raise InvalidInput("a key has no empty levels", constraint="pattern", path=["key"])
-    return key
-
-
-def _check_characters_and_length(text: str, field_name: str) -> None:
-    if _CONTROL_CHARACTERS.search(text):
-        raise InvalidInput(
-            f"a {field_name} has no control characters", constraint="pattern", path=[field_name]
-        )
-    if len(text.encode()) > MAX_KEY_BYTES:
-        raise InvalidInput(
-            f"a {field_name} has at most {MAX_KEY_BYTES} bytes", constraint="max", path=[field_name]
-        )
-
-
 def _check_list_conditions(ctx: Context, conditions: KeyValueListConditions) -> None:
     _require_known_store(ctx, conditions.namespace)
-    _check_characters_and_length(conditions.prefix, "prefix")
+    check_characters_and_length(conditions.prefix, "prefix")
     if conditions.is_exact and not conditions.prefix:
         raise InvalidInput("say which key", constraint="required", path=["prefix"])
 
@@ -227,46 +206,6 @@ def _require_known_store(ctx: Context, namespace: KeyValueNamespace) -> None:
         )
 
 
-def _check_key_limits(ctx: Context, key: str) -> None:
-    """Raise LimitReached if a new key is longer or deeper than the settings allow."""
-    options = ctx.environment.options
-    for unit, used, limit in (
-        ("bytes", len(key.encode()), options.key_value_max_key_size),
-        ("levels", key.count("/") + 1, options.key_value_max_key_levels),
-    ):
-        if used > limit:
-            message = f"a key has at most {limit} {unit}"
-            raise LimitReached(message, limit=limit, used=used, path=["key"])
-
-
-def _check_value(ctx: Context, value: str) -> None:
-    if _NOT_STORABLE.search(value):
-        message = "a value has no character that no store takes"
-        raise InvalidInput(message, constraint="pattern", path=["value"])
-    if (used := len(value.encode())) > (limit := ctx.environment.options.key_value_max_value_size):
-        message_of_limit = f"a value has at most {limit} bytes"
-        raise LimitReached(message_of_limit, limit=limit, used=used, path=["value"])
-
-
-def _expiry_time(ctx: Context, ttl: timedelta | None) -> datetime | None:
-    if ttl is None:
-        return None
-    shortest, longest = MIN_AND_MAX_TTL
-    if ttl < shortest:
-        raise InvalidInput("it lasts a second at least", constraint="min", path=["ttl"])
-    if ttl > longest:
-        raise InvalidInput(f"it lasts {longest.days} days at most", constraint="max", path=["ttl"])
-    return ctx.environment.now() + ttl
-
-
-def _parse_whole_number(value: str) -> int:
-    try:
-        return quantities.parse_integer(value)
-    except ValueError as problem:
-        message = "its value is no whole number below 2^53"
-        raise InvalidInput(message, constraint="number", path=["key"]) from problem
-
-
 async def set_value(
     ctx: Context, namespace: KeyValueNamespace, key: str, new_value: NewKeyValue
 ) -> KeyValueEntry:
@@ -276,8 +215,8 @@ async def set_value(
     LimitReached.
     """
     _check_key_and_write_access(ctx, namespace, key)
-    _check_value(ctx, new_value.value)
-    expires_at = _expiry_time(ctx, new_value.ttl)
+    check_value(ctx, new_value.value)
+    expires_at = expiry_time(ctx, new_value.ttl)
     async with ctx.write_session(namespace.owner_id) as session:
         stored = await _load_unexpired_entry(ctx, namespace, key)
         version = stored.version if stored else 0
@@ -308,7 +247,7 @@ async def increment_value(
         if stored is None and not create_missing:
             raise NotFound(key, path=["key"])
         # the stream is locked, so no other transaction changes the same number
-        number = (_parse_whole_number(stored.value) if stored else 0) + delta
+        number = (parse_whole_number(stored.value) if stored else 0) + delta
         if abs(number) >= quantities.INTEGER_LIMIT:
             constraint = "max" if number > 0 else "min"
             raise InvalidInput("it would pass 2^53", constraint=constraint, path=["delta"])
@@ -423,7 +362,7 @@ async def _store_entry(
     Raises LimitReached if the owner has no room for it.
     """
     if stored is None:
-        _check_key_limits(ctx, entry.key)
+        check_key_limits(ctx, entry.key)
     await _require_room(ctx, entry, stored)
     event_type, namespace = (
         EventType.KEY_VALUE_CHANGED,

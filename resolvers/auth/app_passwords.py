@@ -1,12 +1,9 @@
 """Application passwords: sign-in, create, list, update and delete."""
 
 import hashlib
-import re
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from enum import StrEnum
-from itertools import pairwise
 from typing import Any
 
 from sqlalchemy import ColumnElement, Select, and_, delete, or_, select, update
@@ -14,11 +11,9 @@ from sqlalchemy.exc import IntegrityError
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from mail.addresses.address_syntax import validated_address as checked_address
 from models.auth.application_passwords import ApplicationPassword
-from models.errors import Conflict, ErrorCollector, Forbidden, InvalidInput, LimitReached
+from models.errors import Conflict, Forbidden, InvalidInput, LimitReached
 from models.runtime.environment import Environment
-from models.runtime.options import Options
 from models.store.columns import ColumnRow, select_columns
 from models.users.roles import AdminPermission, Role, Scope, expand_scopes
 from models.users.tables import User
@@ -26,6 +21,19 @@ from resolvers.access import require_user_id
 from resolvers.admin import audit_log
 from resolvers.admin.audit_log import NewAuditLogEntry
 from resolvers.auth import credential_makers, security_log
+from resolvers.auth.app_password_validation import (
+    ALL_SCOPES,
+    MAX_TYPED_LENGTH,
+    AppPasswordScope,
+    NewAppPassword,
+    generate_password,
+    normalize_app_password,
+    require_impersonation_scopes,
+    stored_scopes,
+    validate_description,
+    validate_new_password,
+    validated_lifetime_seconds,
+)
 from resolvers.auth.credential_cache import drop_cached_credentials
 from resolvers.auth.passwords import password_hashes
 from resolvers.auth.security_log import NewSecurityEvent
@@ -34,47 +42,13 @@ from resolvers.pagination import read_all_by_keys, read_by_keys
 from resolvers.users import apple_profiles, managed_objects
 from resolvers.users.selection import load_managed_user
 
-LENGTH = 16
-PASSWORD_PATTERN = re.compile(rf"[a-z]{{{LENGTH}}}")
-LETTERS = "abcdefghijklmnopqrstuvwxyz"
-MIN_DISTINCT_LETTERS = 6
 SELECTOR_LENGTH = 5  # hex digits
-MAX_DESCRIPTION_LENGTH = 255  # characters of a description
-MAX_TYPED_LENGTH = 256  # characters, with spaces
-LIFETIME_RANGE = (timedelta(minutes=1), timedelta(days=3650))
 
 
-class AppPasswordScope(StrEnum):
-    """A scope that an application password can have."""
-
-    IMAP = "IMAP"
-    POP3 = "POP3"
-    SMTP = "SMTP"
-    SIEVE = "SIEVE"
-    MAIL_READ = "MAIL_READ"
-    MAIL = "MAIL"
-    SUBMIT = "SUBMIT"
-    ALL = "ALL"
-
-
-ALL_SCOPES = frozenset(Scope(each) for each in AppPasswordScope if each is not AppPasswordScope.ALL)
 VISIBLE_COLUMNS = frozenset(column.name for column in select_columns(ApplicationPassword)) - {
     "password",
     "selector",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class NewAppPassword:
-    """An application password to create. A given password has exactly 16 letters a to z."""
-
-    description: str
-    scopes: Collection[AppPasswordScope] = (AppPasswordScope.ALL,)
-    password: str | None = field(default=None, repr=False)
-    ttl: timedelta | None = None  # from the last use
-    active: bool = True
-    profile: bool = False  # also create a configuration profile for Apple devices
-    address: str | None = None  # of the profile; default: the main address
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,14 +65,6 @@ def scopes_of_app_password(stored_scopes: Collection[str]) -> frozenset[Scope]:
     if AppPasswordScope.ALL in stored_scopes:
         return ALL_SCOPES
     return expand_scopes(frozenset(map(Scope, stored_scopes)))
-
-
-def normalize_app_password(password: str) -> str | None:
-    """Return a typed password without spaces and in lower case; None if it has another form."""
-    if len(password) > MAX_TYPED_LENGTH:
-        return None
-    normal = "".join(password.split()).casefold()
-    return normal if PASSWORD_PATTERN.fullmatch(normal) else None
 
 
 def password_selector(normalized: str) -> str:
@@ -217,11 +183,11 @@ async def create_app_password(
     environment = ctx.environment
     user = await load_managed_user(ctx, require_user_id(ctx) if user_id is None else user_id)
     _require_permission(ctx, user.id)
-    _validate_new_password(new_password, environment.options)
+    validate_new_password(new_password, environment.options)
     is_for_another_user = user.id != ctx.viewer.user_id and not credential_makers.is_operator(
         ctx.viewer
     )
-    scopes = _stored_scopes(new_password.scopes)
+    scopes = stored_scopes(new_password.scopes)
     if is_for_another_user:
         scopes, new_password = _inherit_limits_of_impersonation(ctx, new_password)
     address = (
@@ -230,19 +196,19 @@ async def create_app_password(
         else ""
     )
     text = (
-        _generate_password(environment) if new_password.password is None else new_password.password
+        generate_password(environment) if new_password.password is None else new_password.password
     )
     password_hash = await password_hashes.hash_password(environment, text)
     now = environment.now()
     row = ApplicationPassword(
         id=environment.new_id(),
         user_id=user.id,
-        description=_validate_description(new_password.description),
+        description=validate_description(new_password.description),
         selector=password_selector(text),
         password=password_hash,
         scopes=scopes,
         active=new_password.active,
-        ttl=None if is_for_another_user else _validated_lifetime_seconds(new_password.ttl),
+        ttl=None if is_for_another_user else validated_lifetime_seconds(new_password.ttl),
         expires_at=now + new_password.ttl if new_password.ttl else None,
         created_at=now,
     )
@@ -289,7 +255,7 @@ def _inherit_limits_of_impersonation(
     """
     if not ctx.viewer.user_id and credential_makers.acting_key_id(ctx.viewer) is None:
         raise Forbidden("a key for domains acts for no account", requires=Role.ADMIN, path=["user"])
-    scopes = _require_impersonation_scopes(_stored_scopes(new_password.scopes))
+    scopes = require_impersonation_scopes(stored_scopes(new_password.scopes))
     lifetime = new_password.ttl or credential_makers.MAX_LIFETIME
     if lifetime > credential_makers.MAX_LIFETIME:
         text = "an application password for another account lasts four hours at most"
@@ -298,39 +264,6 @@ def _inherit_limits_of_impersonation(
         text = "a profile for devices needs a password that the account itself makes"
         raise Forbidden(text, requires="the account itself", path=["profile"])
     return scopes, replace(new_password, ttl=lifetime)
-
-
-def _require_impersonation_scopes(scopes: Sequence[str]) -> list[str]:
-    """Return these scopes, ALL as those of userImpersonate.
-
-    Raises Forbidden for a scope userImpersonate does not have.
-    """
-    if AppPasswordScope.ALL in scopes:
-        return sorted(ALL_SCOPES & expand_scopes(credential_makers.IMPERSONATION_SCOPES))
-    if not set(map(Scope, scopes)) <= expand_scopes(credential_makers.IMPERSONATION_SCOPES):
-        text = "a password for another account has at most the scopes of a token of userImpersonate"
-        raise Forbidden(text, requires="the account itself", path=["scopes"])
-    return list(scopes)
-
-
-def _validate_new_password(new_password: NewAppPassword, options: Options) -> None:
-    """Raise Invalid, with all errors, if the password can't be created as described."""
-    problems = ErrorCollector()
-    with problems.collecting():
-        _validate_description(new_password.description)
-    with problems.collecting():
-        scopes = _stored_scopes(new_password.scopes)
-        if new_password.profile:
-            apple_profiles.incoming_protocol(options, scopes, scopes_field="scopes")
-    with problems.collecting():
-        _validated_lifetime_seconds(new_password.ttl)
-    with problems.collecting():
-        if new_password.profile and new_password.address is not None:
-            checked_address(new_password.address)
-    with problems.collecting():
-        if new_password.password is not None:
-            _validate_given_password(new_password.password)
-    problems.raise_collected()
 
 
 def _require_permission(ctx: Context, user_id: int) -> None:
@@ -359,73 +292,6 @@ async def _delete_expired_and_require_below_limit(
         raise LimitReached(text, limit=limit, used=used_count, path=["user"])
 
 
-def _validate_description(text: str) -> str:
-    """Return a description, trimmed. Raises Invalid if it is empty, too long or not printable."""
-    text = text.strip()
-    if not 0 < len(text) <= MAX_DESCRIPTION_LENGTH or not text.isprintable():
-        raise InvalidInput(
-            f"a description has 1 to {MAX_DESCRIPTION_LENGTH} printable characters",
-            constraint="pattern",
-            path=["description"],
-        )
-    return text
-
-
-def _stored_scopes(scopes: Collection[AppPasswordScope]) -> list[str]:
-    """Return the scopes in stored form: ALL alone, if it is given or all others are."""
-    if not scopes:
-        raise InvalidInput("say what it is good for", constraint="required", path=["scopes"])
-    scope_set = set(scopes)
-    if AppPasswordScope.ALL in scope_set or len(scope_set) == len(ALL_SCOPES):
-        return [AppPasswordScope.ALL.value]
-    return [each.value for each in AppPasswordScope if each in scope_set]
-
-
-def _validated_lifetime_seconds(lifetime: timedelta | None) -> int | None:
-    """Return a lifetime in seconds. Raises Invalid if it is out of range."""
-    if lifetime is None:
-        return None
-    min_lifetime, max_lifetime = LIFETIME_RANGE
-    if lifetime < min_lifetime:
-        raise InvalidInput("it lasts a minute at least", constraint="min", path=["ttl"])
-    if lifetime > max_lifetime:
-        raise InvalidInput(
-            f"it lasts {max_lifetime.days} days at most", constraint="max", path=["ttl"]
-        )
-    return int(lifetime.total_seconds())
-
-
-def _validate_given_password(text: str) -> None:
-    """Raise Invalid if a given password has another form or is easy to guess."""
-    if not PASSWORD_PATTERN.fullmatch(text):
-        raise InvalidInput(
-            f"exactly {LENGTH} lower-case letters of a to z",
-            constraint="pattern",
-            path=["password"],
-        )
-    if _is_weak(text):
-        raise InvalidInput("too easy to guess", constraint="weak", path=["password"])
-
-
-def _is_weak(text: str) -> bool:
-    """True if a password has few letters, a repeated part, or is the alphabet in one direction."""
-    codes = [ord(character) for character in text]
-    steps = {(later - earlier) % 26 for earlier, later in pairwise(codes)}
-    has_repeated_part = any(text[size:] == text[:-size] for size in range(1, LENGTH // 2 + 1))
-    return len(set(text)) < MIN_DISTINCT_LETTERS or len(steps) == 1 or has_repeated_part
-
-
-def _generate_password(environment: Environment) -> str:
-    """Return a random password, in which each letter is equally likely."""
-    while True:
-        unbiased_bytes = [
-            byte for byte in environment.random_bytes(4 * LENGTH) if byte < 256 - 256 % len(LETTERS)
-        ]
-        text = "".join(LETTERS[byte % len(LETTERS)] for byte in unbiased_bytes[:LENGTH])
-        if PASSWORD_PATTERN.fullmatch(text) and not _is_weak(text):
-            return text
-
-
 async def update_app_passwords(
     ctx: Context, ids: Sequence[int], patch: AppPasswordChanges
 ) -> list[int]:
@@ -435,9 +301,9 @@ async def update_app_passwords(
     """
     values: dict[str, Any] = {}
     if patch.description is not None:
-        values["description"] = _validate_description(patch.description)
+        values["description"] = validate_description(patch.description)
     if patch.scopes is not None:
-        values["scopes"] = _stored_scopes(patch.scopes)
+        values["scopes"] = stored_scopes(patch.scopes)
     if patch.active is not None:
         values["active"] = patch.active
     if not values:
@@ -446,7 +312,7 @@ async def update_app_passwords(
     async with ctx.write_session(*owner_ids) as session:
         rows = await _load_locked_rows(ctx, session, ids)
         if patch.scopes is not None and any(row.maker for row in rows):
-            values["scopes"] = _require_impersonation_scopes(values["scopes"])
+            values["scopes"] = require_impersonation_scopes(values["scopes"])
         connection = await session.connection()
         is_one_of_these = col(ApplicationPassword.id).in_(ids)
         now = ctx.environment.now()

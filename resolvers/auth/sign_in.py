@@ -25,7 +25,13 @@ from models.store.columns import ColumnRow, select_columns
 from models.store.prepared_statements import PreparedStatement
 from models.users.roles import Scope
 from models.users.tables import User
-from resolvers.auth import app_passwords, guess_alerts, security_log, throttles
+from resolvers.auth import (
+    app_password_validation,
+    app_passwords,
+    guess_alerts,
+    security_log,
+    throttles,
+)
 from resolvers.auth.credential_cache import cache_of_database
 from resolvers.auth.passwords import password_hashes
 from resolvers.auth.passwords.new_passwords import GENERATED_PATTERN
@@ -169,7 +175,7 @@ async def _check_password(
         )
         if await check(environment, temporary_password, password) and not is_own_password:
             return PasswordProof(PasswordKind.TEMPORARY)
-    elif allow_app_passwords and app_passwords.normalize_app_password(password):
+    elif allow_app_passwords and app_password_validation.normalize_app_password(password):
         if user is None:
             await check(environment, None, password)
         elif app_password := await app_passwords.find_app_password(

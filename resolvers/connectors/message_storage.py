@@ -5,16 +5,15 @@ own; a delivery receipt identifies a repeated message there until the ledger has
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
-from typing import Any
 
 from sqlalchemy import delete, insert, select
 from sqlmodel import col
 
-from mail.archives.source_message import SourceMessage, parse_date_field
+from mail.archives.source_message import SourceMessage
 from mail.authentication.results_removal import own_authserv_ids, remove_results
 from mail.connectors.remote_server import ConnectorStage, RemoteFailure, RemoteMessage
 from mail.delivery import pipeline
@@ -28,36 +27,30 @@ from mail.recipients.recipient_routes import AcceptedAccount, AcceptedRecipient
 from mail.scanners import clamd, rspamd
 from mail.storage import received_messages
 from mail.storage.blobs.blob_writer import StoredMessageBlobs
-from mail.storage.message_insert import InsertedMessage, InsertKind, StorableMessage
+from mail.storage.message_insert import InsertedMessage, InsertKind
 from mail.storage.received_messages import receipt_digest
+from mail.storage.storable_message import StorableMessage
 from models.addresses.tables import Address
-from models.connectors import FetchedMessage, RemoteMailbox
+from models.connectors import FetchedMessage
 from models.errors import OverQuota, RequestError
 from models.messages.tables import DeliveryReceipt, Message
 from models.runtime.environment import DatabaseTransaction
 from models.store.columns import select_columns
-from resolvers.connectors.run_state import IGNORED_FLAGS, FetchState, OpenRemoteMailbox, flags_text
+from resolvers.connectors.message_ledger import (
+    DownloadedMessage,
+    LedgerRow,
+    ledger_row,
+    received_at,
+    sort_by_ledger,
+)
+from resolvers.connectors.run_state import IGNORED_FLAGS, FetchState, OpenRemoteMailbox
 from resolvers.messages.bulk import flags, row_changes
-from resolvers.messages.filters import filter_match
-from resolvers.messages.filters.message_filter import MessageConditions
 from resolvers.transfer import import_mailboxes, import_writer
-from resolvers.transfer.import_writer import MAX_BATCH_MESSAGES, ImportableMessage, shorten_digest
+from resolvers.transfer.import_writer import MAX_BATCH_MESSAGES, ImportableMessage
 
 MAX_PARALLEL_DELIVERIES = 8  # of one run
 NEW_MAIL_AGE = timedelta(days=1)  # younger messages are reported as new mail
 DEFAULT_SPAM_LEVEL = 50  # of accounts without a spam setting
-
-LedgerRow = dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class DownloadedMessage:
-    """A message that was fetched and parsed."""
-
-    head: RemoteMessage
-    raw: bytes
-    parsed: StorableMessage
-    flags: Sequence[str]  # as stored here
 
 
 async def store_fetched_messages(
@@ -98,9 +91,7 @@ async def store_fetched_messages(
             if needs_delivery and state.recipient
             else {}
         )
-        by_ledger = await _sort_by_ledger(
-            state, remote_mailbox, mailbox_id, messages, delivered_ids
-        )
+        by_ledger = await sort_by_ledger(state, remote_mailbox, mailbox_id, messages, delivered_ids)
         ledger_rows, new_messages = by_ledger.ledger_rows, by_ledger.new_messages
         state.counts.imported_count += len(delivered_ids)
         state.counts.skipped_count += len(ledger_rows) - len(delivered_ids)
@@ -121,140 +112,6 @@ def local_flags(head: RemoteMessage) -> list[str]:
     )
     system = [flag for flag in valid_flags if flag[:1] == "\\"]
     return system + [flag for flag in valid_flags if flag[:1] != "\\"][: flags.MAX_KEYWORDS]
-
-
-@dataclass(frozen=True, slots=True)
-class DownloadsByLedger:
-    """Downloaded messages, sorted by whether the ledger of the connector has them."""
-
-    ledger_rows: list[LedgerRow] = field(default_factory=list)  # of messages that need no storing
-    new_messages: list[DownloadedMessage] = field(default_factory=list)
-    used_marks: list[str] = field(default_factory=list)  # earlier marks of renumbered messages
-
-
-async def _sort_by_ledger(
-    state: FetchState,
-    remote_mailbox: OpenRemoteMailbox,
-    mailbox_id: int,
-    messages: Sequence[DownloadedMessage],
-    delivered_ids: Mapping[str, int | None],
-) -> DownloadsByLedger:
-    """Sort messages into those that the ledger has and those to store.
-
-    `delivered_ids` maps marks to the messages that an interrupted run has delivered.
-    """
-    by_ledger = DownloadsByLedger()
-    ledger_rows = by_ledger.ledger_rows
-    for one in messages:
-        digest = one.parsed.digest
-        if one.head.message_id in delivered_ids:
-            await _is_duplicate_else_remember(
-                state, remote_mailbox, mailbox_id, digest
-            )  # so that equal messages are duplicates
-            ledger_rows.append(
-                ledger_row(state, remote_mailbox, one, delivered_ids[one.head.message_id])
-            )
-        elif earlier := remote_mailbox.renumbered.get(digest):
-            mark, message_id = earlier.pop()
-            by_ledger.used_marks.append(mark)
-            ledger_rows.append(ledger_row(state, remote_mailbox, one, message_id))
-        elif state.message_filter is not None and not await _matches_import_filter(
-            state, remote_mailbox, one
-        ):
-            ledger_rows.append(
-                ledger_row(state, remote_mailbox, one, None, may_delete_source=False)
-            )
-        elif await _is_duplicate_else_remember(state, remote_mailbox, mailbox_id, digest):
-            ledger_rows.append(ledger_row(state, remote_mailbox, one, None))
-        else:
-            by_ledger.new_messages.append(one)
-    return by_ledger
-
-
-async def _matches_import_filter(
-    state: FetchState, remote_mailbox: OpenRemoteMailbox, message: DownloadedMessage
-) -> bool:
-    """True if a message matches the filter of a one-time import.
-
-    Mailbox names are those of the source.
-    """
-    source_message = SourceMessage(
-        remote_mailbox.name,
-        remote_mailbox.name,
-        "",
-        0,
-        message.raw,
-        received_at=_received_at(state, message),
-        flags=message.flags,
-    )
-    message_filter = state.message_filter or MessageConditions()
-    return await filter_match.matches_unstored_message(
-        message_filter, source_message, message.parsed, state.run.ctx.environment.now()
-    )
-
-
-async def _is_duplicate_else_remember(
-    state: FetchState, remote_mailbox: OpenRemoteMailbox, mailbox_id: int, digest: str
-) -> bool:
-    """True if the message is a duplicate to skip. Otherwise its digest is remembered."""
-    short_digest = shorten_digest(digest)
-    if state.connector.skip_cross_duplicates:
-        if state.all_digests is None:
-            state.all_digests = await _load_ledger_digests(state, None)
-        if short_digest in state.all_digests:
-            return True
-        state.all_digests.add(short_digest)
-    if state.connector.remove_duplicates:
-        if mailbox_id not in state.digests_by_mailbox:
-            statement = select(col(Message.digest)).where(
-                col(Message.mailbox_id) == mailbox_id, col(Message.deleted_at).is_(None)
-            )
-            stored_digests = {
-                shorten_digest(row.digest) for row in await state.run.ctx.read(statement)
-            }
-            state.digests_by_mailbox[mailbox_id] = stored_digests | await _load_ledger_digests(
-                state, remote_mailbox.id
-            )
-        if short_digest in state.digests_by_mailbox[mailbox_id]:
-            return True
-        state.digests_by_mailbox[mailbox_id].add(short_digest)
-    return False
-
-
-async def _load_ledger_digests(state: FetchState, remote_mailbox_id: int | None) -> set[bytes]:
-    """Return the short digests in the ledger of a remote mailbox, or of all if None."""
-    own_mailboxes = select(col(RemoteMailbox.id)).where(
-        col(RemoteMailbox.connector_id) == state.connector.id
-    )
-    mailbox_column = col(FetchedMessage.folder_id)
-    condition = (
-        mailbox_column.in_(own_mailboxes)
-        if remote_mailbox_id is None
-        else mailbox_column == remote_mailbox_id
-    )
-    rows = await state.run.ctx.read(select(col(FetchedMessage.digest)).where(condition))
-    return {shorten_digest(row.digest) for row in rows}
-
-
-def ledger_row(
-    state: FetchState,
-    remote_mailbox: OpenRemoteMailbox,
-    message: DownloadedMessage,
-    message_id: int | None,
-    *,
-    may_delete_source: bool = True,
-) -> LedgerRow:
-    """Return the ledger row of a message, whose source is deleted later if that is allowed."""
-    return {
-        "folder_id": remote_mailbox.id,
-        "mark": message.head.message_id,
-        "digest": message.parsed.digest,
-        "message_id": message_id,
-        "flags": flags_text(message.head.flags),
-        "fetched_at": state.run.ctx.environment.now(),
-        "removed": False,
-        "safe": may_delete_source,
-    }
 
 
 async def _store_as_many_as_fit(
@@ -298,7 +155,7 @@ def _importable_message(
         "",
         0,
         raw,
-        received_at=_received_at(state, message),
+        received_at=received_at(state, message),
         flags=message.flags,
     )
     origin = (
@@ -311,15 +168,6 @@ def _importable_message(
     )
 
 
-def _received_at(state: FetchState, message: DownloadedMessage) -> Any:
-    """Return when a message arrived there; if unknown, its Date, and never a future time."""
-    now = state.run.ctx.environment.now()
-    received_at = message.head.received_at or parse_date_field(
-        message.raw[: message.raw.find(b"\r\n\r\n") + 2]
-    )
-    return min(received_at or now, now)
-
-
 def _is_new_mail(
     state: FetchState, remote_mailbox: OpenRemoteMailbox, message: DownloadedMessage
 ) -> bool:
@@ -328,7 +176,7 @@ def _is_new_mail(
     return (
         is_unread
         and not remote_mailbox.is_first_fetch
-        and _received_at(state, message) >= state.run.ctx.environment.now() - NEW_MAIL_AGE
+        and received_at(state, message) >= state.run.ctx.environment.now() - NEW_MAIL_AGE
     )
 
 
@@ -506,7 +354,7 @@ async def _deliver_message(
     environment, row = state.run.ctx.environment, state.connector
     scanners = {rspamd.SCANNER_NAME: row.spam_check, clamd.SCANNER_NAME: row.virus_check}
     fetched_facts = FetchedMessageState(
-        _received_at(state, message),
+        received_at(state, message),
         frozenset(name for name, is_requested in scanners.items() if is_requested),
         is_new_mail=_is_new_mail(state, remote_mailbox, message),
         seen="\\Seen" in message.flags,

@@ -6,17 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, delete, select, true, union_all, update
+from sqlalchemy import delete, select, update
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from mail.addresses.address_syntax import ascii_domain, normalized_domain
 from mail.authentication import private_keys
 from mail.authentication.private_keys import RSA_SIZES, DkimPrivateKey, UnusableKey
-from mail.authentication.public_keys import MAX_NAME_LENGTH, is_domain
+from mail.authentication.public_keys import is_domain
 from mail.authentication.signing_keys import secret_name
-from models.domains.dkim_keys import ALL_DOMAINS, DkimAlgorithm, DkimKey, DkimKeyState
-from models.domains.tables import AliasDomain, Domain
+from models.domains.dkim_keys import DkimAlgorithm, DkimKey, DkimKeyState
 from models.errors import (
     Conflict,
     ErrorCollector,
@@ -28,13 +26,18 @@ from models.errors import (
 )
 from models.events.journal import PLATFORM
 from models.store.columns import ColumnRow, select_columns
-from models.users.roles import Role
 from resolvers import sql_text
 from resolvers.admin import audit_log
 from resolvers.admin.audit_log import NewAuditLogEntry
 from resolvers.context import Context
 from resolvers.domains import dkim_keys
-from resolvers.domains import loaders as domain_loaders
+from resolvers.domains.dkim_domains import (
+    DEFAULT_SELECTOR,
+    DkimDomain,
+    is_too_long_for_dns,
+    require_unchanged_domains,
+    resolve_dkim_domains,
+)
 from resolvers.domains.dkim_key_changes import (
     AuditLogValues,
     audit_log_values,
@@ -42,26 +45,11 @@ from resolvers.domains.dkim_key_changes import (
     record_key_changes,
 )
 
-MAX_DOMAINS_PER_CALL = 50  # a key is generated for each
 MAX_KEYS_PER_DOMAIN = 20
 MAX_LABEL_LENGTH = 63  # characters between two dots of a selector
 MAX_DESCRIPTION_LENGTH = 1000  # characters
 CONCURRENT_GENERATIONS = 2  # keys generated at the same time
 MIN_SAFE_RSA_BITS = 2048  # some receivers refuse shorter RSA keys
-DEFAULT_SELECTOR = "dkim"  # used if the input has none
-
-
-@dataclass(frozen=True, slots=True)
-class DkimDomain:
-    """A domain or alias domain with keys of its own, or ALL_DOMAINS."""
-
-    name: str
-    domain_id: int | None
-
-    @property
-    def stream_id(self) -> int:
-        """The stream that records changes of its keys, in addition to the platform's."""
-        return PLATFORM if self.domain_id is None else self.domain_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,66 +249,6 @@ async def generate_keys(
     )
 
 
-async def resolve_dkim_domains(
-    ctx: Context,
-    domain_names: Sequence[str],
-    *,
-    path: str = "domains",
-    selector: str = DEFAULT_SELECTOR,
-) -> list[DkimDomain]:
-    """Return the named domains and alias domains, each once.
-
-    Raises NotFound if the viewer does not administer one, Forbidden for ALL_DOMAINS unless the
-    viewer is an ADMIN, and InvalidInput if selector and name are too long for a DNS name.
-    """
-    if not 0 < len(domain_names) <= MAX_DOMAINS_PER_CALL:
-        raise InvalidInput(
-            f"name 1 to {MAX_DOMAINS_PER_CALL} domains", constraint="max", path=[path]
-        )
-    normal_names = [
-        name if name == ALL_DOMAINS else normalized_domain(name) for name in domain_names
-    ]
-    is_visible_domain, is_administered_alias = (
-        domain_loaders.is_administered_domain(ctx),
-        domain_loaders.is_in_administered_domain(ctx, col(AliasDomain.domain_id)),
-    )
-    rows = await ctx.read(
-        _select_domains_by_name(normal_names, is_visible_domain, is_administered_alias)
-    )
-    ids_by_name: dict[str, int | None] = {row.name: row.key for row in rows}
-    if ctx.viewer.role.includes(Role.ADMIN):
-        ids_by_name[ALL_DOMAINS] = None
-    domains_by_name: dict[str, DkimDomain] = {}
-    for index, name in enumerate(normal_names):
-        if name == ALL_DOMAINS and ALL_DOMAINS not in ids_by_name:
-            message = "keys for all domains are an ADMIN's"
-            raise Forbidden(message, requires=Role.ADMIN, path=[path])
-        if name not in ids_by_name:
-            raise NotFound(domain_names[index], path=[path], index=index)
-        if _is_too_long_for_dns(selector, name):
-            selector_message = "with the domain it is too long for a name in DNS"
-            raise InvalidInput(
-                selector_message, constraint="selector", path=["selector"], index=index
-            )
-        domains_by_name.setdefault(name, DkimDomain(name, ids_by_name[name]))
-    return list(domains_by_name.values())
-
-
-def _select_domains_by_name(
-    domain_names: Sequence[str],
-    domain_condition: ColumnElement[bool],
-    alias_condition: ColumnElement[bool],
-) -> Select[*tuple[Any, ...]]:
-    """Select id and name of the domains and alias domains with these names."""
-    own_names: Select[*tuple[Any, ...]] = select(
-        col(Domain.id).label("key"), col(Domain.name).label("name")
-    ).where(col(Domain.name).in_(domain_names), domain_condition)
-    alias_names = select(col(AliasDomain.domain_id), col(AliasDomain.alias)).where(
-        col(AliasDomain.alias).in_(domain_names), alias_condition
-    )
-    return select(union_all(own_names, alias_names).subquery())
-
-
 async def load_keys_of_domains(ctx: Context, dkim_domains: Sequence[DkimDomain]) -> list[ColumnRow]:
     """Load all keys of these domains, the oldest first."""
     domain_names = [dkim_domain.name for dkim_domain in dkim_domains]
@@ -332,14 +260,9 @@ async def load_keys_of_domains(ctx: Context, dkim_domains: Sequence[DkimDomain])
 
 def require_key_name_fits_dns(domain_name: str, *, path: Sequence[str]) -> None:
     """Raise InvalidInput if the DNS name of a key with the default selector is too long."""
-    if _is_too_long_for_dns(DEFAULT_SELECTOR, domain_name):
+    if is_too_long_for_dns(DEFAULT_SELECTOR, domain_name):
         message = "the record of its key would have too long a name for DNS"
         raise InvalidInput(message, constraint="selector", path=path)
-
-
-def _is_too_long_for_dns(selector: str, domain_name: str) -> bool:
-    suffix = domain_name if domain_name == ALL_DOMAINS else ascii_domain(domain_name)
-    return len(f"{selector}._domainkey.{suffix}") > MAX_NAME_LENGTH
 
 
 async def insert_first_pending_key(
@@ -387,7 +310,7 @@ async def store_keys_and_retire_superseded(
     }
     ids = []
     async with ctx.write_session(PLATFORM, *stream_ids) as session:
-        await _require_unchanged_domains(ctx, dkim_domains)
+        await require_unchanged_domains(ctx, dkim_domains)
         existing = await load_keys_of_domains(ctx, dkim_domains)
         if not replaces_existing:
             _require_no_key_replaced(existing, new_keys)
@@ -450,16 +373,6 @@ async def retire_keys(ctx: Context, session: AsyncSession, key_ids: set[int]) ->
         .where(col(DkimKey.id).in_(key_ids))
         .values(state=DkimKeyState.RETIRED, retired_at=now, due_at=delete_at)
     )
-
-
-async def _require_unchanged_domains(ctx: Context, dkim_domains: Sequence[DkimDomain]) -> None:
-    """Raise NotFound if a domain was deleted or renamed since it was loaded."""
-    domain_names = [one.name for one in dkim_domains]
-    rows = await ctx.read(_select_domains_by_name(domain_names, true(), true()))
-    names_and_ids = {(row.name, row.key) for row in rows} | {(ALL_DOMAINS, None)}
-    for index, dkim_domain in enumerate(dkim_domains):
-        if (dkim_domain.name, dkim_domain.domain_id) not in names_and_ids:
-            raise NotFound(dkim_domain.name, path=["domains"], index=index)
 
 
 def _require_no_key_replaced(

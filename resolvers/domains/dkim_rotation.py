@@ -25,8 +25,9 @@ from models.store.columns import ColumnRow, select_columns
 from models.users.roles import Role, Scope
 from resolvers.context import Context, Viewer
 from resolvers.domains import dkim_key_mutations, dkim_keys
+from resolvers.domains.dkim_domains import DEFAULT_SELECTOR, DkimDomain, resolve_dkim_domains
 from resolvers.domains.dkim_key_changes import record_and_log_key_changes, record_key_changes
-from resolvers.domains.dkim_key_mutations import DkimDomain, UnstoredDkimKey
+from resolvers.domains.dkim_key_mutations import UnstoredDkimKey
 from resolvers.domains.dkim_keys import DkimRecordKey
 
 log = logging.getLogger(__name__)
@@ -67,8 +68,8 @@ async def create_pending_successor_keys(
     )
     if values.key_size is not None:
         dkim_key_mutations.require_rsa_size(values.key_size)
-    dkim_domains = await dkim_key_mutations.resolve_dkim_domains(
-        ctx, domain_names, selector=selector or dkim_key_mutations.DEFAULT_SELECTOR
+    dkim_domains = await resolve_dkim_domains(
+        ctx, domain_names, selector=selector or DEFAULT_SELECTOR
     )
     planned_keys = _plan_successor_keys(
         ctx,
@@ -141,7 +142,7 @@ def _plan_successor_keys(
             predecessor = active_by_algorithm.get(algorithm)
             key_selector = selector or _unused_dated_selector(
                 ctx,
-                predecessor.selector if predecessor else dkim_key_mutations.DEFAULT_SELECTOR,
+                predecessor.selector if predecessor else DEFAULT_SELECTOR,
                 selectors_in_use,
             )
             if key_selector in selectors_in_use:

@@ -34,7 +34,7 @@ from resolvers.context import Context
 from resolvers.domains import dkim_key_mutations
 from resolvers.domains import loaders as domain_loaders
 from resolvers.domains.delete import delete_domains_and_dependents
-from resolvers.domains.dkim_key_mutations import DkimDomain
+from resolvers.domains.dkim_domains import DkimDomain
 from resolvers.domains.loaders import DomainIdOrName
 from resolvers.queue import rate_limit_mutations
 from resolvers.routing import mutations as routing_mutations

@@ -20,15 +20,16 @@ from mail.mime import DecodedField, MemorySource, ParsedCalendarEvent, ParsedPar
 from mail.storage.blobs.large_layout import COPIES_PER_READ, READ_MEMORY, LazyMessageLayout
 from mail.storage.blobs.message_layout import MessageLayout
 from mail.storage.message_content import (
-    SELECT_LAYOUT_BLOB,
-    THREAD_THRESHOLD,
     StoredMessage,
+    read_all,
+)
+from mail.storage.message_opening import (
+    SELECT_LAYOUT_BLOB,
     layout_of_row,
     open_layouts,
-    read_all,
     read_layout_blobs,
-    read_structure,
 )
+from mail.storage.message_structure import THREAD_THRESHOLD, read_structure
 from models.errors import Forbidden, InvalidInput, LimitReached
 from models.messages.tables import Message
 from models.runtime.options import MIB

@@ -5,6 +5,7 @@ dates, sizes, and the header fields that mail is found by. To read a message the
 """
 
 from collections.abc import Collection, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 from sqlalchemy import select
@@ -112,6 +113,11 @@ async def log_content_read(ctx: Context, user_ids: Iterable[int]) -> None:
     """Log in these users' security logs that their mail is read, before it is read."""
     users: Collection[int] = sorted(user_ids)
     if not users:
+        return
+    if ctx.is_dry_run:  # its rollback would delete the entries
+        for user_id in users:
+            event = NewSecurityEvent(READ_EVENT, user_id)
+            ctx.call_after_dry_run(partial(security_log.log_event_in_background, ctx, event))
         return
     async with ctx.separate_write_session(*users) as (separate_ctx, session):
         for user_id in users:

@@ -16,7 +16,7 @@ from mail.authentication.results_removal import own_authserv_ids, remove_own_res
 from mail.compose import message_builder
 from mail.mime.header_encoding import NamedAddress as Person
 from mail.search import index_worker
-from mail.storage import draft_replacement, message_content, openpgp_encryption
+from mail.storage import draft_replacement, message_opening, openpgp_encryption
 from mail.storage.blobs.blob_writer import BlobRowDeleted, StoredMessageBlobs
 from mail.storage.blobs.message_layout import NewBlob
 from mail.storage.draft_replacement import INPUT_PATH, EarlierDraft
@@ -26,10 +26,10 @@ from mail.storage.message_insert import (
     InsertedMessage,
     InsertItem,
     MessagePlacement,
-    StorableMessage,
     insert_message,
 )
 from mail.storage.received_messages import parse_storable_message, store_blobs
+from mail.storage.storable_message import StorableMessage
 from models.errors import (
     Conflict,
     ErrorCollector,
@@ -54,7 +54,7 @@ from resolvers.mailboxes.loaders import MailboxSelector, require_own_or_shared_m
 from resolvers.mailboxes.owners import load_managed_mail_owners, lock_mail_owners_and_log_change
 from resolvers.messages import loaders as message_loaders
 from resolvers.messages.loaders import is_not_deleted_sql
-from resolvers.submission import composition, file_attachments, reply_references
+from resolvers.submission import composition, file_attachments, message_source
 from resolvers.submission.attachments import AttachmentSelection
 from resolvers.submission.composition import DraftBasis, MessageFields, PreviousDraft
 from resolvers.submission.send_on_behalf import context_as_user
@@ -327,8 +327,8 @@ def _placement(
         flagged=new_message.is_flagged and ShareRight.WRITE in rights,
         draft=new_message.is_draft and ShareRight.WRITE in rights,
         public_metadata=new_message.public_metadata if ShareRight.WRITE in rights else None,
-        reference=reply_references.reference_columns(
-            new_message.fields.reference if new_message.fields else None
+        source=message_source.source_columns(
+            new_message.fields.source if new_message.fields else None
         ),
         origin=ctx.origin,
     )
@@ -376,7 +376,7 @@ def _with_draft_mark_and_complete_recipients(
 ) -> tuple[NewMessage, list[int]]:
     """Return the message without recipients with an incomplete address, and their numbers."""
     fields = new_message.fields
-    if new_message.replaced_draft_id is not None or (fields and fields.reference):
+    if new_message.replaced_draft_id is not None or (fields and fields.source):
         new_message = replace(new_message, is_draft=True)
     if not fields or not fields.to:
         return new_message, []
@@ -420,7 +420,7 @@ async def _find_replaced_draft(
     )
     if not row.draft:
         raise Conflict("only a draft can be replaced", path=INPUT_PATH)
-    (message,) = await message_content.open_messages_unlogged(ctx.environment, [row], ctx.read)
+    (message,) = await message_opening.open_messages_unlogged(ctx.environment, [row], ctx.read)
     return PreviousDraft(message, new_message.kept_attachments)
 
 

@@ -11,7 +11,7 @@ from sqlmodel import col
 
 from mail import mime
 from mail.storage.blobs.errors import CorruptBlob
-from mail.storage.message_content import open_messages
+from mail.storage.message_opening import open_messages
 from mail.text.bounded_regex import BoundedRegex
 from models.events.journal import MAX_IDS_PER_ROW, Change, EventType, JournalEvent
 from models.mailboxes.tables import Mailbox, SpecialUse

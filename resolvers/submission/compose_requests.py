@@ -49,7 +49,7 @@ from resolvers.pagination import read_by_keys
 from resolvers.submission import composition, file_attachments, identities
 from resolvers.submission.composition import MessageFields
 from resolvers.submission.file_attachments import UrlFromPath
-from resolvers.submission.reply_references import reference_columns
+from resolvers.submission.message_source import source_columns
 from resolvers.submission.send_on_behalf import IMPERSONATE_GUARD, context_as_user
 from resolvers.users.selection import load_managed_user
 
@@ -186,7 +186,7 @@ async def _build_content(ctx: Context, new: NewComposeRequest) -> tuple[dict[str
         if sender is None or sender.user_id != require_user_id(ctx):
             raise NotFound(str(fields.identity), path=["identity"])
     links = await file_attachments.prepare_links(ctx, fields.files, new.url_from_path)
-    filled = await composition.add_referenced_content(ctx, fields)
+    filled = await composition.add_source_content(ctx, fields)
     text, html = file_attachments.append_links(filled.text, filled.html, links)
     attached_file_ids = [
         one.file_id for one in fields.files if one.mode is FileAttachmentMode.ATTACH
@@ -207,7 +207,7 @@ async def _build_content(ctx: Context, new: NewComposeRequest) -> tuple[dict[str
         "html": html,
         "files": attached_file_ids,
         "priority": Priority(fields.priority).value,
-        "reference": reference_columns(fields.reference),
+        "source": source_columns(fields.source),
     }
     return content, [one.share for one in links]
 
@@ -237,9 +237,9 @@ def _check_fields(ctx: Context, fields: MessageFields, problems: ErrorCollector)
     with problems.collecting():
         file_attachments.check_file_attachment_settings(fields.files)
     with problems.collecting():
-        if fields.reference and (fields.reference.attachments or fields.reference.includes_message):
+        if fields.source and (fields.source.attachments or fields.source.includes_message):
             text = "the client attaches what the message referred to has"
-            path = ["reference", "attachments"]
+            path = ["source", "attachments"]
             raise InvalidInput(text, constraint="unsupported", path=path)
 
 

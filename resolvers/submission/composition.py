@@ -26,10 +26,10 @@ from resolvers.submission.attachments import (
 )
 from resolvers.submission.file_attachments import StoredFileAttachment
 from resolvers.submission.identities import SenderIdentity
-from resolvers.submission.reply_references import (
+from resolvers.submission.message_source import (
     InheritedContent,
-    Reference,
-    ReferenceQuote,
+    MessageSource,
+    QuotePosition,
     read_inherited_content,
 )
 from resolvers.submission.sender_authorization import authorize_sender, read_main_address
@@ -70,7 +70,7 @@ class MessageFields:
     headers: Sequence[CustomHeader] = ()
     attachments: Sequence[OutgoingFile | UploadedAttachment] | None = None
     priority: Priority = Priority.NORMAL
-    reference: Reference | None = None
+    source: MessageSource | None = None
     files: Sequence[StoredFileAttachment] = ()
 
 
@@ -208,8 +208,8 @@ async def compose_draft(
 def _add_inherited_content(fields: MessageFields, inherited: InheritedContent) -> MessageFields:
     """Return the fields, with recipients, subject and quote of the referenced message added."""
     text, html = fields.text, fields.html
-    if inherited.quote and fields.reference:
-        is_quote_above = fields.reference.quote is ReferenceQuote.ABOVE
+    if inherited.quote and fields.source:
+        is_quote_above = fields.source.quote is QuotePosition.ABOVE
         text, html = reply_quote.combine_with_quote(
             text, html, inherited.quote, quote_above=is_quote_above
         )
@@ -224,17 +224,17 @@ def _add_inherited_content(fields: MessageFields, inherited: InheritedContent) -
     )
 
 
-async def add_referenced_content(ctx: Context, fields: MessageFields) -> MessageFields:
+async def add_source_content(ctx: Context, fields: MessageFields) -> MessageFields:
     """Return the fields, with recipients, subject and quote of the referenced message.
 
     Attachments are not copied. Raises NotFound if the viewer has no such message.
     """
-    if not fields.reference:
+    if not fields.source:
         return fields
     return _add_inherited_content(
         fields,
         await read_inherited_content(
-            ctx, fields.reference, AttachmentBudget(ctx.environment.options.message_max_size)
+            ctx, fields.source, AttachmentBudget(ctx.environment.options.message_max_size)
         ),
     )
 
@@ -276,8 +276,8 @@ async def _read_inherited_content(
     ctx: Context, fields: MessageFields, basis: DraftBasis, budget: AttachmentBudget
 ) -> InheritedContent:
     """Read what the draft takes from the referenced message, or took when it was saved earlier."""
-    if fields.reference:
-        return await read_inherited_content(ctx, fields.reference, budget)
+    if fields.source:
+        return await read_inherited_content(ctx, fields.source, budget)
     if not basis.previous:
         return InheritedContent("")
     row = basis.previous.message.row
@@ -292,7 +292,7 @@ async def _copy_kept_attachments(
     Images stay if the new HTML shows them and no new attachment has their Content-ID.
     """
     message, path = previous.message, ["keepAttachments"]
-    copies_referenced = fields.reference is not None and fields.reference.attachments is not None
+    copies_source = fields.source is not None and fields.source.attachments is not None
     new_content_ids = {file.content_id for file in fields.attachments or ()}
     kept_numbers = {
         number
@@ -305,7 +305,7 @@ async def _copy_kept_attachments(
         kept_numbers |= set(
             attachments.attachment_numbers(message, previous.kept_attachments, path)
         )
-    elif fields.attachments is None and not copies_referenced:
+    elif fields.attachments is None and not copies_source:
         kept_numbers |= set(
             attachments.attachment_numbers(message, AttachmentSelection(all_unrelated=True), path)
         )

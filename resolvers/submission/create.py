@@ -22,6 +22,7 @@ from resolvers.queue import rate_limits
 from resolvers.submission import composition
 from resolvers.submission import loaders as submission_loaders
 from resolvers.submission.enqueue import QueueableMessage, enqueue_messages
+from resolvers.submission.message_source import mark_source_message
 from resolvers.submission.outgoing_messages import (
     ComposedMessage,
     EnvelopeOverride,
@@ -38,7 +39,6 @@ from resolvers.submission.prepared_messages import (
     read_bcc_copy_recipients,
     store_message_blobs,
 )
-from resolvers.submission.reply_references import mark_referenced_message
 from resolvers.users.quota import limits as quota_limits
 
 __all__ = ["ComposedMessage", "EnvelopeOverride", "SendRequest"]
@@ -234,15 +234,15 @@ async def _store_prepared(
             rate_limits.count_against_sending_rates(transaction, account.id, len(leaving))
         return stored
 
-    if not shares and not (outgoing.reference and not outgoing.is_only_stored):
+    if not shares and not (outgoing.source and not outgoing.is_only_stored):
         with quota_limits.convert_exceeded_limits(ctx):
             return await ctx.run_transaction(write_rows, account.id, *stream_ids)
     with quota_limits.convert_exceeded_limits(ctx):
         async with ctx.write_session(account.id, *stream_ids) as session:
             await file_shares.insert_shares(ctx, session, shares)
             stored = await ctx.environment.run_in_session(session, write_rows)
-            if outgoing.reference and not outgoing.is_only_stored:
-                await mark_referenced_message(ctx, session, outgoing.reference)
+            if outgoing.source and not outgoing.is_only_stored:
+                await mark_source_message(ctx, session, outgoing.source)
     return stored
 
 

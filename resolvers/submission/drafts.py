@@ -13,12 +13,13 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from mail.authentication.results_removal import own_authserv_ids, remove_results
 from mail.compose import message_builder
 from mail.compose.submission_repair import RepairedMessage, repair_message
-from mail.storage import draft_replacement, message_content, openpgp_encryption
+from mail.storage import draft_replacement, message_opening, openpgp_encryption
 from mail.storage.blobs.blob_writer import BlobRowDeleted, StoredMessageBlobs
 from mail.storage.draft_replacement import EarlierDraft
 from mail.storage.message_content import read_all
-from mail.storage.message_insert import MessagePlacement, StorableMessage
+from mail.storage.message_insert import MessagePlacement
 from mail.storage.received_messages import parse_storable_message, store_blobs
+from mail.storage.storable_message import StorableMessage
 from models.errors import (
     Conflict,
     InvalidInput,
@@ -45,17 +46,17 @@ from resolvers.submission import create as submission_create
 from resolvers.submission import loaders as submission_loaders
 from resolvers.submission.create import SentMessage
 from resolvers.submission.enqueue import enqueue_message
+from resolvers.submission.message_source import (
+    MessageRelationKind,
+    MessageSource,
+    mark_source_message,
+)
 from resolvers.submission.outgoing_messages import SendRequest, future_send_at, header_recipients
 from resolvers.submission.prepared_messages import (
     NOT_SAVED_TO_SENT,
     PreparedMessage,
     read_bcc_copy_recipients,
     store_message_blobs,
-)
-from resolvers.submission.reply_references import (
-    Reference,
-    ReferenceAction,
-    mark_referenced_message,
 )
 from resolvers.submission.schedule import is_held
 from resolvers.submission.sender_authorization import authorize_sender
@@ -186,7 +187,7 @@ async def _repair_draft(ctx: Context, row: ColumnRow, date: datetime) -> Repaire
 
     Raises Invalid if that is impossible.
     """
-    (message,) = await message_content.open_messages_unlogged(ctx.environment, [row], ctx.read)
+    (message,) = await message_opening.open_messages_unlogged(ctx.environment, [row], ctx.read)
     raw = await read_all(message.stream_raw())
     raw = remove_results(raw, own_authserv_ids(ctx.environment.options))
     message_id = composition.new_message_id(ctx, row.from_address or "")
@@ -250,7 +251,7 @@ async def _sent_or_current_mailbox(
 async def _earlier_draft_from_row(
     ctx: Context, row: ColumnRow, *, must_be_draft: bool
 ) -> EarlierDraft:
-    (message,) = await message_content.open_messages_unlogged(ctx.environment, [row], ctx.read)
+    (message,) = await message_opening.open_messages_unlogged(ctx.environment, [row], ctx.read)
     readable = await upload.draft_to_replace(ctx, message)
     return EarlierDraft(
         row.id,
@@ -281,7 +282,7 @@ async def _store_prepared_draft(
                     transaction, ctx, prepared, stored_blobs
                 ),
             )
-            await _mark_referenced_message(ctx, session, prepared.draft_row)
+            await _mark_source_message(ctx, session, prepared.draft_row)
             if request.delete_files:
                 await file_attachments.delete_files_of_draft(ctx, session, prepared.draft_row.id)
     return submission_id
@@ -305,13 +306,11 @@ def _enqueue_and_replace_draft(
     return key
 
 
-async def _mark_referenced_message(
-    ctx: Context, session: AsyncSession, draft_row: ColumnRow
-) -> None:
+async def _mark_source_message(ctx: Context, session: AsyncSession, draft_row: ColumnRow) -> None:
     """Flag the message that the draft replies to or forwards, if it still exists."""
-    if draft_row.reference_id is not None and draft_row.reference_action:
-        reference = Reference(draft_row.reference_id, ReferenceAction(draft_row.reference_action))
-        await mark_referenced_message(ctx, session, reference)
+    if draft_row.source_id is not None and draft_row.source_relation:
+        relation = MessageRelationKind(draft_row.source_relation)
+        await mark_source_message(ctx, session, MessageSource(draft_row.source_id, relation))
 
 
 @dataclass(frozen=True, slots=True)
@@ -340,7 +339,7 @@ async def prepare_draft_restoration(
         col(Submission.user_id) == require_user_id(ctx),
     )
     submission = require_found(next(iter(await ctx.read(statement)), None), path=["token"])
-    content = await message_content.open_submission(
+    content = await message_opening.open_submission(
         ctx.environment, submission.id, submission.blob_id
     )
     message = await parse_storable_message(await read_all(content.stream_raw()))

@@ -17,9 +17,6 @@ from sqlalchemy import (
     Select,
     and_,
     bindparam,
-    collate,
-    false,
-    func,
     or_,
     select,
 )
@@ -30,14 +27,11 @@ from mail.addresses.address_syntax import NormalizedAddress, normalized_address
 from models.addresses.tables import Address, AddressKind
 from models.domains.tables import Domain
 from models.store.columns import ColumnRow, UtcDateTime, select_columns
-from models.store.keyset_pages import Page, PageRequest
 from models.store.prepared_statements import integer_parameter, prepare_cached
 from models.submission.identities import Identity
 from models.users.tables import User
-from resolvers import pagination
 from resolvers.access import is_overseen_user
 from resolvers.context import Context
-from resolvers.pagination import PageScan
 from resolvers.submission import sender_patterns
 from resolvers.submission.sender_authorization import (
     SenderGrant,
@@ -47,7 +41,6 @@ from resolvers.submission.sender_authorization import (
     read_sender_grants,
 )
 
-LIST_ORDERING = "identities"  # by normal form, then by id
 LIST_COLUMNS = ("id", "user_id", "local", "domain", "shown", "name", "preferred")
 DETAIL_COLUMNS = frozenset({"reply_to", "bcc", "signature_text", "signature_html", "mailbox_id"})
 
@@ -323,147 +316,6 @@ def _identity_without_row(
     )
 
 
-@dataclass(frozen=True, slots=True)
-class IdentityPageKey:
-    """A page of a user's identities, sorted by the normal form of their addresses."""
-
-    user_id: int
-    page_request: PageRequest
-    columns: frozenset[str]
-
-
-async def load_identity_pages(
-    ctx: Context, page_keys: list[IdentityPageKey]
-) -> list[Page[SenderIdentity]]:
-    """Load pages of identities, each in reading order."""
-    identities_by_user = await ctx.load_many(
-        load_identities_by_user, [key.user_id for key in page_keys]
-    )
-    scans = []
-    for key, account_identities in zip(page_keys, identities_by_user, strict=True):
-        page_request = replace(
-            key.page_request, count=key.page_request.count + 1
-        )  # one more, since identities with a row are merged in
-        order_columns = (_bytewise_local_part(ctx), col(Address.id))
-        scans.append(
-            PageScan(
-                _own_addresses_without_row(ctx, account_identities),
-                page_request,
-                order_columns,
-                is_descending=False,
-            )
-        )
-    found = []
-    for key, account_identities, rows in zip(
-        page_keys, identities_by_user, await pagination.read_pages(ctx, scans), strict=True
-    ):
-        merged = (
-            _sorted_page_candidates(account_identities, key.page_request, rows.rows)
-            if account_identities
-            else []
-        )
-        found.append(key.page_request.page_from_rows(merged))
-    column_names = frozenset[str]().union(*(key.columns for key in page_keys))
-    return await _add_detail_columns(ctx, found, column_names)
-
-
-def _sorted_page_candidates(
-    account_identities: AccountIdentities,
-    page_request: PageRequest,
-    rows_of_other_own_addresses: Iterable[ColumnRow],
-) -> list[SenderIdentity]:
-    """Return all identities that can be on the page, sorted, not yet cut to its length."""
-    found = [account_identities.identity_of_own_address(row) for row in rows_of_other_own_addresses]
-    start_key: Any = (
-        (page_request.cursor.sort_value, page_request.cursor.id) if page_request.cursor else None
-    )
-    found += [
-        one
-        for one in account_identities.by_address.values()
-        if start_key is None
-        or (one.sort_key < start_key if page_request.is_backward else one.sort_key > start_key)
-    ]
-    return sorted(found, key=lambda one: one.sort_key)
-
-
-async def _add_detail_columns(
-    ctx: Context, pages: Sequence[Page[SenderIdentity]], column_names: Collection[str]
-) -> list[Page[SenderIdentity]]:
-    """Return the pages with the requested columns of DETAIL_COLUMNS."""
-    rows = await _read_details(ctx, [one for page in pages for one in page.rows], column_names)
-    return [replace(page, rows=[rows.get(one.id, one) for one in page.rows]) for page in pages]
-
-
-async def _read_details(
-    ctx: Context, identities: Sequence[SenderIdentity], column_names: Collection[str]
-) -> dict[int, SenderIdentity]:
-    """Return the identities that have rows, with these columns, by id."""
-    keys, column_names = (
-        {one.id: one for one in identities if one.has_row},
-        DETAIL_COLUMNS.intersection(column_names),
-    )
-    if not keys or not column_names:
-        return {}
-    statement = select(*select_columns(Identity, {"id", *column_names})).where(
-        col(Identity.id).in_(keys)
-    )
-    return {
-        row.id: replace(keys[row.id], **{name: getattr(row, name) for name in column_names})
-        for row in await ctx.read(statement)
-    }
-
-
-async def count_identities(ctx: Context, page_keys: list[IdentityPageKey]) -> list[int]:
-    """Count the identities of each list, in the order of the keys."""
-    identities_by_user = await ctx.load_many(
-        load_identities_by_user, [key.user_id for key in page_keys]
-    )
-    count_column = func.count().label("many")
-    scans = [
-        select(count_column).select_from(
-            _own_addresses_without_row(ctx, account_identities).subquery()
-        )
-        for account_identities in identities_by_user
-    ]
-    return [
-        row.many + (len(identities.by_address) if identities else 0)
-        for (row,), identities in zip(
-            await pagination.read_union(ctx, scans), identities_by_user, strict=True
-        )
-    ]
-
-
-def _own_addresses_without_row(
-    ctx: Context, account_identities: AccountIdentities | None
-) -> Select[*tuple[Any, ...]]:
-    """Return the SQL query for own addresses that may be sent as and have no row."""
-    return (
-        select(
-            *select_columns(Address, ("id", "user_id", "shown", "name")),
-            _bytewise_local_part(ctx),
-            col(Domain.name).label("place"),
-        )
-        .join(Domain, col(Domain.id) == col(Address.domain_id))
-        .where(
-            col(Address.user_id) == account_identities.account.id
-            if account_identities
-            else false(),
-            ~col(Address.local).contains("*", autoescape=True),
-            col(Address.id).not_in(
-                account_identities.address_ids_with_row if account_identities else []
-            ),
-            col(Domain.active),
-            is_sendable(ctx.environment),
-        )
-    )
-
-
-def _bytewise_local_part(ctx: Context) -> Any:
-    """Return the local part in SQL, sorted by bytes as Python sorts strings."""
-    name = "BINARY" if ctx.environment.database.dialect == "sqlite" else "C"
-    return collate(col(Address.local), name).label("local")
-
-
 async def load_visible_identities_by_id(
     ctx: Context, ids: list[int]
 ) -> list[SenderIdentity | None]:
@@ -498,7 +350,7 @@ async def load_visible_identities_by_id(
                 and key not in account_identities.address_ids_with_row
             ):
                 identities.setdefault(key, account_identities.identity_of_own_address(row))
-    detailed = await _read_details(
+    detailed = await read_details(
         ctx, [identities[key] for key in ids if key in identities], DETAIL_COLUMNS
     )
     return [detailed.get(key) or identities.get(key) for key in ids]
@@ -559,5 +411,24 @@ async def default_identity(ctx: Context, account: ColumnRow) -> SenderIdentity:
 
 
 async def _with_sending_columns(ctx: Context, identity: SenderIdentity) -> SenderIdentity:
-    wide = await _read_details(ctx, [identity], {"reply_to", "bcc", "mailbox_id"})
+    wide = await read_details(ctx, [identity], {"reply_to", "bcc", "mailbox_id"})
     return wide[identity.id]
+
+
+async def read_details(
+    ctx: Context, identities: Sequence[SenderIdentity], column_names: Collection[str]
+) -> dict[int, SenderIdentity]:
+    """Return the identities that have rows, with these columns, by id."""
+    keys, column_names = (
+        {one.id: one for one in identities if one.has_row},
+        DETAIL_COLUMNS.intersection(column_names),
+    )
+    if not keys or not column_names:
+        return {}
+    statement = select(*select_columns(Identity, {"id", *column_names})).where(
+        col(Identity.id).in_(keys)
+    )
+    return {
+        row.id: replace(keys[row.id], **{name: getattr(row, name) for name in column_names})
+        for row in await ctx.read(statement)
+    }

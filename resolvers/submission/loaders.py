@@ -60,6 +60,19 @@ async def load_own_ids_by_queue_id(ctx: Context, queue_ids: Sequence[str]) -> di
     return {row.queue_id: row.id for row in await ctx.read(statement)}
 
 
+async def load_own_submissions_by_message(
+    ctx: Context, message_ids: list[int]
+) -> list[list[ColumnRow]]:
+    """Load the viewer's submissions of each stored copy, oldest first."""
+    statement = select(*select_columns(Submission)).where(
+        col(Submission.message_id).in_(message_ids), is_visible(ctx, Submission)
+    )
+    submissions_by_message: Mapping[int, list[ColumnRow]] = defaultdict(list)
+    for row in await ctx.read(statement.order_by(col(Submission.created_at), col(Submission.id))):
+        submissions_by_message[row.message_id].append(row)
+    return [submissions_by_message[key] for key in message_ids]
+
+
 async def load_queue_entries_by_submission(
     ctx: Context, submission_ids: list[int]
 ) -> list[list[ColumnRow]]:

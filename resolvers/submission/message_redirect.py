@@ -17,6 +17,7 @@ from models.errors import Conflict, Forbidden, InvalidInput, NotFound, check_lim
 from models.files.blobs import MessageBlob
 from models.filters.tables import Filter
 from models.messages.tables import Message
+from models.queue.forward_target_kinds import ForwardTargetKind
 from models.runtime.environment import DatabaseTransaction
 from models.store.columns import ColumnRow, select_columns
 from models.users.roles import Scope
@@ -33,14 +34,13 @@ from resolvers.submission import composition, outgoing_scan, send_on_behalf
 from resolvers.submission import create as submission_create
 from resolvers.submission import loaders as submission_loaders
 from resolvers.submission.enqueue import enqueue_with_bcc_copies
+from resolvers.submission.message_source import FORWARDED_KEYWORD
 from resolvers.submission.prepared_messages import read_bcc_copy_recipients
-from resolvers.submission.reply_references import FORWARDED_KEYWORD
 from resolvers.users.quota import limits as quota_limits
 
 MAX_HOPS = 30  # Received fields; with this number it is a mail loop
-INPUT_PATH = ["addresses"]
+INPUT_PATH = ["to"]
 FORWARDED_BY_OTHERS_ACTION = "message forward"  # in the security log of the owner
-RELAY_TYPE, HTTP_TYPE = "relay", "http"  # names of target types that WildDuck uses
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +65,12 @@ class ForwardDestination:
         return "://" in self.display_target
 
     @property
-    def type_name(self) -> str:
-        """The type of the target: "mail", "relay" or "http"."""
+    def kind(self) -> ForwardTargetKind:
+        """The kind of the target."""
         if not self.is_relay_or_url:
-            return "mail"
-        return RELAY_TYPE if self.display_target.partition("://")[0] in RELAY_SCHEMES else HTTP_TYPE
+            return ForwardTargetKind.MAIL
+        is_relay = self.display_target.partition("://")[0] in RELAY_SCHEMES
+        return ForwardTargetKind.RELAY if is_relay else ForwardTargetKind.HTTP
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +115,7 @@ async def forward_message(ctx: Context, message_id: int, request: ForwardRequest
     user_id = require_user_id(ctx)
     if request.target_number is not None and request.addresses is not None:
         error_text = "the number of an original target, or addresses: not both"
-        raise InvalidInput(error_text, constraint="exclusive", path=["target"])
+        raise InvalidInput(error_text, constraint="exclusive", path=["originalTarget"])
     message_row = await _read_forwardable_message(ctx, message_id)
     account = await composition.read_account(ctx, user_id)
     await quota_limits.require_below_sending_limits(ctx, account)
@@ -276,7 +277,7 @@ async def _resolve_original_destinations(
     if the password of a relay is no longer stored.
     """
     if number is not None and number < 1:
-        raise InvalidInput("targets are numbered from 1", constraint="min", path=["target"])
+        raise InvalidInput("targets are numbered from 1", constraint="min", path=["originalTarget"])
     if message_row.user_id != user_id:
         text = "to its original targets only its owner sends it: say addresses"
         raise Forbidden(text, path=["message"])
@@ -301,7 +302,7 @@ async def _resolve_original_destinations(
         )
         if target_with_secrets == display_target and HIDDEN_PASSWORD_PART in display_target:
             text = f"the password of {display_target} is not known any more"
-            raise Conflict(text, path=["message"] if number is None else ["target"])
+            raise Conflict(text, path=["message"] if number is None else ["originalTarget"])
         if (
             "://" in display_target
             or await address_resolution.find_user_id_that_sends_as(ctx.environment, display_target)

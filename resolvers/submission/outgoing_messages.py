@@ -67,7 +67,7 @@ class EnvelopeOverride:
 
 
 @dataclass(frozen=True, slots=True)
-class MergeEntry:
+class MailMergeEntry:
     """The recipients and template values of one message of a mail merge."""
 
     to: Sequence[NamedAddress] = ()
@@ -92,7 +92,7 @@ class SendRequest(MessageFields):
     raw: str | None = None  # a whole message as text or base64, instead of fields
     upload_id: int | None = None  # a whole message that was uploaded before
     template: Mapping[str, Any] | None = None  # values of {{name}}
-    merge: Sequence[MergeEntry] | None = None
+    mail_merge: Sequence[MailMergeEntry] | None = None
     encrypt: bool = False
     request_dsn: bool = False
     url_from_path: Callable[[str], str] = (
@@ -196,14 +196,14 @@ async def compose_messages(
 
 def _check_combination(request: SendRequest) -> None:
     """Raise Invalid if fields of the request exclude each other."""
-    if request.merge is not None:
-        if not 0 < len(request.merge) <= MAX_PER_MERGE:
+    if request.mail_merge is not None:
+        if not 0 < len(request.mail_merge) <= MAX_PER_MERGE:
             text = f"1 to {MAX_PER_MERGE} messages"
-            raise InvalidInput(text, constraint="max", path=["merge"])
+            raise InvalidInput(text, constraint="max", path=["mailMerge"])
         lists = request.to, request.cc, request.bcc, request.envelope.recipients
         if any(lists) or request.is_whole_message or request.is_only_stored:
             text = "each message says to whom it goes, is written from fields, and is sent"
-            raise InvalidInput(text, constraint="exclusive", path=["merge"])
+            raise InvalidInput(text, constraint="exclusive", path=["mailMerge"])
     if request.raw is not None and request.upload_id is not None:
         text = "give raw or rawUpload, one of them"
         raise InvalidInput(text, constraint="exclusive", path=["raw"])
@@ -217,15 +217,17 @@ def _check_combination(request: SendRequest) -> None:
 
 def _check_merge_limits(total_bytes: int, recipient_count: int, request: SendRequest) -> None:
     """Raise Invalid if a mail merge gets too large, before more of it is built."""
-    if request.merge is None:
+    if request.mail_merge is None:
         return
     if total_bytes > MAX_MERGE_BYTES:
         raise InvalidInput(
-            f"more than {MAX_MERGE_BYTES} bytes in all", constraint="max", path=["merge"]
+            f"more than {MAX_MERGE_BYTES} bytes in all", constraint="max", path=["mailMerge"]
         )
     if recipient_count > MAX_MERGE_RECIPIENTS:
         raise InvalidInput(
-            f"more than {MAX_MERGE_RECIPIENTS} recipients in all", constraint="max", path=["merge"]
+            f"more than {MAX_MERGE_RECIPIENTS} recipients in all",
+            constraint="max",
+            path=["mailMerge"],
         )
 
 
@@ -235,7 +237,7 @@ def _merge_entry_errors(request: SendRequest, index: int) -> Generator[None]:
     try:
         yield
     except (InvalidInput, MultipleErrors) as refusal:
-        if request.merge is None:
+        if request.mail_merge is None:
             raise
         raise MultipleErrors(
             [_error_in_merge_entry(one, index) for one in refusal.all_errors]
@@ -245,7 +247,7 @@ def _merge_entry_errors(request: SendRequest, index: int) -> Generator[None]:
 def _error_in_merge_entry(error: RequestError, index: int) -> RequestError:
     # a text of the message is only wrong with the values of this entry
     inner_path = error.path if error.path[:1] in MERGE_FIELDS else ["values"]
-    error.path = ["merge", str(index), *inner_path]
+    error.path = ["mailMerge", str(index), *inner_path]
     return error
 
 
@@ -257,17 +259,17 @@ def _expand_merge_and_fill_templates(
     problems: ErrorCollector,
 ) -> list[MessageDraft]:
     """Return the drafts of a request, each with its own template values and recipients."""
-    if request.template is None and request.merge is None:
+    if request.template is None and request.mail_merge is None:
         return [base_draft]
     common_values = dict[str, str]()
     with problems.collecting():
         common_values = text_templates.validated_value_texts(request.template or {}, ["template"])
-    if request.merge is None:
+    if request.mail_merge is None:
         with problems.collecting():
             return [_fill_templates(base_draft, common_values)]
         return [base_draft]
     drafts = []
-    for index, entry in enumerate(request.merge):
+    for index, entry in enumerate(request.mail_merge):
         draft = replace(
             base_draft,
             to=entry.to,

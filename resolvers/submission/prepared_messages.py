@@ -7,8 +7,9 @@ from mail.delivery import recipient_rewrites
 from mail.envelope.dsn_parameters import ALL_REPORTS, DsnRequest
 from mail.storage import openpgp_encryption
 from mail.storage.blobs.blob_writer import StoredMessageBlobs
-from mail.storage.message_insert import MessagePlacement, StorableMessage
+from mail.storage.message_insert import MessagePlacement
 from mail.storage.received_messages import parse_storable_message, store_blobs
+from mail.storage.storable_message import StorableMessage
 from models.errors import ServiceUnavailable
 from models.events.journal import PLATFORM
 from models.store.columns import ColumnRow
@@ -16,8 +17,8 @@ from resolvers.access import require_user_id
 from resolvers.context import Context
 from resolvers.mailboxes.special_mailboxes import placement_in_scheduled
 from resolvers.submission import outgoing_scan
+from resolvers.submission.message_source import source_columns
 from resolvers.submission.outgoing_messages import ComposedMessage, SendRequest
-from resolvers.submission.reply_references import reference_columns
 from resolvers.submission.schedule import is_held
 
 NOT_SAVED_TO_SENT = "NOT_SAVED_TO_SENT"
@@ -129,7 +130,7 @@ def _placement_of_copy(
         envelope_from=None if outgoing.is_only_stored else composed.sender,
         envelope_to=() if outgoing.is_only_stored else composed.recipients,
         public_metadata=outgoing.public_metadata,
-        reference=reference_columns(outgoing.reference),
+        source=source_columns(outgoing.source),
         origin=ctx.origin,
     )
 

@@ -17,12 +17,8 @@ from mail.authentication.results_removal import own_authserv_ids, remove_results
 from mail.storage import message_insert, received_messages
 from mail.storage.blobs.blob_writer import BlobRowDeleted, StoredMessageBlobs
 from mail.storage.blobs.compression import content_digest
-from mail.storage.message_insert import (
-    InsertedMessage,
-    InsertKind,
-    MessagePlacement,
-    StorableMessage,
-)
+from mail.storage.message_insert import InsertedMessage, InsertKind, MessagePlacement
+from mail.storage.storable_message import StorableMessage
 from models.errors import RequestError
 from models.messages.tables import Message
 from models.runtime.environment import DatabaseTransaction, Environment

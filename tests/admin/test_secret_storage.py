@@ -154,7 +154,7 @@ async def test_encrypted_totp_secret_is_bound_to_its_user(
 
 
 async def test_repr_hides_secrets(ada: GraphQLClient) -> None:
-    from resolvers.auth.app_passwords import NewAppPassword
+    from resolvers.auth.app_password_validation import NewAppPassword
     from resolvers.auth.second_factors.second_factor_check import SecondFactorProof
 
     assert GIVEN_PASSWORD not in repr(NewAppPassword("x", password=GIVEN_PASSWORD))

@@ -24,8 +24,8 @@ INBOX = {"mailbox": {"path": "INBOX"}}
 LIMIT_CASES: list[tuple[str, int, str, dict[str, Any], list[str], int]] = [
     ("submission_max_recipients", 1, "messageSend", MESSAGE_FIELDS, ["to"], 2),
     ("submission_max_recipients", 1, "messageRedirect",
-     {"message": {"id": "@"}, "addresses": TWO_ADDRESSES},
-     ["addresses"], 2),
+     {"message": {"id": "@"}, "to": TWO_ADDRESSES},
+     ["to"], 2),
     ("submission_max_recipients", 1, "messageUpload", {**INBOX, **MESSAGE_FIELDS}, ["to"], 2),
     ("submission_max_recipients", 1, "composeRequest", {"to": RECIPIENTS}, ["to"], 2),
     ("bulk_max_items", 1, "domainUpdate", {"domains": [{"name": "a"}, {"name": "b"}],

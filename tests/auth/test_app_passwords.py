@@ -16,8 +16,9 @@ from models.errors import Forbidden, LimitReached, NotFound, RequestError
 from models.runtime.environment import Environment
 from models.store.columns import core_table
 from models.users.roles import AdminPermission, Role, Scope, UserPermission
-from resolvers.auth import app_passwords
-from resolvers.auth.app_passwords import AppPasswordChanges, AppPasswordScope, NewAppPassword
+from resolvers.auth import app_password_validation, app_passwords
+from resolvers.auth.app_password_validation import AppPasswordScope, NewAppPassword
+from resolvers.auth.app_passwords import AppPasswordChanges
 from resolvers.auth.passwords import password_hashes
 from resolvers.context import Context, Viewer
 from tests.conftest import GraphQLClient, ManualClock, client_context, make_client
@@ -444,8 +445,10 @@ async def test_app_password_of_unknown_user_is_not_found(root: GraphQLClient) ->
 
 
 async def test_generated_app_passwords_use_letters_evenly(ada: GraphQLClient) -> None:
-    letters = "".join(app_passwords._generate_password(ada.environment) for _ in range(2000))  # noqa: SLF001
-    counts = [letters.count(letter) for letter in app_passwords.LETTERS]
+    letters = "".join(
+        app_password_validation.generate_password(ada.environment) for _ in range(2000)
+    )
+    counts = [letters.count(letter) for letter in app_password_validation.LETTERS]
     mean = len(letters) / 26
     assert sum((count - mean) ** 2 / mean for count in counts) < 60  # chi², p < 0.0001
 

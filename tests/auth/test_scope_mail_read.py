@@ -15,7 +15,7 @@ from tests.conftest import GraphQLClient, deliver_to, make_api_key, raw_message
 OTHER_SCOPES = [Scope.SUBMIT, Scope.SETTINGS, Scope.IMAP, Scope.POP3, Scope.SMTP, Scope.SIEVE]
 FORWARD = """
 mutation ($input: MessageRedirectInput!) { messageRedirect(input: $input) {
-  queueId errors { code path ... on ForbiddenError { requires } } } }
+  submission { queueId } errors { code path ... on ForbiddenError { requires } } } }
 """
 SEND = """
 mutation ($input: MessageSendInput!) { messageSend(input: $input) {
@@ -47,15 +47,15 @@ async def count_submissions(client: GraphQLClient) -> int:
 
 
 async def test_forwarding_a_stored_message_needs_mail_read(ada: GraphQLClient) -> None:
-    arguments = {"message": {"id": await store_message(ada)}, "addresses": [RECIPIENT]}
+    arguments = {"message": {"id": await store_message(ada)}, "to": [RECIPIENT]}
     sender = await make_scoped_client(ada, Scope.SUBMIT)
     payload = (await sender(FORWARD, input=arguments))["messageRedirect"]
-    assert payload == {"queueId": None, "errors": FORBIDDEN_ERRORS}
+    assert payload == {"submission": None, "errors": FORBIDDEN_ERRORS}
     assert await count_submissions(ada) == 0
     reader = await make_scoped_client(ada, Scope.SUBMIT, Scope.MAIL_READ)
     payload = (await reader(FORWARD, input=arguments))["messageRedirect"]
     assert payload["errors"] == []
-    assert payload["queueId"]
+    assert payload["submission"]
 
 
 @pytest.mark.parametrize("action", ["FORWARD", "REPLY", "REPLY_ALL"])
@@ -65,11 +65,15 @@ async def test_forwarding_a_stored_message_needs_mail_read(ada: GraphQLClient) -
 async def test_reference_to_stored_message_needs_mail_read(
     ada: GraphQLClient, action: str, reference_fields: dict[str, Any]
 ) -> None:
-    reference = {"message": {"id": await store_message(ada)}, "action": action, **reference_fields}
+    reference = {
+        "message": {"id": await store_message(ada)},
+        "relation": action,
+        **reference_fields,
+    }
     arguments = {
         "bcc": [{"address": RECIPIENT}],
         "to": [{"address": RECIPIENT}],
-        "reference": reference,
+        "source": reference,
     }
     sender = await make_scoped_client(ada, Scope.SUBMIT)
     payload = (await sender(SEND, input=arguments))["messageSend"]

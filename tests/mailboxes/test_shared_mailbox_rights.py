@@ -334,7 +334,7 @@ async def test_forward_of_shared_message_does_not_change_it(
     await create_team_mailbox(ada, "Plan")
     (message,) = await list_message_ids(ada, "Team")
     before = await load_message_state(ada)
-    arguments = {"message": {"id": message}, "addresses": ["eve@example.com"]}
+    arguments = {"message": {"id": message}, "to": ["eve@example.com"]}
     assert await collect_refusals(bob, "messageRedirect", **arguments) == [("NOT_FOUND", None)]
     await share_mailbox(ada, bob, *READ_RIGHTS)
     assert await collect_refusals(bob, "messageRedirect", **arguments) == []
@@ -377,7 +377,7 @@ async def test_post_right_allows_sending_as_owner(ada: GraphQLClient, bob: Graph
     reply = {
         "from": arguments["from"],
         "text": "x",
-        "reference": {"message": {"id": message}, "action": "REPLY"},
+        "source": {"message": {"id": message}, "relation": "REPLY"},
     }
     answer = await run_mailbox_mutation(bob, "messageSend", SEND_FIELDS, **reply)
     assert answer["errors"] == []

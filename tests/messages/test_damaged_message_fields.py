@@ -245,8 +245,12 @@ async def prepare_raw_upload(ada: GraphQLClient, _root: GraphQLClient) -> Mutati
 
 
 async def prepare_reference(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
-    reference = {"message": {"id": await store_objects(ada)}, "action": "FORWARD", "quote": "ABOVE"}
-    return MutationCall("messageSend", {**SEND_INPUT, "reference": reference})
+    reference = {
+        "message": {"id": await store_objects(ada)},
+        "relation": "FORWARD",
+        "quote": "ABOVE",
+    }
+    return MutationCall("messageSend", {**SEND_INPUT, "source": reference})
 
 
 async def prepare_archive_import(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:

@@ -14,6 +14,7 @@ from graph.types.global_ids import encode
 from models.auth.security_log import SecurityEvent
 from models.runtime.environment import Environment
 from models.users.roles import AdminPermission, Role
+from resolvers.auth import authentication
 from tests.conftest import GraphQLClient, deliver_to, make_client
 from tests.support.accounts.domain_admins import make_domain_admin
 
@@ -159,6 +160,20 @@ async def test_download_by_root_is_logged_for_owner(
     response = await http.get(path, headers=root.headers)
     assert b"Between us" in response.content
     assert len(await read_mail_events(root.environment)) == 1
+
+
+async def test_read_by_root_in_dry_run_is_logged_for_owner(
+    root: GraphQLClient, ada: GraphQLClient, message_id: str
+) -> None:
+    document = """mutation ($id: ID!) {
+        messageUpdate(input: {
+            select: {ids: [$id]}, set: {seen: true}, options: {validateOnly: true}
+        }) { messages { subject text } errors { message } } }"""
+    payload = (await root(document, id=message_id))["messageUpdate"]
+    assert payload["messages"][0]["subject"] == "Between us"
+    await authentication.wait_for_background_tasks(root.environment)
+    (event,) = await read_mail_events(root.environment)
+    assert (event.user_id, event.by) == (ada.user.id, "key root")
 
 
 async def test_own_read_is_not_logged(ada: GraphQLClient, message_id: str) -> None:

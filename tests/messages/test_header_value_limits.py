@@ -106,7 +106,7 @@ FIELD_TEMPLATES = {
 ALL_FIELDS = """id subject date receivedAt savedAt preview messageId inReplyTo references
 contentType { value }
 from { name address } sender { name address } replyTo { name address } to { name address }
-cc { name address } bcc { name address } envelope { from rcpt { formatted } }
+cc { name address } bcc { name address } envelope { from recipients { formatted } }
 mailingList { listId unsubscribe unsubscribeUrl unsubscribeOneClick }
 attachments { filename contentType contentId size disposition transferEncoding }
 spamReport { score requiredScore action } authentication { spf { domain reason }

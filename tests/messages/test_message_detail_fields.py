@@ -95,7 +95,7 @@ async def test_sequence_number_skips_deleted_messages(ada: GraphQLClient) -> Non
         assert (await load_fields(ada, message_id, "seq"))["seq"] == number
 
 
-USER_LIST = "{ messages(first: 50) { nodes { seq reference { uid message { subject } } } } }"
+USER_LIST = "{ messages(first: 50) { nodes { seq source { uid message { subject } } } } }"
 ROOT_LIST = (
     '{ messages(users: {usernames: ["ada"]}, first: 50) { nodes { storage { id refCount } } } }'
 )
@@ -115,8 +115,8 @@ async def test_detail_statement_count_is_independent_of_list_length(
 
     async def save_reply_draft(subject: str) -> None:
         message_id = (await deliver_to(ada, subject)).message_id
-        ref = {"message": {"id": global_ids.encode("Message", message_id)}, "action": "REPLY"}
-        assert not (await upload_message(ada, reference=ref, text="x"))["errors"]
+        ref = {"message": {"id": global_ids.encode("Message", message_id)}, "relation": "REPLY"}
+        assert not (await upload_message(ada, source=ref, text="x"))["errors"]
 
     await save_reply_draft("First")
     await count_statements()
@@ -150,36 +150,36 @@ async def test_draft_keeps_reference_when_saved_again(
     question = await deliver_to(ada, "Question")
     ref = {
         "message": {"id": global_ids.encode("Message", question.message_id)},
-        "action": "REPLY_ALL",
+        "relation": "REPLY_ALL",
     }
-    answer = await upload_message(ada, reference=ref, text="Well")
+    answer = await upload_message(ada, source=ref, text="Well")
     draft_id = answer["message"]["id"]
-    fields = "reference { action uid message { subject } mailbox { path } }"
+    fields = "source { relation uid message { subject } mailbox { path } }"
     document = f"query ($id: ID!) {{ message(by: {{id: $id}}) {{ {fields} }} }}"
     expected = {
-        "action": "REPLY_ALL",
+        "relation": "REPLY_ALL",
         "uid": question.uid,
         "message": {"subject": "Question"},
         "mailbox": {"path": "INBOX"},
     }
-    assert (await ada(document, id=draft_id))["message"]["reference"] == expected
+    assert (await ada(document, id=draft_id))["message"]["source"] == expected
     repeated = await upload_message(
         ada, replaces={"id": draft_id}, subject="Re: Question", text="Better"
     )
     assert repeated["message"]["id"] == draft_id
-    assert (await ada(document, id=draft_id))["message"]["reference"] == expected
+    assert (await ada(document, id=draft_id))["message"]["source"] == expected
     assert (await bob(document, id=draft_id))["message"] is None
     await ada(
         "mutation ($id: ID!) { messageDelete(input: {select: {ids: [$id]}, permanent: true}) "
         "{ errors { code } } }",
         id=global_ids.encode("Message", question.message_id),
     )
-    after_delete = (await ada(document, id=draft_id))["message"]["reference"]
-    assert after_delete == {"action": "REPLY_ALL", "uid": None, "message": None, "mailbox": None}
+    after_delete = (await ada(document, id=draft_id))["message"]["source"]
+    assert after_delete == {"relation": "REPLY_ALL", "uid": None, "message": None, "mailbox": None}
     without_reference = await load_fields(
-        ada, (await deliver_to(ada, "Plain")).message_id, "reference { uid }"
+        ada, (await deliver_to(ada, "Plain")).message_id, "source { uid }"
     )
-    assert without_reference["reference"] is None
+    assert without_reference["source"] is None
 
 
 EVENT_FIELDS = """calendarEvents { method uid summary startsAt endsAt allDay location

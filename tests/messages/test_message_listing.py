@@ -295,7 +295,7 @@ ALL_FIELDS_QUERY = """query ($id: ID!) { message(by: {id: $id}) {
     parts { section contentType { value } } } }
   hasAttachments attachmentCount attachments { filename contentType size section inline contentId }
   from { name address } to { name address } size preview mailingList { listId }
-  envelope { from rcpt { value } }
+  envelope { from recipients { value } }
   sourceUrl encrypted metadata emailId } }"""
 
 
@@ -327,8 +327,8 @@ async def test_rich_message_has_all_fields(ada: GraphQLClient) -> None:
         len(multipart_message.MULTIPART_MESSAGE),
         None,
     )
-    rcpt = [{"value": "ada@example.org"}]
-    assert message["envelope"] == {"from": "carol@example.com", "rcpt": rcpt}
+    recipients = [{"value": "ada@example.org"}]
+    assert message["envelope"] == {"from": "carol@example.com", "recipients": recipients}
     assert message["emailId"] == f"{inserted.message_id:032x}"
 
 
@@ -358,8 +358,8 @@ async def test_envelope_has_recipient_as_given_and_normalized(ada: GraphQLClient
     )
     message_id = global_ids.encode("Message", inserted.message_id)
     document = """query ($id: ID!) { message(by: {id: $id}) {
-        envelope { from rcpt { value formatted } } } }"""
+        envelope { from recipients { value formatted } } } }"""
     assert (await ada(document, id=message_id))["message"]["envelope"] == {
         "from": "carol@example.com",
-        "rcpt": [{"value": "A.da+news@Example.org", "formatted": "ada@example.org"}],
+        "recipients": [{"value": "A.da+news@Example.org", "formatted": "ada@example.org"}],
     }

@@ -35,7 +35,7 @@ MUTATION_ARGUMENTS: dict[str, dict[str, Any]] = {
     "messageMove": {"to": {"path": "Sent"}},
     "messageDelete": {},
 }
-FORWARD_FIELDS = "queueId forwarded { value }"
+FORWARD_FIELDS = "submission { queueId } forwardTargets { value }"
 pytestmark = pytest.mark.usefixtures("verify_consistency")
 
 
@@ -237,13 +237,13 @@ async def test_forward_by_manager_notifies_owner(
     ref = {"uid": {"mailbox": {"id": await inbox_id(ada)}, "uid": 1}}
     client = managers[manager_index]
     answer = await execute_mutation(
-        client, "messageRedirect", FORWARD_FIELDS, message=ref, addresses=["d@example.net"]
+        client, "messageRedirect", FORWARD_FIELDS, message=ref, to=["d@example.net"]
     )
-    assert (answer["errors"], answer["forwarded"]) == ([], [{"value": "d@example.net"}])
+    assert (answer["errors"], answer["forwardTargets"]) == ([], [{"value": "d@example.net"}])
     sent = await select_rows(
         environment, "SELECT user_id, envelope_from, queue_id FROM submissions"
     )
-    assert sent == [(ada.user.id, "ada@example.org", answer["queueId"])]
+    assert sent == [(ada.user.id, "ada@example.org", answer["submission"]["queueId"])]
     assert await load_audit_log(environment) == [("messageRedirect", ada.user.id)]
     document = "{ viewer { user { authLog { nodes { action detail } } } } }"
     events = (await ada(document))["viewer"]["user"]["authLog"]["nodes"]
@@ -258,14 +258,14 @@ async def test_forward_by_owner_sends_no_notification(
     ada: GraphQLClient, managers: list[GraphQLClient], environment: Environment
 ) -> None:
     first, _ = await list_message_ids(ada)
-    arguments = {"message": {"id": first}, "addresses": ["d@example.net"]}
+    arguments = {"message": {"id": first}, "to": ["d@example.net"]}
     assert (await execute_mutation(ada, "messageRedirect", FORWARD_FIELDS, **arguments))[
         "errors"
     ] == []
     without_targets = await execute_mutation(
         managers[0], "messageRedirect", FORWARD_FIELDS, message={"id": first}
     )
-    assert (without_targets["errors"], without_targets["forwarded"]) == (
+    assert (without_targets["errors"], without_targets["forwardTargets"]) == (
         [],
         [],
     )  # the message has no original targets
@@ -328,10 +328,10 @@ async def test_upload_for_user_cannot_include_users_mail(
     ada: GraphQLClient, managers: list[GraphQLClient]
 ) -> None:
     first, _ = await list_message_ids(ada)
-    reference = {"message": {"id": first}, "action": "FORWARD", "includeMessage": True}
+    reference = {"message": {"id": first}, "relation": "FORWARD", "includeMessage": True}
     arguments = {
         "mailbox": {"path": "Drafts"},
-        "reference": reference,
+        "source": reference,
         "users": user_selection(ada),
     }
     for client in managers:

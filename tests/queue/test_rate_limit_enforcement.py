@@ -216,7 +216,7 @@ async def test_forwarded_and_scheduled_messages_count(
     message_id = (await deliver_to(ada, "Hello")).message_id
     (node,) = (await ada("{ user { messages { nodes { id } } } }"))["user"]["messages"]["nodes"]
     assert message_id
-    arguments = {"message": {"id": node["id"]}, "addresses": ["a@example.net"]}
+    arguments = {"message": {"id": node["id"]}, "to": ["a@example.net"]}
     send_at = (clock() + timedelta(days=2)).isoformat()
     assert (await ada(FORWARD, input=arguments))["messageRedirect"]["errors"] == []
     assert await try_send_message(ada, "b@example.net", sendAt=send_at) == []

@@ -7,7 +7,7 @@ from graphql import GraphQLInputObjectType
 
 from models.errors import InvalidInput
 from resolvers.auth import app_passwords
-from resolvers.auth.app_passwords import NewAppPassword
+from resolvers.auth.app_password_validation import NewAppPassword
 from resolvers.mailboxes import loaders as mailbox_loaders
 from tests.conftest import GraphQLClient, client_context
 from tests.support.schema.printed_schema import SDL

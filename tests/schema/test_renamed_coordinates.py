@@ -17,6 +17,7 @@ COORDINATES = {coordinate for coordinate, _ in naming_rules.iter_describable(SDL
 REUSED_NAMES = {
     "EventType.MESSAGE_DELETED",
     "LimitChange.limit",
+    "Message.source",
 }  # old names that now mean something else
 # Words of the older vocabulary, as parts of names: see docs/glossary.md for the words to use.
 REMOVED_WORDS = (

@@ -28,7 +28,7 @@ EXCEPTIONS: dict[str, dict[str, str]] = {  # by rule: the exceptions with their 
         "ImportSource": "a choice of sources, inside an input",
         "MessageUid": "a reference by folder and UID",
         "MutationOptions": "part of every input",
-        "ReferenceAttachments": "a choice of attachments, inside inputs",
+        "SourceAttachments": "a choice of attachments, inside inputs",
         "SpecialMailboxNames": "names by special use, inside an input",
     },
     "find_repeated_type_name": {

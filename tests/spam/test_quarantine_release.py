@@ -60,7 +60,7 @@ async def test_released_message_is_stored_as_newly_received(
             "subject": "Mixed",
             "mailbox": {"path": "INBOX"},
             "seen": False,
-            "envelope": {"from": CAROL_ADDRESS, "rcpt": [{"value": ada.address}]},
+            "envelope": {"from": CAROL_ADDRESS, "recipients": [{"value": ada.address}]},
         }
     ]
     assert [kind for kind, _ in await load_journal_entries(environment, ada.user.id, position)] == [

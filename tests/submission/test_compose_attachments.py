@@ -72,18 +72,18 @@ async def test_attachment_needs_exactly_one_valid_source(
 
 async def test_forward_includes_attachments_of_original(ada: GraphQLClient) -> None:
     message_id = await receive_rich_message(ada)
-    reference = {"message": {"id": message_id}, "action": "FORWARD", "attachments": {"all": True}}
-    forward = await send_message(ada, reference=reference)
+    reference = {"message": {"id": message_id}, "relation": "FORWARD", "attachments": {"all": True}}
+    forward = await send_message(ada, source=reference)
     assert [content for *_, content in await load_attached_files(ada, forward)] == [
         file.content for file in ATTACHMENTS
     ]
     raw = await load_message_source(ada, forward["message"]["id"])
     assert 'Content-Type: text/markdown; charset="utf-8"' in raw
     selection = {"ids": [attachment_id(message_id, 4), attachment_id(message_id, 0)]}
-    reference = {"message": {"id": message_id}, "action": "REPLY", "attachments": selection}
+    reference = {"message": {"id": message_id}, "relation": "REPLY", "attachments": selection}
     new_file = {"content": base64.b64encode(b"own").decode(), "filename": "own.txt"}
     attached_files = await load_attached_files(
-        ada, await send_message(ada, reference=reference, attachments=[new_file])
+        ada, await send_message(ada, source=reference, attachments=[new_file])
     )
     assert [name for name, *_ in attached_files] == ["own.txt", "photo.png", "large.pdf"]
     assert attached_files[1][2] == "<photo@here>"
@@ -98,24 +98,28 @@ async def test_foreign_or_unknown_attachment_is_not_found(
         (
             own_message,
             {"ids": [attachment_id(own_message, 0), attachment_id(own_message, nth)]},
-            ["reference", "attachments"],
+            ["source", "attachments"],
         ),
         (
             own_message,
             {"ids": [attachment_id(own_message, 0), attachment_id(foreign_message, 0)]},
-            ["reference", "attachments"],
+            ["source", "attachments"],
         ),
-        (foreign_message, {"all": True}, ["reference", "message"]),
+        (foreign_message, {"all": True}, ["source", "message"]),
     ):
-        reference = {"message": {"id": message}, "action": "FORWARD", "attachments": selection}
-        (error,) = (await send_message(ada, reference=reference))["errors"]
+        reference = {"message": {"id": message}, "relation": "FORWARD", "attachments": selection}
+        (error,) = (await send_message(ada, source=reference))["errors"]
         assert error["code"] == "NOT_FOUND"
         assert error["path"][:2] == path
-    reference = {"message": {"id": own_message}, "action": "FORWARD", "attachments": {"ids": ["x"]}}
-    (error,) = (await send_message(ada, reference=reference))["errors"]
+    reference = {
+        "message": {"id": own_message},
+        "relation": "FORWARD",
+        "attachments": {"ids": ["x"]},
+    }
+    (error,) = (await send_message(ada, source=reference))["errors"]
     assert (error["code"], error["path"]) == (
         "VALIDATION",
-        ["reference", "attachments", "ids", "0"],
+        ["source", "attachments", "ids", "0"],
     )
 
 
@@ -125,8 +129,8 @@ async def test_submit_only_key_cannot_attach_files_of_messages(ada: GraphQLClien
         ada.environment, "sender", user_id=ada.user.id, role=Role.USER, scopes=[Scope.SUBMIT]
     )
     sender = GraphQLClient(ada.http, ada.environment, ada.user, secret)
-    reference = {"message": {"id": message_id}, "action": "FORWARD", "attachments": {"all": True}}
+    reference = {"message": {"id": message_id}, "relation": "FORWARD", "attachments": {"all": True}}
     document = MESSAGE_SEND.replace("message { id }", "submission { id }")
-    arguments = {**SEND_INPUT, "reference": reference}
+    arguments = {**SEND_INPUT, "source": reference}
     (error,) = (await sender(document, input=arguments))["messageSend"]["errors"]
     assert error["code"] == "FORBIDDEN"

@@ -23,11 +23,10 @@ from tests.support.stores.other_processes import deregister_as_dead
 
 REQUEST_FIELDS = """id subject text priority requestedBy requestedAt expiresAt
   to { name address } files { filename } identity { address } mailbox { path }
-  reference { action message { subject } }"""
+  source { relation message { subject } }"""
 PAYLOAD_FIELDS = f"deliveredCount composeRequest {{ {REQUEST_FIELDS} }}"
-SUBSCRIPTION = (
-    f"subscription ($after: ID) {{ composeRequested(after: $after) {{ {REQUEST_FIELDS} }} }}"
-)
+SUBSCRIPTION = f"""subscription ($after: ComposeRequestRef) {{
+  composeRequested(after: $after) {{ {REQUEST_FIELDS} }} }}"""
 
 
 async def request_compose(client: GraphQLClient, **fields: Any) -> Any:
@@ -113,11 +112,11 @@ async def test_reconnected_client_gets_missed_requests(
     await closed.unsubscribe()
     for subject in ("two", "three"):
         assert (await request_compose(ada, subject=subject))["errors"] == []
-    resumed = await live_server.follow(ada, SUBSCRIPTION, after=first_request["id"])
+    resumed = await live_server.follow(ada, SUBSCRIPTION, after={"id": first_request["id"]})
     await wait_until(lambda: len(resumed.payloads) == 2)
     assert [request["subject"] for request in resumed.results] == ["two", "three"]
     clock.tick(minutes=11)
-    after_expiry = await live_server.follow(ada, SUBSCRIPTION, after=first_request["id"])
+    after_expiry = await live_server.follow(ada, SUBSCRIPTION, after={"id": first_request["id"]})
     await wait_for_listeners(environment, 3)  # a listener does not expire
     assert after_expiry.payloads == []
     await housekeeping.run_round(environment)
@@ -149,13 +148,13 @@ async def test_compose_request_for_reply_has_quote(
         session.add(ComposeListener(id=environment.new_id(), user_id=ada.user.id, holder=holder))
     inserted = await deliver_to(ada, raw_message("Ponds"))
     message_id = global_ids.encode("Message", inserted.message_id)
-    reference = {"message": {"id": message_id}, "action": "REPLY", "quote": "BELOW"}
-    answer = await request_compose(ada, reference=reference, text="Yes.")
+    reference = {"message": {"id": message_id}, "relation": "REPLY", "quote": "BELOW"}
+    answer = await request_compose(ada, source=reference, text="Yes.")
     assert answer["errors"] == []
     request = answer["composeRequest"]
     assert request["subject"] == "Re: Ponds"
     assert request["to"] == [{"name": "Carol", "address": "carol@example.com"}]
-    assert request["reference"] == {"action": "REPLY", "message": {"subject": "Ponds"}}
+    assert request["source"] == {"relation": "REPLY", "message": {"subject": "Ponds"}}
     assert request["text"].startswith("Yes.\n\nOn Tue, 01 Jan 2030 10:00:00 +0000, Carol")
     assert "\n> Hi there." in request["text"]
 

@@ -189,8 +189,8 @@ async def test_reply_draft_joins_the_thread(ada: GraphQLClient, bob: GraphQLClie
     message_id = global_ids.encode(
         "Message", (await deliver_to(ada, raw_message("Plans"))).message_id
     )
-    reference = {"message": {"id": message_id}, "action": "REPLY"}
-    answer = await upload_message(ada, reference=reference, text="Yes.")
+    reference = {"message": {"id": message_id}, "relation": "REPLY"}
+    answer = await upload_message(ada, source=reference, text="Yes.")
     message = await parse_uploaded_message(ada, answer)
     assert answer["message"]["flags"] == ["\\Seen", "\\Draft"]
     assert answer["message"]["thread"] == {**answer["message"]["thread"], "messageCount": 2}
@@ -199,8 +199,8 @@ async def test_reply_draft_joins_the_thread(ada: GraphQLClient, bob: GraphQLClie
         "Carol <carol@example.com>",
     )
     assert str(message["In-Reply-To"]) == answer["message"]["inReplyTo"]
-    (error,) = (await upload_message(bob, reference=reference))["errors"]
-    assert (error["code"], error["path"]) == ("NOT_FOUND", ["reference", "message"])
+    (error,) = (await upload_message(bob, source=reference))["errors"]
+    assert (error["code"], error["path"]) == ("NOT_FOUND", ["source", "message"])
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ from tests.support.stores.counter_check import load_journal_entries, load_stream
 FIELDS = """submission {
     id queueId state envelopeFrom sendAt undoableUntil recipients { recipient } }
   message { id uid subject draft seen date bcc { address } mailbox { path }
-    outbound { queueId entries { seq recipient state } } }
+    submissions { queueId recipients { recipient state } } }
   undo { token } warnings { code path }"""
 pytestmark = pytest.mark.usefixtures("verify_consistency")
 
@@ -78,11 +78,11 @@ async def test_submitted_draft_is_sent_and_moved_to_sent(
     assert (message["draft"], message["seen"], message["mailbox"]["path"]) == (False, True, "Sent")
     assert message["date"] == "2030-01-01T02:00:00Z"
     assert message["bcc"] == [{"address": "dave@example.net"}]
-    (outbound,) = message["outbound"]
-    assert outbound["queueId"] == answer["submission"]["queueId"]
-    assert [(entry["seq"], entry["recipient"]) for entry in outbound["entries"]] == [
-        ("001", "carol@example.net"),
-        ("002", "dave@example.net"),
+    (submission,) = message["submissions"]
+    assert submission["queueId"] == answer["submission"]["queueId"]
+    assert [delivery["recipient"] for delivery in submission["recipients"]] == [
+        "carol@example.net",
+        "dave@example.net",
     ]
     (received,) = server.messages
     assert b"Bcc" not in received.raw
@@ -251,8 +251,8 @@ async def test_stored_files_of_draft_are_attached_and_deleted(
 async def test_submit_marks_original_as_answered(ada: GraphQLClient) -> None:
     inserted = await deliver_to(ada, raw_message("Hello"))
     message_id = global_ids.encode("Message", inserted.message_id)
-    reference = {"message": {"id": message_id}, "action": "REPLY"}
-    new_draft = await create_draft(ada, reference=reference)
+    reference = {"message": {"id": message_id}, "relation": "REPLY"}
+    new_draft = await create_draft(ada, source=reference)
     assert (await submit_draft(ada, new_draft))["errors"] == []
     result = await ada(
         "query ($by: MessageRef!) { message(by: $by) { answered } }", by={"id": message_id}

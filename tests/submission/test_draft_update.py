@@ -178,9 +178,9 @@ async def test_saved_reply_keeps_reference_and_attaches_files_once(ada: GraphQLC
         b"Content-Type: text/csv\r\nContent-Disposition: attachment; filename=p.csv\r\n\r\n1;2\r\n"
     )
     message_id = global_ids.encode("Message", (await deliver_to(ada, raw)).message_id)
-    reference = {"message": {"id": message_id}, "action": "REPLY", "attachments": {"all": True}}
-    draft = await save_draft(ada, reference=reference)
-    for arguments in ({"subject": "Re: Plans"}, {"reference": reference}):
+    reference = {"message": {"id": message_id}, "relation": "REPLY", "attachments": {"all": True}}
+    draft = await save_draft(ada, source=reference)
+    for arguments in ({"subject": "Re: Plans"}, {"source": reference}):
         answer = await save_draft_again(ada, draft, **arguments)
         current = answer["message"]
         assert [name for name, *_ in await load_attached_files(ada, answer)] == ["p.csv"]
@@ -198,8 +198,8 @@ async def test_draft_joins_and_leaves_thread_with_its_reference(
     message_id = global_ids.encode(
         "Message", (await deliver_to(ada, raw_message("Plans"))).message_id
     )
-    reference = {"message": {"id": message_id}, "action": "REPLY"}
-    joined = (await save_draft_again(ada, draft, reference=reference))["message"]
+    reference = {"message": {"id": message_id}, "relation": "REPLY"}
+    joined = (await save_draft_again(ada, draft, source=reference))["message"]
     assert joined["thread"]["id"] != draft["thread"]["id"]
     assert (joined["thread"]["subject"], joined["thread"]["messageCount"]) == ("Plans", 2)
     assert len(await select_rows(environment, "SELECT id FROM threads")) == 1

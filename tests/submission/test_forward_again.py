@@ -1,4 +1,4 @@
-"""Test messageRedirect without addresses: forwarding to the original targets again."""
+"""Test messageRedirect without `to`: forwarding to the original targets again."""
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -72,16 +72,18 @@ async def load_queued_recipients(client: GraphQLClient) -> list[tuple[Any, ...]]
     return [tuple(row) for row in await select_rows(client.environment, query, user=client.user.id)]
 
 
-async def load_forward_targets(client: GraphQLClient, message_id: str) -> list[tuple[str, ...]]:
+async def load_forward_targets(client: GraphQLClient, message_id: str) -> list[tuple[Any, ...]]:
     """Load the original forward targets of a message."""
-    document = "query ($id: ID!) { message(by: {id: $id}) { forwardTargets { seq type value } } }"
+    document = (
+        "query ($id: ID!) { message(by: {id: $id}) { forwardTargets { number type value } } }"
+    )
     message = (await client(document, id=message_id))["message"]
     return [tuple(target.values()) for target in message["forwardTargets"]]
 
 
-def forwarded_targets(answer: Any) -> list[tuple[str, ...]]:
+def forwarded_targets(answer: Any) -> list[tuple[Any, ...]]:
     assert answer["errors"] == []
-    return [tuple(target.values()) for target in answer["forwarded"]]
+    return [tuple(target.values()) for target in answer["forwardTargets"]]
 
 
 async def test_message_is_forwarded_to_all_or_one_original_target(
@@ -93,14 +95,17 @@ async def test_message_is_forwarded_to_all_or_one_original_target(
     await set_targets(ada)  # the targets at delivery time count
     (filter_row,) = await select_rows(ada.environment, "SELECT id FROM filters")
     await remove_filter(ada, global_ids.encode("Filter", filter_row[0]))
-    all_targets = [("1", "mail", EVE), ("2", "mail", DAVE), ("3", "mail", "frank@far.example")]
+    all_targets = [(1, "MAIL", EVE), (2, "MAIL", DAVE), (3, "MAIL", "frank@far.example")]
     assert await load_forward_targets(ada, message_id) == all_targets
     assert forwarded_targets(await forward_again(ada, message_id)) == all_targets
     assert await load_queued_recipients(ada) == [(address, None) for _, _, address in all_targets]
-    assert forwarded_targets(await forward_again(ada, message_id, target=2)) == all_targets[1:2]
+    assert (
+        forwarded_targets(await forward_again(ada, message_id, originalTarget=2))
+        == all_targets[1:2]
+    )
     assert (await load_queued_recipients(ada))[3:] == [(DAVE, None)]
     assert (
-        forwarded_targets(await forward_again(ada, message_id, target=None, addresses=None))
+        forwarded_targets(await forward_again(ada, message_id, originalTarget=None, to=None))
         == all_targets
     )
 
@@ -110,12 +115,12 @@ async def test_forward_without_original_targets_does_nothing(
 ) -> None:
     message_id = await deliver_message(ada, lmtp_client)
     await set_targets(ada, DAVE)  # this message was not forwarded
-    for extra in ({}, {"target": 1}):
+    for extra in ({}, {"originalTarget": 1}):
         answer = await forward_again(ada, message_id, **extra)
-        assert (answer["queueId"], forwarded_targets(answer)) == (None, [])
+        assert (answer["submission"], forwarded_targets(answer)) == (None, [])
     message_id = await deliver_message(ada, lmtp_client, raw_message("Second"))
-    answer = await forward_again(ada, message_id, target=2)
-    assert (answer["queueId"], forwarded_targets(answer)) == (None, [])
+    answer = await forward_again(ada, message_id, originalTarget=2)
+    assert (answer["submission"], forwarded_targets(answer)) == (None, [])
     assert await load_queued_recipients(ada) == []
     flags = "{ viewer { user { messages { nodes { flags } } } } }"
     nodes = (await ada(flags))["viewer"]["user"]["messages"]["nodes"]
@@ -128,10 +133,10 @@ async def test_invalid_forward_arguments_are_refused(
     await set_targets(ada, DAVE)
     message_id = await deliver_message(ada, lmtp_client)
     for extra, refusal in (
-        ({"target": 1, "addresses": [EVE]}, ("VALIDATION", ["target"], None)),
-        ({"target": 0}, ("VALIDATION", ["target"], None)),
-        ({"target": -1}, ("VALIDATION", ["target"], None)),
-        ({"addresses": []}, ("VALIDATION", ["addresses"], None)),
+        ({"originalTarget": 1, "to": [EVE]}, ("VALIDATION", ["originalTarget"], None)),
+        ({"originalTarget": 0}, ("VALIDATION", ["originalTarget"], None)),
+        ({"originalTarget": -1}, ("VALIDATION", ["originalTarget"], None)),
+        ({"to": []}, ("VALIDATION", ["to"], None)),
     ):
         assert forward_errors(await forward_again(ada, message_id, **extra)) == [refusal]
     assert await load_queued_recipients(ada) == []
@@ -164,8 +169,8 @@ async def test_relay_and_webhook_get_message_with_hidden_password(
         await webhook.wait_for_requests(1)
         answer = await forward_again(ada, message_id)
         assert forwarded_targets(answer) == [
-            ("1", "relay", f"smtps://us:***@{host}"),
-            ("2", "http", webhook.url),
+            (1, "RELAY", f"smtps://us:***@{host}"),
+            (2, "HTTP", webhook.url),
         ]
         query = "SELECT id FROM submissions WHERE user_id IS NOT NULL"
         ((submission_id,),) = await select_rows(ada.environment, query)
@@ -184,7 +189,9 @@ async def test_relay_and_webhook_get_message_with_hidden_password(
     assert request.headers["x-envelope-to"] == ada.address
     document = """query ($by: SubmissionRef!) { submission(by: $by) {
         state recipients { recipient state lastResponse } } }"""
-    shown_submission = (await ada(document, by={"queueId": answer["queueId"]}))["submission"]
+    shown_submission = (await ada(document, by={"queueId": answer["submission"]["queueId"]}))[
+        "submission"
+    ]
     assert shown_submission["state"] == "SENT"
     assert "secret" not in str(shown_submission)
 
@@ -197,17 +204,17 @@ async def test_forward_to_relay_with_unknown_password_is_conflict(
     await set_targets(ada, DAVE)
     message_id = await deliver_message(ada, lmtp_client)
     assert forwarded_targets(await forward_again(ada, message_id))[0] == (
-        "1",
-        "relay",
+        1,
+        "RELAY",
         "smtps://us:***@relay.example",
     )
     await remove_filter(ada, redirect_filter["id"])
     assert forward_errors(await forward_again(ada, message_id)) == [("CONFLICT", ["message"], None)]
-    assert forward_errors(await forward_again(ada, message_id, target=1)) == [
-        ("CONFLICT", ["target"], None)
+    assert forward_errors(await forward_again(ada, message_id, originalTarget=1)) == [
+        ("CONFLICT", ["originalTarget"], None)
     ]
-    assert forwarded_targets(await forward_again(ada, message_id, target=2)) == [
-        ("2", "mail", DAVE)
+    assert forwarded_targets(await forward_again(ada, message_id, originalTarget=2)) == [
+        (2, "MAIL", DAVE)
     ]
     await set_targets(ada, relay_url)  # any current target can provide the password
     assert len(forwarded_targets(await forward_again(ada, message_id))) == 2
@@ -227,17 +234,15 @@ async def test_shared_reader_cannot_forward_to_owners_targets(
         ada, "messageMove", "movedCount", select={"ids": [message_id]}, to={"path": "Team"}
     )
     assert moved["errors"] == []
-    for extra in ({}, {"target": 1}, {"target": 9}):
+    for extra in ({}, {"originalTarget": 1}, {"originalTarget": 9}):
         assert forward_errors(await forward_again(bob, message_id, **extra)) == [
             ("FORBIDDEN_OPERATION", ["message"], None)
         ]
     assert (
         await load_forward_targets(ada, message_id),
         await load_forward_targets(bob, message_id),
-    ) == ([("1", "mail", DAVE)], [])
-    assert forwarded_targets(await forward_again(bob, message_id, addresses=[EVE])) == [
-        ("1", "mail", EVE)
-    ]
+    ) == ([(1, "MAIL", DAVE)], [])
+    assert forwarded_targets(await forward_again(bob, message_id, to=[EVE])) == [(1, "MAIL", EVE)]
     assert await load_queued_recipients(ada) == []
 
 
@@ -255,7 +260,7 @@ async def test_own_copy_keeps_original_targets_but_foreign_copy_does_not(
         )
         assert copied["errors"] == []
     assert forwarded_targets(await forward_again(ada, await newest_message_id(ada))) == [
-        ("1", "mail", DAVE)
+        (1, "MAIL", DAVE)
     ]
     assert forwarded_targets(await forward_again(bob, await newest_message_id(bob))) == []
 
@@ -268,12 +273,10 @@ async def test_forward_is_refused_if_forwards_must_be_encrypted(
     async with ada.environment.write_session() as session:
         await session.exec(update(User).values(encrypt_forwarded=True))
     assert forward_errors(await forward_again(ada, message_id)) == [("CONFLICT", ["message"], None)]
-    assert forwarded_targets(await forward_again(ada, message_id, addresses=[DAVE])) == [
-        ("1", "mail", DAVE)
-    ]
+    assert forwarded_targets(await forward_again(ada, message_id, to=[DAVE])) == [(1, "MAIL", DAVE)]
     async with ada.environment.write_session() as session:
         await session.exec(update(Message).values(encrypted=True))
-    assert forwarded_targets(await forward_again(ada, message_id)) == [("1", "mail", DAVE)]
+    assert forwarded_targets(await forward_again(ada, message_id)) == [(1, "MAIL", DAVE)]
 
 
 async def test_target_that_became_own_address_is_skipped(
@@ -285,8 +288,8 @@ async def test_target_that_became_own_address_is_skipped(
         addressCreate(input: $input) { errors { code } } }"""
     arguments = {"address": "soon@example.org", "user": {"username": "ada"}}
     assert (await root(document, input=arguments))["addressCreate"]["errors"] == []
-    assert forwarded_targets(await forward_again(ada, message_id)) == [("1", "mail", DAVE)]
-    assert forwarded_targets(await forward_again(ada, message_id, target=2)) == []
+    assert forwarded_targets(await forward_again(ada, message_id)) == [(1, "MAIL", DAVE)]
+    assert forwarded_targets(await forward_again(ada, message_id, originalTarget=2)) == []
 
 
 async def test_targets_of_forwarding_address_are_not_original_targets(
@@ -311,8 +314,8 @@ async def test_redirects_of_script_are_original_targets(
     await set_targets(ada, DAVE)
     message_id = await deliver_message(ada, lmtp_client)
     assert forwarded_targets(await forward_again(ada, message_id)) == [
-        ("1", "mail", EVE),
-        ("2", "mail", DAVE),
+        (1, "MAIL", EVE),
+        (2, "MAIL", DAVE),
     ]
 
 
@@ -322,7 +325,7 @@ async def test_refused_redirect_is_no_original_target(
     await set_targets(ada, DAVE)
     assert (await try_update_users(root, ada, limits={"forwardsPerDay": 1}))[1] == []
     assert forwarded_targets(await forward_again(ada, await deliver_message(ada, lmtp_client))) == [
-        ("1", "mail", DAVE)
+        (1, "MAIL", DAVE)
     ]
     assert (
         forwarded_targets(
@@ -338,7 +341,7 @@ async def test_released_quarantine_message_has_original_targets(ada: GraphQLClie
     item_id = await quarantine_message(ada, "Offer")
     assert (await run_mutation(ada, QUARANTINE_RELEASE, quarantineItems=[{"id": item_id}]))[1] == []
     assert forwarded_targets(await forward_again(ada, await newest_message_id(ada))) == [
-        ("1", "mail", EVE), ("2", "mail", DAVE),
+        (1, "MAIL", EVE), (2, "MAIL", DAVE),
     ]  # fmt: skip
 
 
@@ -350,7 +353,7 @@ async def test_repeated_delivery_records_targets_once(
     for _ in range(2):
         assert await send_transaction(lmtp_client, raw, ada.address) == ACCEPTED_REPLIES
     assert forwarded_targets(await forward_again(ada, await newest_message_id(ada))) == [
-        ("1", "mail", DAVE)
+        (1, "MAIL", DAVE)
     ]
 
 

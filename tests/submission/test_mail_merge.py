@@ -42,7 +42,7 @@ async def test_merge_sends_one_message_per_entry(
         text="Dear {{ name }}, {{count}} {{things}}.",
         html="<p>Dear {{name}}, {{count}} {{things}}.</p>",
         template={"things": "ducks & geese"},
-        merge=[
+        mailMerge=[
             merge_entry("carol", name="Carol", count=2),
             merge_entry("dave", name="<Dave>", count=3),
         ],
@@ -67,14 +67,14 @@ async def test_merge_with_invalid_entry_sends_nothing(
     ada: GraphQLClient, environment: Environment
 ) -> None:
     answer = await send_message(
-        ada, subject="x", text="{{a}}", merge=[merge_entry("carol", a=1), merge_entry("dave")]
+        ada, subject="x", text="{{a}}", mailMerge=[merge_entry("carol", a=1), merge_entry("dave")]
     )
-    assert error_codes_and_paths(answer) == [("VALIDATION", ["merge", "1", "values"])]
+    assert error_codes_and_paths(answer) == [("VALIDATION", ["mailMerge", "1", "values"])]
     invalid_entries = [merge_entry("carol"), {"to": [{"address": "half@"}]}, {"to": []}]
-    answer = await send_message(ada, subject="x", text="y", merge=invalid_entries)
+    answer = await send_message(ada, subject="x", text="y", mailMerge=invalid_entries)
     assert error_codes_and_paths(answer) == [
-        ("VALIDATION", ["merge", "1", "to", "0"]),
-        ("VALIDATION", ["merge", "2", "to"]),
+        ("VALIDATION", ["mailMerge", "1", "to", "0"]),
+        ("VALIDATION", ["mailMerge", "2", "to"]),
     ]
     assert await load_queued_messages(environment) == []
 
@@ -87,15 +87,16 @@ async def test_recipient_limit_counts_merge_recipients(
         await (await session.connection()).execute(user_update.values(recipients_per_day=3))
     entries = [merge_entry(name) for name in "abcd"]
     assert [
-        code for code, _ in error_codes_and_paths(await send_message(ada, text="x", merge=entries))
+        code
+        for code, _ in error_codes_and_paths(await send_message(ada, text="x", mailMerge=entries))
     ] == ["RATE_LIMITED"]
     assert await load_queued_messages(environment) == []
-    assert (await send_message(ada, text="x", merge=entries[:3]))["errors"] == []
+    assert (await send_message(ada, text="x", mailMerge=entries[:3]))["errors"] == []
 
 
 async def test_undo_cancels_all_merged_messages(ada: GraphQLClient) -> None:
     answer = await send_message(
-        ada, text="x", merge=[merge_entry("a"), merge_entry("b")], undoWindow="PT30S"
+        ada, text="x", mailMerge=[merge_entry("a"), merge_entry("b")], undoWindow="PT30S"
     )
     undone = await undo_send(ada, answer)
     assert (undone["errors"], undone["restoredCount"]) == ([], 2)
@@ -108,15 +109,18 @@ async def undo_send(client: GraphQLClient, sent: Any) -> Any:
 @pytest.mark.parametrize(
     ("arguments", "path"),
     [
-        ({"merge": []}, ["merge"]),
-        ({"merge": [merge_entry("a")] * 101}, ["merge"]),
-        ({"merge": [merge_entry("a")], "to": [{"address": "b@example.net"}]}, ["merge"]),
-        ({"merge": [merge_entry("a")], "isDraft": True}, ["merge"]),
-        ({"merge": [merge_entry("a")], "envelope": {"to": [{"address": "b@x.org"}]}}, ["merge"]),
-        ({"merge": [merge_entry("a", x=[1])]}, ["merge", "0", "values", "x"]),
+        ({"mailMerge": []}, ["mailMerge"]),
+        ({"mailMerge": [merge_entry("a")] * 101}, ["mailMerge"]),
+        ({"mailMerge": [merge_entry("a")], "to": [{"address": "b@example.net"}]}, ["mailMerge"]),
+        ({"mailMerge": [merge_entry("a")], "isDraft": True}, ["mailMerge"]),
         (
-            {"merge": [merge_entry("a", x="a\r\nBcc: b@c.d")], "subject": "{{x}}"},
-            ["merge", "0", "values"],
+            {"mailMerge": [merge_entry("a")], "envelope": {"to": [{"address": "b@x.org"}]}},
+            ["mailMerge"],
+        ),
+        ({"mailMerge": [merge_entry("a", x=[1])]}, ["mailMerge", "0", "values", "x"]),
+        (
+            {"mailMerge": [merge_entry("a", x="a\r\nBcc: b@c.d")], "subject": "{{x}}"},
+            ["mailMerge", "0", "values"],
         ),
         ({"to": [{"address": "b@x.org"}], "subject": "{{y}}", "template": {}}, ["subject"]),
         ({"to": [{"address": "b@x.org"}], "template": {"a": {}}}, ["template", "a"]),
@@ -159,7 +163,7 @@ async def test_merge_over_quota_warns_about_missing_copies(
         CommittedOptions(replace(environment.options, users_default_quota=3 * user.used + 100), 1)
     )
     answer = await send_message(
-        ada, text="x" * 500, merge=[merge_entry(name) for name in ("carol", "dave", "erin")]
+        ada, text="x" * 500, mailMerge=[merge_entry(name) for name in ("carol", "dave", "erin")]
     )
     assert answer["errors"] == []
     assert [message["to"][0]["address"][:4] for message in answer["messages"]] == ["caro", "dave"]
@@ -173,13 +177,13 @@ async def test_merge_over_quota_warns_about_missing_copies(
 async def test_merge_statement_count_is_independent_of_entry_count(
     ada: GraphQLClient, statements: list[Any]
 ) -> None:
-    await send_message(ada, text="x", merge=[merge_entry("warm")])
+    await send_message(ada, text="x", mailMerge=[merge_entry("warm")])
     counts = []
     for entry_count in (1, 32):
         del statements[:]
         assert not (
             await send_message(
-                ada, text="x", merge=[merge_entry(f"c{n}") for n in range(entry_count)]
+                ada, text="x", mailMerge=[merge_entry(f"c{n}") for n in range(entry_count)]
             )
         )["errors"]
         counts.append(len(statements))

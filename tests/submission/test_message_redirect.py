@@ -32,7 +32,7 @@ pytestmark = pytest.mark.usefixtures("verify_consistency")
 async def forward_message(
     client: GraphQLClient, message_id: str, *addresses: str, **extra: Any
 ) -> Any:
-    arguments = {"message": {"id": message_id}, "addresses": list(addresses), **extra}
+    arguments = {"message": {"id": message_id}, "to": list(addresses), **extra}
     return (await client(MESSAGE_REDIRECT, input=arguments))["messageRedirect"]
 
 
@@ -55,9 +55,9 @@ async def test_forwarded_message_is_unchanged(
             ada, message_id, "carol@example.net", bob.address, "CAROL@example.net"
         )
         assert answer["errors"] == []
-        assert [tuple(item.values()) for item in answer["forwarded"]] == [
-            ("1", "mail", "carol@example.net"),
-            ("2", "mail", bob.address),
+        assert [tuple(item.values()) for item in answer["forwardTargets"]] == [
+            (1, "MAIL", "carol@example.net"),
+            (2, "MAIL", bob.address),
         ]
         ((submission_id,),) = await select_rows(environment, "SELECT id FROM submissions")
         await wait_until_tried(environment, submission_id)
@@ -66,7 +66,7 @@ async def test_forwarded_message_is_unchanged(
     assert [message.subject for message in await load_inbox_rows(bob)] == ["kept"]
     document = """query ($by: SubmissionRef!) { submission(by: $by) {
         state envelopeFrom message { id } recipients { recipient } } }"""
-    loaded = (await ada(document, by={"queueId": answer["queueId"]}))["submission"]
+    loaded = (await ada(document, by={"queueId": answer["submission"]["queueId"]}))["submission"]
     assert (loaded["state"], loaded["envelopeFrom"], loaded["message"]) == (
         "SENT", ada.address, {"id": message_id},
     )  # fmt: skip
@@ -97,11 +97,11 @@ async def test_deleted_message_is_still_forwarded(
 @pytest.mark.parametrize(
     ("to", "refusal"),
     [
-        ([], ("VALIDATION", ["addresses"], None)),
-        (["carol@example.net", "nobody"], ("VALIDATION", ["addresses"], 1)),
-        (["carol@example.net\r\nRCPT TO:<x@y>"], ("VALIDATION", ["addresses"], 0)),
-        (["ada@example.org"], ("VALIDATION", ["addresses"], 0)),
-        ([f"x{n}@example.net" for n in range(401)], ("LIMIT_REACHED", ["addresses"], None)),
+        ([], ("VALIDATION", ["to"], None)),
+        (["carol@example.net", "nobody"], ("VALIDATION", ["to"], 1)),
+        (["carol@example.net\r\nRCPT TO:<x@y>"], ("VALIDATION", ["to"], 0)),
+        (["ada@example.org"], ("VALIDATION", ["to"], 0)),
+        ([f"x{n}@example.net" for n in range(401)], ("LIMIT_REACHED", ["to"], None)),
     ],
 )
 async def test_invalid_forward_addresses_are_refused(
@@ -167,7 +167,7 @@ async def test_idempotency_key_forwards_once_and_validate_only_never(
     repeated = await forward_message(
         ada, message_id, "c@example.net", options={"idempotencyKey": "k"}
     )
-    assert (repeated["queueId"], repeated["replayed"]) == (first["queueId"], True)
+    assert (repeated["submission"], repeated["replayed"]) == (first["submission"], True)
     assert await select_rows(environment, "SELECT count(*) FROM submissions") == [(1,)]
 
 

@@ -193,9 +193,9 @@ async def test_reply_uses_subject_and_sender_of_original(
     inserted = await deliver_to(ada, raw_message("Plans"))
     reference = {
         "message": {"id": global_ids.encode("Message", inserted.message_id)},
-        "action": "REPLY",
+        "relation": "REPLY",
     }
-    sent = await execute(schema, ada, MESSAGE_SEND, input={"text": "Yes.", "reference": reference})
+    sent = await execute(schema, ada, MESSAGE_SEND, input={"text": "Yes.", "source": reference})
     assert sent["errors"] == []
     assert sent["message"]["subject"] == "Re: Plans"
     assert [recipient["recipient"] for recipient in sent["submission"]["recipients"]] == [
@@ -203,9 +203,9 @@ async def test_reply_uses_subject_and_sender_of_original(
     ]
     missing_reference = {**reference, "message": {"emailId": "0" * 32}}
     refused = await execute(
-        schema, ada, MESSAGE_SEND, input={"text": "Yes.", "reference": missing_reference}
+        schema, ada, MESSAGE_SEND, input={"text": "Yes.", "source": missing_reference}
     )
-    assert [e["path"] for e in refused["errors"]] == [["reference", "message"]]
+    assert [e["path"] for e in refused["errors"]] == [["source", "message"]]
 
 
 @pytest.mark.parametrize(

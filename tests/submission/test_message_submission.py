@@ -44,9 +44,9 @@ from resolvers.submission import loaders as submission_loaders
 from resolvers.submission import mutations as submission_mutations
 from resolvers.submission.create import EnvelopeOverride, SendRequest, SentMessage
 from resolvers.submission.loaders import SubmissionPageKey
+from resolvers.submission.message_source import MessageRelationKind, MessageSource
 from resolvers.submission.outgoing_messages import compose_messages
 from resolvers.submission.prepared_messages import NO_FOLDER_WARNING, NOT_SAVED_TO_SENT
-from resolvers.submission.reply_references import Reference, ReferenceAction
 from tests.conftest import GraphQLClient, ManualClock, client_context, deliver_to, raw_message
 from tests.support.operations.send_operations import (
     OUTSIDE_RECIPIENT,
@@ -418,9 +418,9 @@ async def receive_original(client: GraphQLClient, **headers: str) -> int:
 
 
 async def send_reply(
-    client: GraphQLClient, message_id: int, action: ReferenceAction, **extra: Any
+    client: GraphQLClient, message_id: int, action: MessageRelationKind, **extra: Any
 ) -> ColumnRow:
-    outgoing = SendRequest(reference=Reference(message_id, action), text="Yes.", **extra)
+    outgoing = SendRequest(source=MessageSource(message_id, action), text="Yes.", **extra)
     sent = await submission_create.send_message(client_context(client), outgoing)
     assert sent.message is not None
     return sent.message
@@ -429,7 +429,7 @@ async def send_reply(
 async def test_reply_goes_to_sender_and_marks_original(ada: GraphQLClient) -> None:
     message_id = await receive_original(ada, References="<0@example.com>")
     first = await load_message(ada, message_id)
-    reply = await send_reply(ada, message_id, ReferenceAction.REPLY)
+    reply = await send_reply(ada, message_id, MessageRelationKind.REPLY)
     assert (reply.subject, reply.to) == ("Re: Plans", [["Carol", "carol@example.com"]])
     assert reply.in_reply_to == first.message_id
     assert reply.references == ["<0@example.com>", first.message_id]
@@ -445,7 +445,7 @@ async def test_reply_all_excludes_own_addresses(ada: GraphQLClient) -> None:
         To="Ada <A.da+x@example.org>, bob@example.org, LIST@example.com",
         Cc="dora@example.com, bob@example.org",
     )
-    reply = await send_reply(ada, message_id, ReferenceAction.REPLY_ALL, subject="Mine")
+    reply = await send_reply(ada, message_id, MessageRelationKind.REPLY_ALL, subject="Mine")
     assert pair_addresses(reply.to) == ["list@example.com", "bob@example.org"]
     assert pair_addresses(reply.cc) == ["dora@example.com"]
     assert reply.subject == "Mine"
@@ -454,13 +454,13 @@ async def test_reply_all_excludes_own_addresses(ada: GraphQLClient) -> None:
 async def test_reply_to_own_message_goes_to_its_recipients(ada: GraphQLClient) -> None:
     sent = (await send_outgoing_message(ada)).message
     assert sent is not None
-    reply = await send_reply(ada, sent.id, ReferenceAction.REPLY)
+    reply = await send_reply(ada, sent.id, MessageRelationKind.REPLY)
     assert pair_addresses(reply.to) == ["carol@example.net"]
 
 
 async def test_forward_prefixes_subject_and_sets_keyword(ada: GraphQLClient) -> None:
     message_id = await receive_original(ada)
-    forward = await send_reply(ada, message_id, ReferenceAction.FORWARD, to=[OUTSIDE_RECIPIENT])
+    forward = await send_reply(ada, message_id, MessageRelationKind.FORWARD, to=[OUTSIDE_RECIPIENT])
     assert (forward.subject, forward.in_reply_to) == ("Fwd: Plans", None)
     current = await load_message(ada, message_id)
     assert (current.answered, current.keywords) == (True, ["$Forwarded"])
@@ -468,7 +468,7 @@ async def test_forward_prefixes_subject_and_sets_keyword(ada: GraphQLClient) -> 
 
 async def test_reply_prefix_is_not_repeated(ada: GraphQLClient) -> None:
     message_id = (await deliver_to(ada, raw_message("AW: Plans"))).message_id
-    assert (await send_reply(ada, message_id, ReferenceAction.REPLY)).subject == "AW: Plans"
+    assert (await send_reply(ada, message_id, MessageRelationKind.REPLY)).subject == "AW: Plans"
 
 
 async def test_failed_reply_does_not_mark_original(ada: GraphQLClient, bob: GraphQLClient) -> None:
@@ -478,8 +478,8 @@ async def test_failed_reply_does_not_mark_original(ada: GraphQLClient, bob: Grap
         (bob, {"to": [OUTSIDE_RECIPIENT]}),
     ):
         with pytest.raises(RequestError):
-            await send_reply(client, message_id, ReferenceAction.REPLY, **extra)
-    await send_reply(ada, message_id, ReferenceAction.REPLY, is_draft=True)
+            await send_reply(client, message_id, MessageRelationKind.REPLY, **extra)
+    await send_reply(ada, message_id, MessageRelationKind.REPLY, is_draft=True)
     assert not (await load_message(ada, message_id)).answered
 
 

@@ -109,14 +109,17 @@ async def test_submitted_draft_is_scanned(ada: GraphQLClient, rspamd: WebhookRec
 async def test_manual_forward_is_scanned(ada: GraphQLClient, rspamd: WebhookReceiver) -> None:
     inserted = await deliver_to(ada, raw_message("Offer"))
     message = {"id": global_ids.encode("Message", inserted.message_id)}
-    arguments: dict[str, Any] = {"message": message, "addresses": ["carol@example.net"]}
+    arguments: dict[str, Any] = {"message": message, "to": ["carol@example.net"]}
     rspamd.response = rspamd_reply(50.0)
-    answer = await execute_mutation(ada, "messageRedirect", "queueId", **arguments)
+    fields = "submission { queueId }"
+    answer = await execute_mutation(ada, "messageRedirect", fields, **arguments)
     assert [error["code"] for error in answer["errors"]] == ["FORBIDDEN_OPERATION"]
     assert await count_submissions_and_messages(ada.environment) == (0, 1)
     assert b"Subject: Offer" in rspamd.requests[0].raw
     rspamd.response = rspamd_reply(0.0)
-    assert not (await execute_mutation(ada, "messageRedirect", "queueId", **arguments))["errors"]
+    assert not (
+        await execute_mutation(ada, "messageRedirect", "submission { queueId }", **arguments)
+    )["errors"]
 
 
 async def test_virus_only_scan_skips_rspamd(ada: GraphQLClient, rspamd: WebhookReceiver) -> None:

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("verify_consistency", "ada")
 
 
 async def send_message(client: GraphQLClient, **fields: Any) -> Any:
-    recipients = {} if "merge" in fields else {"to": [{"address": CAROL}, {"address": DAVE}]}
+    recipients = {} if "mailMerge" in fields else {"to": [{"address": CAROL}, {"address": DAVE}]}
     return await execute_mutation(
         client, "messageSend", SEND_FIELDS, subject="Hi", text="x", **recipients, **fields
     )
@@ -51,7 +51,7 @@ async def test_send_on_behalf_returns_recipients(
 
 async def test_merge_on_behalf_returns_recipients_of_each_message(root: GraphQLClient) -> None:
     merge = [{"to": [{"address": DAVE}]}, {"to": [{"address": CAROL}]}]
-    answer = await send_message(root, user=ADA, merge=merge)
+    answer = await send_message(root, user=ADA, mailMerge=merge)
     assert answer["errors"] == []
     recipients = [submission["recipients"] for submission in answer["submissions"]]
     assert recipients == [[{"recipient": DAVE}], [{"recipient": CAROL}]]

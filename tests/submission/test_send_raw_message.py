@@ -124,7 +124,7 @@ async def receive_and_reference(
     inserted = await deliver_to(client, raw)
     return {
         "message": {"id": global_ids.encode("Message", inserted.message_id)},
-        "action": action,
+        "relation": action,
         **extra,
     }
 
@@ -133,24 +133,24 @@ async def test_reply_quotes_original_text(ada: GraphQLClient) -> None:
     long_line = "word " * 40
     raw = raw_message("Ponds", body=f"One.\r\n> Two.\r\n{long_line}\r\n\r\n-- \r\nCarol\r\n")
     source_reference = await receive_and_reference(ada, raw, "REPLY", quote="BELOW")
-    answer = await send_message(ada, text="Yes.", reference=source_reference)
+    answer = await send_message(ada, text="Yes.", source=source_reference)
     text = answer["message"]["text"].replace("\r\n", "\n")
     assert text.startswith("Yes.\n\nOn Tue, 01 Jan 2030 10:00:00 +0000, Carol <carol@")
     assert "\n> One.\n>> Two.\n> word word" in text
     assert all(len(line) <= 78 for line in text.split("\n")[3:])
     assert "-- " not in text
     quote_above = {**source_reference, "quote": "ABOVE"}
-    text = (await send_message(ada, text="Yes.", reference=quote_above))["message"]["text"]
+    text = (await send_message(ada, text="Yes.", source=quote_above))["message"]["text"]
     assert text.rstrip().endswith("Yes.")
     without_quote = await send_message(
-        ada, text="Yes.", reference={**source_reference, "quote": "NONE"}
+        ada, text="Yes.", source={**source_reference, "quote": "NONE"}
     )
     assert without_quote["message"]["text"].strip() == "Yes."
 
 
 async def test_quoted_html_is_sanitized(ada: GraphQLClient, environment: Environment) -> None:
     source_reference = await receive_and_reference(ada, HTML_MESSAGE, "REPLY", quote="BELOW")
-    answer = await send_message(ada, html="<body><p>Yes.</p></body>", reference=source_reference)
+    answer = await send_message(ada, html="<body><p>Yes.</p></body>", source=source_reference)
     assert answer["errors"] == []
     (raw,) = await load_queued_messages(environment)
     page = parse_message(raw).get_body(("html",)).get_content()
@@ -166,7 +166,7 @@ async def test_forward_quotes_header_of_original(ada: GraphQLClient) -> None:
     source_reference = await receive_and_reference(
         ada, raw_message("Ponds"), "FORWARD", quote="BELOW"
     )
-    answer = await send_message(ada, **TO_CAROL, text="FYI", reference=source_reference)
+    answer = await send_message(ada, **TO_CAROL, text="FYI", source=source_reference)
     text = answer["message"]["text"].replace("\r\n", "\n")
     assert answer["message"]["subject"] == "Fwd: Ponds"
     assert "From: Carol <carol@example.com>\nDate: Tue, 01 Jan 2030" in text
@@ -179,7 +179,7 @@ async def test_forward_attaches_whole_original(
 ) -> None:
     raw = raw_message("Ponds: a/b", body=body)
     source_reference = await receive_and_reference(ada, raw, "FORWARD", includeMessage=True)
-    answer = await send_message(ada, **TO_CAROL, text="FYI", reference=source_reference)
+    answer = await send_message(ada, **TO_CAROL, text="FYI", source=source_reference)
     assert answer["errors"] == []
     sent = (await load_queued_messages(environment))[0]
     assert sent.isascii()
@@ -204,7 +204,7 @@ async def test_submit_only_key_cannot_quote(ada: GraphQLClient, environment: Env
     document = """mutation ($input: MessageSendInput!) { messageSend(input: $input) {
       errors { code path } } }"""
     for extra in ({"quote": "BELOW"}, {"includeMessage": True}, {"attachments": {"all": True}}):
-        arguments = {"text": "x", "reference": {**source_reference, **extra}}
+        arguments = {"text": "x", "source": {**source_reference, **extra}}
         (error,) = (await sender(document, input=arguments))["messageSend"]["errors"]
         assert error["code"] == "FORBIDDEN"
 
@@ -214,10 +214,8 @@ async def test_foreign_message_cannot_be_quoted(ada: GraphQLClient, bob: GraphQL
         ada, raw_message("Secret"), "REPLY", quote="BELOW"
     )
     for extra in ({}, {"includeMessage": True}, {"attachments": {"all": True}}):
-        answer = await send_message(
-            bob, **TO_CAROL, text="x", reference={**source_reference, **extra}
-        )
-        assert error_codes_and_paths(answer) == [("NOT_FOUND", ["reference", "message"])]
+        answer = await send_message(bob, **TO_CAROL, text="x", source={**source_reference, **extra})
+        assert error_codes_and_paths(answer) == [("NOT_FOUND", ["source", "message"])]
 
 
 async def test_message_is_encrypted_to_all_known_keys(

@@ -5,10 +5,12 @@ from typing import Any
 import httpx
 import pytest
 
+from graph.types import global_ids
 from models.runtime.environment import Environment
 from models.users.roles import AdminPermission, Role
 from tests.conftest import GraphQLClient, make_client
 from tests.support.accounts.domain_admins import make_domain_admin
+from tests.support.accounts.shared_mailboxes import share_mailbox
 from tests.support.accounts.user_operations import execute_mutation, user_global_id
 
 SUBMISSION_FIELDS = "id queueId state envelopeFrom recipients { recipient state }"
@@ -18,6 +20,10 @@ ALL_SUBMISSIONS_QUERY = "{ users { nodes { id submissions { nodes { id } } } } }
 NODE_QUERY = (
     f"query ($id: ID!) {{ node(id: $id) {{ ... on Submission {{ {SUBMISSION_FIELDS} }} }} }}"
 )
+
+MAILBOX_SUBMISSIONS_QUERY = """query ($mailbox: MailboxRef!, $count: Int!) {
+  mailbox(by: $mailbox) { messages(first: $count) { nodes {
+    id submissions { id queueId state recipients { recipient } } } } } }"""
 
 
 async def send_message(client: GraphQLClient) -> dict[str, Any]:
@@ -86,3 +92,37 @@ async def test_submission_of_another_user_is_hidden(ada: GraphQLClient, bob: Gra
     submission = await send_message(ada)
     assert (await bob(USER_SUBMISSIONS_QUERY, by={"id": user_global_id(ada)}))["user"] is None
     assert (await bob(NODE_QUERY, id=submission["id"]))["node"] is None
+
+
+async def load_sent_messages(client: GraphQLClient, mailbox: Any, count: int) -> Any:
+    answer = await client(MAILBOX_SUBMISSIONS_QUERY, mailbox=mailbox, count=count)
+    return answer["mailbox"]["messages"]["nodes"]
+
+
+async def test_message_submissions_need_constant_statements(
+    ada: GraphQLClient, statements: list[str]
+) -> None:
+    for _ in range(20):
+        await send_message(ada)
+    await load_sent_messages(ada, {"path": "Sent"}, 1)  # fills the caches of the account
+    statement_counts = set()
+    for count in (1, 20):
+        del statements[:]
+        messages = await load_sent_messages(ada, {"path": "Sent"}, count)
+        statement_counts.add(len(statements))
+        assert [len(message["submissions"]) for message in messages] == [1] * count
+    assert len(statement_counts) == 1
+    (submission,) = messages[0]["submissions"]
+    assert submission["recipients"] == [{"recipient": "carol@example.net"}]
+
+
+async def test_message_submissions_are_hidden_from_users_of_a_shared_mailbox(
+    ada: GraphQLClient, bob: GraphQLClient
+) -> None:
+    await send_message(ada)
+    assert await share_mailbox(ada, bob, "READ", path="Sent") == []
+    mailbox = {"id": global_ids.encode("Mailbox", (await ada.load_mailbox("Sent")).id)}
+    (own_message,) = await load_sent_messages(ada, mailbox, 1)
+    (shared_message,) = await load_sent_messages(bob, mailbox, 1)
+    assert len(own_message["submissions"]) == 1
+    assert shared_message == {"id": own_message["id"], "submissions": []}

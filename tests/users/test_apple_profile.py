@@ -17,7 +17,7 @@ from cryptography.x509.oid import NameOID
 from models.errors import InvalidInput, NotFound, ServiceUnavailable
 from models.runtime.options import Options
 from resolvers.auth import app_passwords
-from resolvers.auth.app_passwords import AppPasswordScope, NewAppPassword
+from resolvers.auth.app_password_validation import AppPasswordScope, NewAppPassword
 from resolvers.context import Context
 from tests.conftest import TEST_OPTIONS, GraphQLClient, client_context
 from tests.support.accounts.two_factor_operations import run_auth_mutation

@@ -45,12 +45,12 @@ from tests.support.stores.other_processes import deregister_as_dead
 
 USER_DELETE = """
 mutation ($input: UserDeleteInput!) { userDelete(input: $input) {
-  deletedIds task { id state total done } tasks { id }
+  deletedIds tasks { id state total done }
   errors { code path message ... on ForbiddenError { requires } } } }
 """
 USER_PURGE = """
 mutation ($input: UserPurgeInput!) { userPurge(input: $input) {
-  purgedIds task { id } errors { code path } } }
+  purgedIds tasks { id } errors { code path } } }
 """
 USER_RESTORE = """
 mutation ($input: UserRestoreInput!) { userRestore(input: $input) {
@@ -171,7 +171,7 @@ async def test_deleted_user_is_hidden_at_once_and_purged_by_a_task(
 
     assert await tasks.run_next_task(environment)
     task = await root("query ($id: ID!) { task(by: {id: $id}) { state done total } }",
-                      id=payload["task"]["id"])  # fmt: skip
+                      id=payload["tasks"][0]["id"])  # fmt: skip
     assert task == {"task": {"state": "SUCCEEDED", "done": 3, "total": 3}}
     for table in ("mailboxes", "messages", "threads", "api_keys", "thread_refs"):
         query = f"SELECT count(*) FROM {table} WHERE user_id = :key"  # noqa: S608 - our own names
@@ -208,7 +208,7 @@ async def test_repeated_delete_changes_the_time_of_the_same_task(
         {"usernames": ["ada"], "ids": [global_ids.encode("User", ada.user.id)]},
     ):
         repeated, errors = await delete_users(root, selection, purgeAt="2030-03-01T00:00:00Z")
-        assert (errors, repeated["task"]["id"]) == ([], first["task"]["id"])
+        assert (errors, repeated["tasks"][0]["id"]) == ([], first["tasks"][0]["id"])
         assert repeated["deletedIds"] == first["deletedIds"]
     assert await select_rows(environment, "SELECT count(*) FROM tasks") == [(1,)]
     clock.tick(days=32)
@@ -347,13 +347,13 @@ async def test_domain_admin_deletes_and_restores_only_own_users(
     payload, errors = await delete_users(own_admin, ada.user.id, purgeAt=LATER)
     assert (errors, len(payload["deletedIds"])) == ([], 1)
     task_query = "query ($id: ID!) { task(by: {id: $id}) { kind user { id } } }"
-    assert (await own_admin(task_query, id=payload["task"]["id"]))["task"] == {
+    assert (await own_admin(task_query, id=payload["tasks"][0]["id"]))["task"] == {
         "kind": "USER_DELETE",
         "user": None,
     }
-    assert (await other_admin(task_query, id=payload["task"]["id"]))["task"] is None
+    assert (await other_admin(task_query, id=payload["tasks"][0]["id"]))["task"] is None
     cancel = "mutation ($i: TaskCancelInput!) { taskCancel(input: $i) { errors { code } } }"
-    cancel_response = await own_admin(cancel, i={"tasks": [{"id": payload["task"]["id"]}]})
+    cancel_response = await own_admin(cancel, i={"tasks": [{"id": payload["tasks"][0]["id"]}]})
     assert cancel_response["taskCancel"]["errors"] == [{"code": "FORBIDDEN_OPERATION"}]
     for deleted_ref in ({"username": "ada"}, {"address": "ada@example.org"},
                {"id": payload["deletedIds"][0]}):  # fmt: skip
@@ -376,7 +376,7 @@ async def test_purge_does_not_wait_for_purge_at(
     selection = {"ids": [global_ids.encode("User", client.user.id) for client in (ada, bob)]}
     purge_payload = (await root(USER_PURGE, input={"users": selection}))["userPurge"]
     assert (purge_payload["purgedIds"], purge_payload["errors"]) == (selection["ids"], [])
-    assert purge_payload["task"] == {"id": delete_payload["task"]["id"]}
+    assert purge_payload["tasks"][0] == {"id": delete_payload["tasks"][0]["id"]}
     assert await tasks.run_next_task(environment)
     assert await tasks.run_next_task(environment)
     assert await select_rows(environment, "SELECT count(*) FROM users") == [(0,)]
@@ -412,11 +412,11 @@ async def test_started_purge_continues_and_cannot_be_restored(
     _, (error,) = await delete_users(root, ada.user.id, purgeAt=LATER)
     assert (error["code"], error["path"]) == ("CONFLICT", ["purgeAt"])
     repeated, errors = await delete_users(root, ada.user.id)
-    assert (errors, repeated["task"]["id"]) == ([], payload["task"]["id"])
+    assert (errors, repeated["tasks"][0]["id"]) == ([], payload["tasks"][0]["id"])
     await deregister_as_dead(environment)
     assert await tasks.run_next_task(environment)
     task = await root("query ($id: ID!) { task(by: {id: $id}) { state done total } }",
-                      id=payload["task"]["id"])  # fmt: skip
+                      id=payload["tasks"][0]["id"])  # fmt: skip
     assert task["task"] == {"state": "SUCCEEDED", "done": 5, "total": 5}
     assert await select_rows(environment, "SELECT count(*) FROM users") == [(0,)]
 
@@ -438,7 +438,7 @@ async def test_concurrent_delete_restore_and_delivery_are_consistent(
         return_exceptions=True,
     )
     deleted, delivered = outcomes[:4], outcomes[4:]
-    assert len({payload["task"]["id"] for payload, _ in deleted}) == 1
+    assert len({payload["tasks"][0]["id"] for payload, _ in deleted}) == 1
     assert all(
         isinstance(delivery_result, NotFound | message_insert.InsertedMessage)
         for delivery_result in delivered

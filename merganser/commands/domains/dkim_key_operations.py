@@ -11,6 +11,7 @@ from models.runtime.environment import Environment
 from models.store.keyset_pages import MAX_PAGE_SIZE, Cursor, PageRequest
 from resolvers.context import Context
 from resolvers.domains import dkim_key_mutations, dkim_keys, dkim_rotation
+from resolvers.domains.dkim_domains import resolve_dkim_domains
 from resolvers.domains.dkim_key_mutations import NewDkimKey
 from resolvers.domains.dkim_keys import DkimRecordKey
 from resolvers.domains.dkim_rotation import DkimRotationValues
@@ -32,7 +33,7 @@ async def list_keys(
             break
         cursor = Cursor(page_request.ordering, page.rows[-1].domain, page.rows[-1].id)
     if domain_name is not None:
-        (domain,) = await dkim_key_mutations.resolve_dkim_domains(ctx, [domain_name])
+        (domain,) = await resolve_dkim_domains(ctx, [domain_name])
         rows = [row for row in rows if row.domain == domain.name]
     return await _keys_as_json(ctx, rows, queries_dns=queries_dns)
 
@@ -61,7 +62,7 @@ async def rotate_keys(
 async def activate_key(environment: Environment, domain_name: str, selector: str) -> None:
     """Let a domain sign with the key of this selector. Raises CommandError if there is none."""
     ctx = root_context(environment)
-    (domain,) = await dkim_key_mutations.resolve_dkim_domains(ctx, [domain_name])
+    (domain,) = await resolve_dkim_domains(ctx, [domain_name])
     key_ids = [
         row.id
         for row in await dkim_key_mutations.load_keys_of_domains(ctx, [domain])

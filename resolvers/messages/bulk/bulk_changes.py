@@ -8,6 +8,7 @@ from datetime import datetime
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from models.errors import Forbidden, InvalidInput
+from models.events.journal import PLATFORM
 from models.mailboxes.shares import ShareRight
 from models.runtime.environment import DatabaseTransaction
 from models.store.columns import ColumnRow
@@ -19,7 +20,7 @@ from resolvers.messages.bulk import rights as bulk_rights
 from resolvers.messages.bulk import undo as bulk_undo
 from resolvers.messages.bulk.apply import apply_to_rows
 from resolvers.messages.bulk.bulk_requests import BulkOutcome, BulkRequest
-from resolvers.messages.bulk.bulk_tasks import queue_task
+from resolvers.messages.bulk.bulk_tasks import queue_task, task_owner_id
 from resolvers.messages.bulk.owners import BulkAccounts
 from resolvers.messages.bulk.row_changes import FlagChanges
 from resolvers.messages.bulk.selected_messages import (
@@ -51,7 +52,8 @@ async def apply_bulk_request(ctx: Context, request: BulkRequest) -> BulkOutcome:
         request, selector=await request.selector.with_filter_sql(ctx, accounts.user_ids)
     )
     few = len(request.selector.ids or ()) <= ctx.environment.options.bulk_max_items
-    if request.is_flag_change_by_id and few and not (accounts.other_users or accounts.grantee_id):
+    are_own_messages = accounts.user_ids and not (accounts.other_users or accounts.grantee_id)
+    if request.is_flag_change_by_id and few and are_own_messages:
         return await ctx.run_transaction(
             lambda transaction: _change_flags_in_transaction(ctx, transaction, request, accounts),
             *accounts.user_ids,
@@ -70,7 +72,8 @@ async def apply_bulk_request(ctx: Context, request: BulkRequest) -> BulkOutcome:
 async def _apply_or_queue_in_session(
     ctx: Context, request: BulkRequest, bulk_accounts: BulkAccounts
 ) -> BulkOutcome:
-    async with ctx.write_session(*bulk_accounts.stream_ids) as session:
+    task_stream_ids = [task_owner_id(ctx, bulk_accounts) or PLATFORM]
+    async with ctx.write_session(*bulk_accounts.stream_ids, *task_stream_ids) as session:
         source_ids = await load_source_mailbox_ids(ctx, request, bulk_accounts)
         if request.selector.mailbox is not None:
             request = replace(request, source_mailbox_ids=source_ids)

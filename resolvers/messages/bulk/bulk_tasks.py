@@ -66,15 +66,24 @@ async def queue_task(
     orders = [
         {"ids": [row.id for row in rows], **_task_order(request, bulk_accounts, source_mailbox_ids)}
     ]
-    owner = (
-        None if bulk_accounts.other_users else bulk_accounts.grantee_id or bulk_accounts.user_ids[0]
-    )
+    owner = task_owner_id(ctx, bulk_accounts)
     (task,) = await insert_tasks(
         ctx, session, request.task_kind, orders, user_id=owner, total=len(rows)
     )
     stream = PLATFORM if owner is None else owner
     await ctx.record_change(session, stream, EventType.TASK_CHANGED, [task.id])
     return task
+
+
+def task_owner_id(ctx: Context, bulk_accounts: BulkAccounts) -> int | None:
+    """Return the account of a task, or None for a task of the platform.
+
+    A task without messages belongs to the viewer.
+    """
+    if bulk_accounts.other_users:
+        return None
+    first_user_id = next(iter(bulk_accounts.user_ids), ctx.viewer.user_id)
+    return bulk_accounts.grantee_id or first_user_id or None
 
 
 async def _require_quota(ctx: Context, user_id: int, byte_count: int) -> None:

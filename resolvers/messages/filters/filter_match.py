@@ -14,8 +14,8 @@ from mail.mailboxes import paths
 from mail.mime import DecodedField, ParsedAddress
 from mail.search.tokenizer import WordPositions, message_words
 from mail.storage.message_flags import SYSTEM_FLAGS
-from mail.storage.message_insert import StorableMessage
 from mail.storage.received_messages import THREAD_THRESHOLD
+from mail.storage.storable_message import StorableMessage
 from models.errors import InvalidInput
 from models.files.blobs import StorageTier
 from models.mailboxes.tables import SpecialUse

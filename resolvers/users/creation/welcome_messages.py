@@ -24,8 +24,9 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from mail.compose import message_builder
 from mail.compose.message_builder import MessageDraft, OutgoingFile
 from mail.mime.header_encoding import NamedAddress
-from mail.storage.message_insert import MessagePlacement, StorableMessage, insert_message
+from mail.storage.message_insert import MessagePlacement, insert_message
 from mail.storage.received_messages import parse_storable_message, store_blobs
+from mail.storage.storable_message import StorableMessage
 from models.errors import RequestError
 from models.mailboxes.tables import Mailbox, SpecialUse
 from models.runtime.environment import Environment

@@ -14,13 +14,9 @@ from mail.compose.message_builder import CustomHeader, MessageDraft
 from mail.limits.user_limits import LIMIT_LETTER_TASK, STORAGE_QUOTA, usage_level
 from mail.mime.header_encoding import NamedAddress
 from mail.storage.blobs.blob_writer import StoredMessageBlobs
-from mail.storage.message_insert import (
-    InsertKind,
-    MessagePlacement,
-    StorableMessage,
-    insert_message,
-)
+from mail.storage.message_insert import InsertKind, MessagePlacement, insert_message
 from mail.storage.received_messages import parse_storable_message, store_blobs
+from mail.storage.storable_message import StorableMessage
 from mail.text.languages import text_in_language
 from models.addresses.tables import Address
 from models.errors import NotFound

@@ -37,7 +37,7 @@ subscription ($after: Cursor) { changes(after: $after) { cursor hasMore events {
 MESSAGE_QUERY = """
 query ($id: ID!) { message(by: {id: $id}) {
   subject text html(sanitize: false) size sourceUrl
-  from { name address } envelope { from rcpt { value } }
+  from { name address } envelope { from recipients { value } }
   attachments { filename contentType size url }
 } }
 """
@@ -62,7 +62,7 @@ async def _assert_message_is_read_completely(
     assert message["from"] == {"name": "Carol", "address": "carol@example.com"}
     assert message["envelope"] == {
         "from": "carol@example.com",
-        "rcpt": [{"value": "ada@example.org"}],
+        "recipients": [{"value": "ada@example.org"}],
     }
     assert message["text"].strip() == PLAIN_TEXT
     assert message["html"].strip() == HTML_TEXT.decode()

@@ -87,9 +87,12 @@ async def send_request(app: Starlette, body: bytes, headers: dict[str, str]) -> 
         "server": ("test", 80),
     }
 
+    stream_started = asyncio.Event()
+
     async def receive_message() -> dict[str, Any]:
         if request_messages:
             return request_messages.pop()
+        await stream_started.wait()
         await asyncio.sleep(SILENT_STREAM_LIMIT)
         return {"type": "http.disconnect"}
 
@@ -97,6 +100,8 @@ async def send_request(app: Starlette, body: bytes, headers: dict[str, str]) -> 
         if message["type"] == "http.response.start":
             content_type = dict(message["headers"])[b"content-type"].decode()
             response.status, response.media_type = message["status"], content_type.partition(";")[0]
+            if response.media_type == "text/event-stream":
+                stream_started.set()
         response.body += message.get("body", b"")
 
     async with asyncio.timeout(20):

@@ -20,7 +20,8 @@ from mail.storage import received_messages
 from mail.storage.blobs.base64_offsets import Base64LineOffsets
 from mail.storage.blobs.errors import CorruptBlob
 from mail.storage.blobs.message_layout import BlobSpan
-from mail.storage.message_content import StoredMessage, open_messages, read_all
+from mail.storage.message_content import StoredMessage, read_all
+from mail.storage.message_opening import open_messages
 from models.errors import NotFound
 from models.files.blobs import Blob, MessageBlob
 from models.messages.tables import Message

@@ -20,6 +20,7 @@ from tests.conftest import GraphQLClient, client_context, deliver_to, make_clien
 from tests.support.accounts.domain_admins import make_domain_admin
 from tests.support.operations.bulk_operations import (
     inbox_selection,
+    list_message_ids,
     list_messages,
     load_mailbox_path_by_subject,
     run_message_mutation,
@@ -454,3 +455,28 @@ async def test_move_from_another_account_needs_full_rights(
     )["errors"]
     assert (error["code"], error["path"][0]) == ("NOT_FOUND", "sourceUser")
     assert [len(await list_messages(client)) for client in two_users] == [2, 2]
+
+
+@pytest.mark.parametrize("users", [{"all": False}, {"tags": ["none"]}, {"usernames": []}])
+async def test_selection_of_no_account_changes_nothing(
+    two_users: list[GraphQLClient], root: GraphQLClient, users: dict[str, Any]
+) -> None:
+    ada, _ = two_users
+    message_id, _ = await list_message_ids(ada)
+    for client in (root, ada):
+        change = {"set": {"seen": True}}
+        selection = {**ALL_MESSAGES, "users": users}
+        updated = await run_message_mutation(client, "messageUpdate", select=selection, **change)
+        assert (updated["errors"], updated["updatedCount"]) == ([], 0)
+        queued = await run_message_mutation(
+            client, "messageUpdate", select=selection, **change, **{"async": True}
+        )
+        assert (queued["errors"], queued["task"]["total"]) == ([], 0)
+        by_id = await run_message_mutation(
+            client, "messageUpdate", select={"ids": [message_id], "users": users}, **change
+        )
+        assert [error["path"] for error in by_id["errors"]] == [["select", "ids", "0"]]
+    async with asyncio.timeout(10):
+        while await tasks.run_next_task(root.environment):
+            pass
+    assert await load_flags(ada) == [[], []]

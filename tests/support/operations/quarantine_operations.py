@@ -29,7 +29,7 @@ QUARANTINE_QUERY = f"""query ($filter: QuarantineFilter, $first: Int, $after: St
 QUARANTINE_ITEM_QUERY = "query ($id: ID!) { node(id: $id) { ... on QuarantineItem { subject } } }"
 QUARANTINE_RELEASE = f"""mutation ($input: QuarantineReleaseInput!) {{
   quarantineRelease(input: $input) {{
-    messages {{ subject mailbox {{ path }} seen envelope {{ from rcpt {{ value }} }} }}
+    messages {{ subject mailbox {{ path }} seen envelope {{ from recipients {{ value }} }} }}
     {ERRORS} }} }}"""
 QUARANTINE_RELEASE_ERRORS = f"""mutation ($input: QuarantineReleaseInput!) {{
   quarantineRelease(input: $input) {{ {ERRORS} }} }}"""

@@ -11,7 +11,7 @@ from tests.support.schema.error_paths import field_path, item_index
 
 MESSAGE_REDIRECT = """
 mutation ($input: MessageRedirectInput!) { messageRedirect(input: $input) {
-  queueId forwarded { seq type value } replayed errors { code path } } }
+  submission { queueId } forwardTargets { number type value } replayed errors { code path } } }
 """
 OUTSIDE_RECIPIENT = NamedAddress("carol@example.net", "Carol")
 SHORT_MESSAGE = SendRequest(to=[OUTSIDE_RECIPIENT], subject="Hello", text="Hi there.")
@@ -24,7 +24,7 @@ SEND_WITH_UNDO = """mutation ($window: Duration, $later: DateTime, $options: Mut
 
 def forward_errors(payload: Any) -> list[tuple[Any, ...]]:
     """Code, path and index of each error of a messageRedirect that sent nothing."""
-    assert (payload["queueId"], payload["forwarded"]) == (None, [])
+    assert (payload["submission"], payload["forwardTargets"]) == (None, [])
     return [(error["code"], field_path(error), item_index(error)) for error in payload["errors"]]
 
 

@@ -165,9 +165,9 @@ async def message_send(_ada: GraphQLClient, _root: GraphQLClient) -> MutationCal
 async def message_redirect(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
     input_fields = {
         "message": {"id": await _receive_message(ada)},
-        "addresses": ["carol@example.net"],
+        "to": ["carol@example.net"],
     }
-    return MutationCall("messageRedirect", input_fields, "forwarded { seq type value }")
+    return MutationCall("messageRedirect", input_fields, "forwardTargets { number type value }")
 
 
 @register_call

@@ -22,7 +22,7 @@ from models.runtime.environment import Environment
 from models.users.roles import AdminPermission, Role, Scope
 from models.users.tables import User
 from resolvers.auth import app_passwords, authentication
-from resolvers.auth.app_passwords import AppPasswordScope, NewAppPassword
+from resolvers.auth.app_password_validation import AppPasswordScope, NewAppPassword
 from resolvers.context import Context, Viewer
 from tests.conftest import make_api_key, make_client, make_user, raw_message
 from tests.support.accounts.access_tokens import make_access_token

@@ -92,12 +92,12 @@ OBJECT_INPUTS: dict[str, dict[str, Any]] = {
         "user": {"username": "sharer"},
         "rights": ["LOOKUP"],
     },
-    "messageRedirect": {"message": {"id": "@Message"}, "addresses": ["eve@example.com"]},
+    "messageRedirect": {"message": {"id": "@Message"}, "to": ["eve@example.com"]},
     "messageCopy id": {"select": {"ids": ["@Message"]}, "to": {"specialUse": "SENT"}},
     "messageDelete id": {"select": {"ids": ["@Message"]}},
     "messageRedirect uid": {
         "message": {"uid": {"mailbox": {"id": "@inbox"}, "uid": "@uid"}},
-        "addresses": ["eve@example.com"],
+        "to": ["eve@example.com"],
     },
     "messageMove id": {"select": {"ids": ["@Message"]}, "to": {"specialUse": "JUNK"}},
     "messageMove mailbox": {

@@ -1,4 +1,4 @@
-"""Build replies and forwards: what a message inherits from the message it refers to."""
+"""Build replies and forwards: what a message takes from the message it replies to or forwards."""
 
 import re
 from collections.abc import Collection, Sequence
@@ -38,16 +38,16 @@ _MESSAGE_COLUMNS = frozenset(
 )
 
 
-class ReferenceAction(StrEnum):
-    """What a message does with the message it refers to."""
+class MessageRelationKind(StrEnum):
+    """How a message is related to the message that it replies to or forwards."""
 
     REPLY = "REPLY"
     REPLY_ALL = "REPLY_ALL"
     FORWARD = "FORWARD"
 
 
-class ReferenceQuote(StrEnum):
-    """Whether and where the text quotes the message referred to."""
+class QuotePosition(StrEnum):
+    """Whether and where the text quotes the message replied to or forwarded."""
 
     NONE = "NONE"
     BELOW = "BELOW"
@@ -55,13 +55,13 @@ class ReferenceQuote(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Reference:
-    """The message that a new message refers to, the action, and the content taken from it."""
+class MessageSource:
+    """The message that a new message replies to or forwards, and the content taken from it."""
 
     message_id: int
-    action: ReferenceAction
+    relation: MessageRelationKind
     attachments: AttachmentSelection | None = None  # to copy
-    quote: ReferenceQuote = ReferenceQuote.NONE
+    quote: QuotePosition = QuotePosition.NONE
     includes_message: bool = False  # attach the whole message
 
 
@@ -78,13 +78,13 @@ class InheritedContent:
     quote: QuotedMessage | None = None
 
 
-def reference_columns(reference: Reference | None) -> tuple[int, str] | None:
-    """Return id and action of a reference for the columns of a message."""
-    return (reference.message_id, reference.action.value) if reference else None
+def source_columns(source: MessageSource | None) -> tuple[int, str] | None:
+    """Return id and relation of a source for the columns of a message."""
+    return (source.message_id, source.relation.value) if source else None
 
 
 async def read_inherited_content(
-    ctx: Context, reference: Reference, budget: AttachmentBudget
+    ctx: Context, source: MessageSource, budget: AttachmentBudget
 ) -> InheritedContent:
     """Read what a reply or forward inherits from a message of the viewer.
 
@@ -95,27 +95,27 @@ async def read_inherited_content(
     """
     ctx.viewer.require_scope(Scope.MAIL_READ)
     statement = select(*select_columns(Message, _MESSAGE_COLUMNS)).where(
-        col(Message.id) == reference.message_id, is_visible(ctx, Message)
+        col(Message.id) == source.message_id, is_visible(ctx, Message)
     )
-    path = ["reference", "message"]
+    path = ["source", "message"]
     row = require_found(
-        next(iter(await ctx.read(statement)), None), str(reference.message_id), path=path
+        next(iter(await ctx.read(statement)), None), str(source.message_id), path=path
     )
     references = [*row.references, *([row.message_id] if row.message_id else [])]
-    copied_attachments = await _copy_referenced_attachments(ctx, reference, budget)
+    copied_attachments = await _copy_source_attachments(ctx, source, budget)
     quote = None
-    if reference.quote is not ReferenceQuote.NONE:
-        quote, images = await _build_quote(ctx, row, reference, budget)
+    if source.quote is not QuotePosition.NONE:
+        quote, images = await _build_quote(ctx, row, source, budget)
         copied_attachments += images
-    if reference.includes_message:
+    if source.includes_message:
         copied_attachments.append(await _message_as_attachment(ctx, row, budget))
-    if reference.action is ReferenceAction.FORWARD:
+    if source.relation is MessageRelationKind.FORWARD:
         subject = _prefixed_subject(row.subject, "Fwd: ")
         return InheritedContent(
             subject, references=references, attachments=copied_attachments, quote=quote
         )
     to, cc = await _reply_recipients(
-        ctx, row, reply_all=reference.action is ReferenceAction.REPLY_ALL
+        ctx, row, reply_all=source.relation is MessageRelationKind.REPLY_ALL
     )
     return InheritedContent(
         _prefixed_subject(row.subject, "Re: "),
@@ -128,25 +128,25 @@ async def read_inherited_content(
     )
 
 
-async def _copy_referenced_attachments(
-    ctx: Context, reference: Reference, budget: AttachmentBudget
+async def _copy_source_attachments(
+    ctx: Context, source: MessageSource, budget: AttachmentBudget
 ) -> list[OutgoingFile]:
-    if reference.attachments is None:
+    if source.attachments is None:
         return []
-    path = ["reference", "attachments"]
-    message = await _read_content(ctx, reference.message_id)
-    numbers = attachments.attachment_numbers(message, reference.attachments, path)
+    path = ["source", "attachments"]
+    message = await _read_content(ctx, source.message_id)
+    numbers = attachments.attachment_numbers(message, source.attachments, path)
     return await attachments.copy_attachments(message, numbers, budget, path)
 
 
 async def _read_content(ctx: Context, message_id: int) -> StoredMessage:
     return require_found(
-        await content.load_stored_message(ctx, message_id), path=["reference", "message"]
+        await content.load_stored_message(ctx, message_id), path=["source", "message"]
     )
 
 
 async def _build_quote(
-    ctx: Context, row: ColumnRow, reference: Reference, budget: AttachmentBudget
+    ctx: Context, row: ColumnRow, source: MessageSource, budget: AttachmentBudget
 ) -> tuple[QuotedMessage, list[OutgoingFile]]:
     """Return the quote and the images that its HTML shows."""
     message, html, images = await _read_content(ctx, row.id), None, list[OutgoingFile]()
@@ -169,7 +169,7 @@ async def _build_quote(
             numbers_by_content_id[cid] for cid in shown_content_ids if cid in numbers_by_content_id
         )
         images = await attachments.copy_attachments(
-            message, image_numbers, budget, ["reference", "quote"]
+            message, image_numbers, budget, ["source", "quote"]
         )
     authors = [NamedAddress(row.from_address, row.from_name)] if row.from_address else []
     original = OriginalMessage(
@@ -181,7 +181,7 @@ async def _build_quote(
         _addresses_from_pairs(row.to),
         _addresses_from_pairs(row.cc),
     )
-    is_forward = reference.action is ReferenceAction.FORWARD
+    is_forward = source.relation is MessageRelationKind.FORWARD
     return reply_quote.forwarded_quote(original) if is_forward else reply_quote.reply_quote(
         original
     ), images
@@ -192,7 +192,7 @@ async def _message_as_attachment(
 ) -> OutgoingFile:
     """Return the whole message as an attachment with the suffix .eml."""
     message = await _read_content(ctx, row.id)
-    budget.count_file(message.size, ["reference", "includeMessage"])
+    budget.count_file(message.size, ["source", "includeMessage"])
     name = attachments.filename_from_text(row.subject) or "message"
     raw = await read_all(message.stream_raw())
     return OutgoingFile(raw, f"{name}.eml", is_message=True)
@@ -260,19 +260,17 @@ async def _read_own_addresses(ctx: Context) -> set[NormalizedAddress]:
     return names | {NormalizedAddress(row.local, row.alias) for row in rows if row.alias}
 
 
-async def mark_referenced_message(
-    ctx: Context, session: AsyncSession, reference: Reference
-) -> None:
+async def mark_source_message(ctx: Context, session: AsyncSession, source: MessageSource) -> None:
     """Set the answered flag, or $Forwarded, on the message referred to, in the sending transaction.
 
     A message that another account shares is not changed.
     """
-    rows = await row_changes.load_rows_in_transaction(session, [reference.message_id])
+    rows = await row_changes.load_rows_in_transaction(session, [source.message_id])
     if any(
         row.user_id != require_user_id(ctx) for row in rows
     ):  # the transaction has no lock on its stream
         return
-    is_forward = reference.action is ReferenceAction.FORWARD
+    is_forward = source.relation is MessageRelationKind.FORWARD
     changes = row_changes.FlagChanges.from_flag_names(
         {"answered": True}, added=[FORWARDED_KEYWORD] if is_forward else []
     )

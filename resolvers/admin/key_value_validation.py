@@ -1,0 +1,81 @@
+"""Validation of keys, values and times to live of key-value entries."""
+
+import re
+from datetime import datetime, timedelta
+
+from models import quantities
+from models.errors import InvalidInput, LimitReached
+from resolvers.context import Context
+
+MAX_KEY_BYTES = 1024  # not exceeded by the setting, since an index holds the key twice
+MIN_AND_MAX_TTL = (timedelta(seconds=1), timedelta(days=3650))
+_CONTROL_CHARACTERS = re.compile(
+    "[\x00-\x1f\x7f-\x9f\ud800-\udfff\U0010ffff]"
+)  # U+10FFFF ends prefix ranges
+_NOT_STORABLE = re.compile("[\0\ud800-\udfff]")  # not supported by every database
+
+
+def validate_key(key: str) -> str:
+    """Return the key. Keys are compared character by character.
+
+    Raises InvalidInput if the key is too long, or has control characters or empty levels.
+    """
+    check_characters_and_length(key, "key")
+    if not all(key.split("/")):
+        raise InvalidInput("a key has no empty levels", constraint="pattern", path=["key"])
+    return key
+
+
+def check_characters_and_length(text: str, field_name: str) -> None:
+    """Raise InvalidInput if a text has control characters or more than MAX_KEY_BYTES bytes."""
+    if _CONTROL_CHARACTERS.search(text):
+        raise InvalidInput(
+            f"a {field_name} has no control characters", constraint="pattern", path=[field_name]
+        )
+    if len(text.encode()) > MAX_KEY_BYTES:
+        raise InvalidInput(
+            f"a {field_name} has at most {MAX_KEY_BYTES} bytes", constraint="max", path=[field_name]
+        )
+
+
+def check_key_limits(ctx: Context, key: str) -> None:
+    """Raise LimitReached if a new key is longer or deeper than the settings allow."""
+    options = ctx.environment.options
+    for unit, used, limit in (
+        ("bytes", len(key.encode()), options.key_value_max_key_size),
+        ("levels", key.count("/") + 1, options.key_value_max_key_levels),
+    ):
+        if used > limit:
+            message = f"a key has at most {limit} {unit}"
+            raise LimitReached(message, limit=limit, used=used, path=["key"])
+
+
+def check_value(ctx: Context, value: str) -> None:
+    """Raise InvalidInput if a value can't be stored, LimitReached if it is too large."""
+    if _NOT_STORABLE.search(value):
+        message = "a value has no character that no store takes"
+        raise InvalidInput(message, constraint="pattern", path=["value"])
+    if (used := len(value.encode())) > (limit := ctx.environment.options.key_value_max_value_size):
+        message_of_limit = f"a value has at most {limit} bytes"
+        raise LimitReached(message_of_limit, limit=limit, used=used, path=["value"])
+
+
+def expiry_time(ctx: Context, ttl: timedelta | None) -> datetime | None:
+    """Return when an entry with this time to live expires; None: never. Raises InvalidInput."""
+    if ttl is None:
+        return None
+    shortest, longest = MIN_AND_MAX_TTL
+    if ttl < shortest:
+        raise InvalidInput("it lasts a second at least", constraint="min", path=["ttl"])
+    if ttl > longest:
+        raise InvalidInput(f"it lasts {longest.days} days at most", constraint="max", path=["ttl"])
+    return ctx.environment.now() + ttl
+
+
+def parse_whole_number(value: str) -> int:
+    """Return a stored value as an integer. Raises InvalidInput if it is none below 2^53."""
+    try:
+        return quantities.parse_integer(value)
+    except ValueError as problem:
+        message = "its value is no whole number below 2^53"
+        raise InvalidInput(message, constraint="number", path=["key"]) from problem

@@ -1,0 +1,161 @@
+"""Validation and generation of application passwords."""
+
+import re
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from enum import StrEnum
+from itertools import pairwise
+
+from mail.addresses.address_syntax import validated_address as checked_address
+from models.errors import ErrorCollector, Forbidden, InvalidInput
+from models.runtime.environment import Environment
+from models.runtime.options import Options
+from models.users.roles import Scope, expand_scopes
+from resolvers.auth import credential_makers
+from resolvers.users import apple_profiles
+
+LENGTH = 16
+PASSWORD_PATTERN = re.compile(rf"[a-z]{{{LENGTH}}}")
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+MIN_DISTINCT_LETTERS = 6
+MAX_DESCRIPTION_LENGTH = 255  # characters of a description
+MAX_TYPED_LENGTH = 256  # characters, with spaces
+LIFETIME_RANGE = (timedelta(minutes=1), timedelta(days=3650))
+
+
+class AppPasswordScope(StrEnum):
+    """A scope that an application password can have."""
+
+    IMAP = "IMAP"
+    POP3 = "POP3"
+    SMTP = "SMTP"
+    SIEVE = "SIEVE"
+    MAIL_READ = "MAIL_READ"
+    MAIL = "MAIL"
+    SUBMIT = "SUBMIT"
+    ALL = "ALL"
+
+
+ALL_SCOPES = frozenset(Scope(each) for each in AppPasswordScope if each is not AppPasswordScope.ALL)
+
+
+@dataclass(frozen=True, slots=True)
+class NewAppPassword:
+    """An application password to create. A given password has exactly 16 letters a to z."""
+
+    description: str
+    scopes: Collection[AppPasswordScope] = (AppPasswordScope.ALL,)
+    password: str | None = field(default=None, repr=False)
+    ttl: timedelta | None = None  # from the last use
+    active: bool = True
+    profile: bool = False  # also create a configuration profile for Apple devices
+    address: str | None = None  # of the profile; default: the main address
+
+
+def normalize_app_password(password: str) -> str | None:
+    """Return a typed password without spaces and in lower case; None if it has another form."""
+    if len(password) > MAX_TYPED_LENGTH:
+        return None
+    normal = "".join(password.split()).casefold()
+    return normal if PASSWORD_PATTERN.fullmatch(normal) else None
+
+
+def require_impersonation_scopes(scopes: Sequence[str]) -> list[str]:
+    """Return these scopes, ALL as those of userImpersonate.
+
+    Raises Forbidden for a scope userImpersonate does not have.
+    """
+    if AppPasswordScope.ALL in scopes:
+        return sorted(ALL_SCOPES & expand_scopes(credential_makers.IMPERSONATION_SCOPES))
+    if not set(map(Scope, scopes)) <= expand_scopes(credential_makers.IMPERSONATION_SCOPES):
+        text = "a password for another account has at most the scopes of a token of userImpersonate"
+        raise Forbidden(text, requires="the account itself", path=["scopes"])
+    return list(scopes)
+
+
+def validate_new_password(new_password: NewAppPassword, options: Options) -> None:
+    """Raise Invalid, with all errors, if the password can't be created as described."""
+    problems = ErrorCollector()
+    with problems.collecting():
+        validate_description(new_password.description)
+    with problems.collecting():
+        scopes = stored_scopes(new_password.scopes)
+        if new_password.profile:
+            apple_profiles.incoming_protocol(options, scopes, scopes_field="scopes")
+    with problems.collecting():
+        validated_lifetime_seconds(new_password.ttl)
+    with problems.collecting():
+        if new_password.profile and new_password.address is not None:
+            checked_address(new_password.address)
+    with problems.collecting():
+        if new_password.password is not None:
+            _validate_given_password(new_password.password)
+    problems.raise_collected()
+
+
+def validate_description(text: str) -> str:
+    """Return a description, trimmed. Raises Invalid if it is empty, too long or not printable."""
+    text = text.strip()
+    if not 0 < len(text) <= MAX_DESCRIPTION_LENGTH or not text.isprintable():
+        raise InvalidInput(
+            f"a description has 1 to {MAX_DESCRIPTION_LENGTH} printable characters",
+            constraint="pattern",
+            path=["description"],
+        )
+    return text
+
+
+def stored_scopes(scopes: Collection[AppPasswordScope]) -> list[str]:
+    """Return the scopes in stored form: ALL alone, if it is given or all others are."""
+    if not scopes:
+        raise InvalidInput("say what it is good for", constraint="required", path=["scopes"])
+    scope_set = set(scopes)
+    if AppPasswordScope.ALL in scope_set or len(scope_set) == len(ALL_SCOPES):
+        return [AppPasswordScope.ALL.value]
+    return [each.value for each in AppPasswordScope if each in scope_set]
+
+
+def validated_lifetime_seconds(lifetime: timedelta | None) -> int | None:
+    """Return a lifetime in seconds. Raises Invalid if it is out of range."""
+    if lifetime is None:
+        return None
+    min_lifetime, max_lifetime = LIFETIME_RANGE
+    if lifetime < min_lifetime:
+        raise InvalidInput("it lasts a minute at least", constraint="min", path=["ttl"])
+    if lifetime > max_lifetime:
+        raise InvalidInput(
+            f"it lasts {max_lifetime.days} days at most", constraint="max", path=["ttl"]
+        )
+    return int(lifetime.total_seconds())
+
+
+def _validate_given_password(text: str) -> None:
+    """Raise Invalid if a given password has another form or is easy to guess."""
+    if not PASSWORD_PATTERN.fullmatch(text):
+        raise InvalidInput(
+            f"exactly {LENGTH} lower-case letters of a to z",
+            constraint="pattern",
+            path=["password"],
+        )
+    if _is_weak(text):
+        raise InvalidInput("too easy to guess", constraint="weak", path=["password"])
+
+
+def _is_weak(text: str) -> bool:
+    """True if a password has few letters, a repeated part, or is the alphabet in one direction."""
+    codes = [ord(character) for character in text]
+    steps = {(later - earlier) % 26 for earlier, later in pairwise(codes)}
+    has_repeated_part = any(text[size:] == text[:-size] for size in range(1, LENGTH // 2 + 1))
+    return len(set(text)) < MIN_DISTINCT_LETTERS or len(steps) == 1 or has_repeated_part
+
+
+def generate_password(environment: Environment) -> str:
+    """Return a random password, in which each letter is equally likely."""
+    while True:
+        unbiased_bytes = [
+            byte for byte in environment.random_bytes(4 * LENGTH) if byte < 256 - 256 % len(LETTERS)
+        ]
+        text = "".join(LETTERS[byte % len(LETTERS)] for byte in unbiased_bytes[:LENGTH])
+        if PASSWORD_PATTERN.fullmatch(text) and not _is_weak(text):
+            return text

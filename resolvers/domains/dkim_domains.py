@@ -1,0 +1,115 @@
+"""The domains and alias domains that DKIM mutations name."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import ColumnElement, Select, select, true, union_all
+from sqlmodel import col
+
+from mail.addresses.address_syntax import ascii_domain, normalized_domain
+from mail.authentication.public_keys import MAX_NAME_LENGTH
+from models.domains.dkim_keys import ALL_DOMAINS
+from models.domains.tables import AliasDomain, Domain
+from models.errors import (
+    Forbidden,
+    InvalidInput,
+    NotFound,
+)
+from models.events.journal import PLATFORM
+from models.users.roles import Role
+from resolvers.context import Context
+from resolvers.domains import loaders as domain_loaders
+
+DEFAULT_SELECTOR = "dkim"  # used if the input has none
+
+MAX_DOMAINS_PER_CALL = 50  # a key is generated for each
+
+
+@dataclass(frozen=True, slots=True)
+class DkimDomain:
+    """A domain or alias domain with keys of its own, or ALL_DOMAINS."""
+
+    name: str
+    domain_id: int | None
+
+    @property
+    def stream_id(self) -> int:
+        """The stream that records changes of its keys, in addition to the platform's."""
+        return PLATFORM if self.domain_id is None else self.domain_id
+
+
+async def resolve_dkim_domains(
+    ctx: Context,
+    domain_names: Sequence[str],
+    *,
+    path: str = "domains",
+    selector: str = DEFAULT_SELECTOR,
+) -> list[DkimDomain]:
+    """Return the named domains and alias domains, each once.
+
+    Raises NotFound if the viewer does not administer one, Forbidden for ALL_DOMAINS unless the
+    viewer is an ADMIN, and InvalidInput if selector and name are too long for a DNS name.
+    """
+    if not 0 < len(domain_names) <= MAX_DOMAINS_PER_CALL:
+        raise InvalidInput(
+            f"name 1 to {MAX_DOMAINS_PER_CALL} domains", constraint="max", path=[path]
+        )
+    normal_names = [
+        name if name == ALL_DOMAINS else normalized_domain(name) for name in domain_names
+    ]
+    is_visible_domain, is_administered_alias = (
+        domain_loaders.is_administered_domain(ctx),
+        domain_loaders.is_in_administered_domain(ctx, col(AliasDomain.domain_id)),
+    )
+    rows = await ctx.read(
+        _select_domains_by_name(normal_names, is_visible_domain, is_administered_alias)
+    )
+    ids_by_name: dict[str, int | None] = {row.name: row.key for row in rows}
+    if ctx.viewer.role.includes(Role.ADMIN):
+        ids_by_name[ALL_DOMAINS] = None
+    domains_by_name: dict[str, DkimDomain] = {}
+    for index, name in enumerate(normal_names):
+        if name == ALL_DOMAINS and ALL_DOMAINS not in ids_by_name:
+            message = "keys for all domains are an ADMIN's"
+            raise Forbidden(message, requires=Role.ADMIN, path=[path])
+        if name not in ids_by_name:
+            raise NotFound(domain_names[index], path=[path], index=index)
+        if is_too_long_for_dns(selector, name):
+            selector_message = "with the domain it is too long for a name in DNS"
+            raise InvalidInput(
+                selector_message, constraint="selector", path=["selector"], index=index
+            )
+        domains_by_name.setdefault(name, DkimDomain(name, ids_by_name[name]))
+    return list(domains_by_name.values())
+
+
+def _select_domains_by_name(
+    domain_names: Sequence[str],
+    domain_condition: ColumnElement[bool],
+    alias_condition: ColumnElement[bool],
+) -> Select[*tuple[Any, ...]]:
+    """Select id and name of the domains and alias domains with these names."""
+    own_names: Select[*tuple[Any, ...]] = select(
+        col(Domain.id).label("key"), col(Domain.name).label("name")
+    ).where(col(Domain.name).in_(domain_names), domain_condition)
+    alias_names = select(col(AliasDomain.domain_id), col(AliasDomain.alias)).where(
+        col(AliasDomain.alias).in_(domain_names), alias_condition
+    )
+    return select(union_all(own_names, alias_names).subquery())
+
+
+async def require_unchanged_domains(ctx: Context, dkim_domains: Sequence[DkimDomain]) -> None:
+    """Raise NotFound if a domain was deleted or renamed since it was loaded."""
+    domain_names = [one.name for one in dkim_domains]
+    rows = await ctx.read(_select_domains_by_name(domain_names, true(), true()))
+    names_and_ids = {(row.name, row.key) for row in rows} | {(ALL_DOMAINS, None)}
+    for index, dkim_domain in enumerate(dkim_domains):
+        if (dkim_domain.name, dkim_domain.domain_id) not in names_and_ids:
+            raise NotFound(dkim_domain.name, path=["domains"], index=index)
+
+
+def is_too_long_for_dns(selector: str, domain_name: str) -> bool:
+    """True if the DNS name of a key with this selector would be too long."""
+    suffix = domain_name if domain_name == ALL_DOMAINS else ascii_domain(domain_name)
+    return len(f"{selector}._domainkey.{suffix}") > MAX_NAME_LENGTH
