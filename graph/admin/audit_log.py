@@ -18,10 +18,10 @@ from graph.types.object_views import DerivedField
 from graph.types.references import UserRef, load_user_or_viewer_id
 from graph.types.row_mapping import NodeView, global_id_field, selected_columns
 from graph.types.scalars import IPAddress
-from models.store.keyset_pages import Cursor, ordering_name
+from models.store.keyset_pages import ordering_name
 from models.users.roles import Role, Scope
 from resolvers.admin import audit_log
-from resolvers.admin.audit_log import AuditLogConditions
+from resolvers.admin.audit_log import AuditLogConditions, AuditLogOrder
 
 
 def _target_global_id(type_name: str | None, row_id: int | None) -> strawberry.ID | None:
@@ -108,9 +108,9 @@ class AuditLogFilter(ConditionsInput):
 @strawberry.type
 class AuditLogQuery:
     @query(
-        "Returns entries of the audit log with old and new values, newest first. A DOMAIN_ADMIN "
-        "sees entries of the administered domains, an ADMIN all except entries about legal "
-        "holds of others, a ROOT all.",
+        "Returns entries of the audit log with old and new values. A DOMAIN_ADMIN sees entries "
+        "of the administered domains, an ADMIN all except entries about legal holds of "
+        "others, a ROOT all.",
         role=Role.DOMAIN_ADMIN,
         scope=Scope.READ,
     )
@@ -118,25 +118,23 @@ class AuditLogQuery:
         self,
         info: Info,
         filter: AuditLogFilter | None = UNSET,
+        order_by: AuditLogOrder = AuditLogOrder.CREATED_DESC,
         first: int | None = UNSET,
         after: str | None = UNSET,
         last: int | None = UNSET,
         before: str | None = UNSET,
     ) -> Connection[AuditLogEntry]:
         conditions = await filter.resolve_conditions(info) if filter else AuditLogConditions()
-        ctx, requested_page = (
-            info.context,
-            page_request(
-                ordering_name(audit_log.CURSOR_KIND, conditions), first, after, last, before
-            ),
-        )
+        ctx, list_order = info.context, audit_log.LIST_ORDERS[order_by]
+        list_ordering = ordering_name(f"auditlog-{order_by}", conditions)
+        requested_page = page_request(list_ordering, first, after, last, before)
         return await connection_of_page(
             info,
             AuditLogEntry,
             await audit_log.read_entry_page(
-                ctx, conditions, requested_page, selected_columns(info, AuditLogEntry)
+                ctx, conditions, requested_page, selected_columns(info, AuditLogEntry), order_by
             ),
-            lambda row: Cursor(requested_page.ordering, row.at, row.id),
+            lambda row: list_order.cursor_of_row(row, list_ordering),
             lambda: audit_log.count_entries(ctx, conditions),
         )
 

@@ -27,6 +27,7 @@ from models.errors import InvalidInput
 from models.events.journal import PLATFORM
 from models.store.keyset_pages import Cursor, ordering_name
 from models.users.roles import Scope
+from models.validation_constraints import ValidationConstraint
 from resolvers.access import require_user_id
 from resolvers.admin import key_values
 from resolvers.admin.key_values import (
@@ -116,7 +117,9 @@ class KeyValueEntryFilter(ConditionsInput):
         has_exact_key = is_given(self.exact_key)
         if has_exact_key and is_given(self.prefix):
             text = "give either prefix or exactKey"
-            raise InvalidInput(text, constraint="exclusive", path=["filter", "exactKey"])
+            raise InvalidInput(
+                text, constraint=ValidationConstraint.EXCLUSIVE, path=["filter", "exactKey"]
+            )
         namespace = await _resolve_query_namespace(
             info, self.user, self.store or DEFAULT_STORE, is_shared=bool(self.shared)
         )
@@ -199,7 +202,7 @@ def _shared_namespace(user_ref: UserRef | None, store: str) -> KeyValueNamespace
     """Return the namespace of shared entries. Raises Invalid if a user is named as well."""
     if user_ref:
         text = "what is shared is nobody's: name no user"
-        raise InvalidInput(text, constraint="exclusive", path=["shared"])
+        raise InvalidInput(text, constraint=ValidationConstraint.EXCLUSIVE, path=["shared"])
     return KeyValueNamespace(PLATFORM, store)
 
 

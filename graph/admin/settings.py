@@ -9,7 +9,7 @@ from strawberry import UNSET
 from strawberry.scalars import JSON
 
 from graph.types import errors as types_errors
-from graph.types.connections import Connection, connection_of_page, page_request
+from graph.types.connections import Connection, ConnectionSource, connection_of_page, page_request
 from graph.types.errors import MutationPayload, Options, attribute_field
 from graph.types.fields import Auth, Info, field, query
 from graph.types.input_conditions import ConditionsInput
@@ -19,8 +19,11 @@ from graph.types.row_mapping import NodeView, global_id_field, selected_columns
 from models.errors import InvalidInput
 from models.store.keyset_pages import Cursor, ordering_name
 from models.users.roles import Role, Scope
+from models.validation_constraints import ValidationConstraint
+from models.warning_codes import WarningCode
 from resolvers.admin import settings as admin_settings
-from resolvers.admin.settings import CurrentSetting, SettingHistoryPageKey
+from resolvers.admin.setting_types import SettingKind
+from resolvers.admin.settings import CurrentSetting, SettingHistoryPageKey, page_of_keys
 
 MAX_QUERY_LENGTH = 128  # characters; as long as a key
 
@@ -55,22 +58,7 @@ class Setting:
         "Key of the setting, such as `submission.maxRecipients`. Keys of custom settings begin "
         "with `custom.`."
     )
-    value: JSON | None = attribute_field(
-        "Current value. Durations are in ISO 8601, sizes in bytes."
-    )
-    name: str | None = attribute_field(
-        "Name of the setting for people, in English. Null for custom settings."
-    )
-    description: str | None = attribute_field(
-        "Description of the setting, in English. Null for custom settings."
-    )
-    default: JSON | None = attribute_field(
-        "Value that applies if none is stored: the value of the environment variable or the "
-        "built-in default. Null for custom settings."
-    )
-    type: str = attribute_field(
-        "Type of the value: `string`, `number`, `boolean`, `duration`, `size` or `list`."
-    )
+    type: SettingKind = attribute_field("Kind of the value.")
     custom: bool = attribute_field("True if a value is stored and replaces the default.")
     restart_required: bool = attribute_field("True if a new value applies only after a restart.")
 
@@ -83,7 +71,7 @@ class Setting:
             name=setting.name,
             description=setting.description,
             default=setting.default,
-            type=setting.type.value,
+            type=setting.type,
             custom=setting.is_set,
             restart_required=setting.restart_required,
         )
@@ -169,21 +157,39 @@ class SettingQuery:
         setting = await admin_settings.find_setting(info.context, key)
         return Setting.from_stored_setting(setting) if setting else None
 
-    @query("Returns all settings, sorted by key.", role=Role.ADMIN, scope=Scope.READ)
+    @query("Returns settings, sorted by key.", role=Role.ADMIN, scope=Scope.READ)
     async def settings(
         self,
         info: Info,
         filter: SettingFilter | None = UNSET,
-    ) -> list[Setting]:
+        first: int | None = UNSET,
+        after: str | None = UNSET,
+        last: int | None = UNSET,
+        before: str | None = UNSET,
+    ) -> Connection[Setting]:
         search_text = (filter.query or None) if filter else None
         if search_text and len(search_text) > MAX_QUERY_LENGTH:
             raise InvalidInput(
-                f"at most {MAX_QUERY_LENGTH} characters", constraint="max", path=["filter", "query"]
+                f"at most {MAX_QUERY_LENGTH} characters",
+                constraint=ValidationConstraint.MAX,
+                path=["filter", "query"],
             )
-        return [
-            Setting.from_stored_setting(setting)
-            for setting in await admin_settings.list_settings(info.context, search_text)
-        ]
+        list_ordering = ordering_name("settings", search_text)
+        requested_page = page_request(list_ordering, first, after, last, before)
+        settings = await admin_settings.list_settings(info.context, search_text)
+        page = page_of_keys(settings, requested_page)
+
+        async def count() -> int:
+            return len(settings)
+
+        return Connection.from_row(
+            ConnectionSource(
+                page,
+                [Setting.from_stored_setting(setting) for setting in page.rows],
+                lambda setting: Cursor(list_ordering, setting.key, 0),
+                count,
+            )
+        )
 
 
 @strawberry.type
@@ -196,7 +202,9 @@ class SettingMutation:
     )
     async def setting_set(self, info: Info, input: SettingSetInput) -> SettingPayload:
         if input.value is UNSET:
-            raise InvalidInput("give a value", constraint="required", path=["value"])
+            raise InvalidInput(
+                "give a value", constraint=ValidationConstraint.REQUIRED, path=["value"]
+            )
         setting = await admin_settings.set_setting(info.context, input.key, input.value)
         return SettingPayload(setting=Setting.from_stored_setting(setting))
 
@@ -210,7 +218,7 @@ class SettingMutation:
         settings, unchanged_indexes = await admin_settings.reset_settings(info.context, input.keys)
         warnings = [
             types_errors.Warning(
-                code="DEFAULT_ALREADY",
+                code=WarningCode.DEFAULT_ALREADY,
                 message=f"{input.keys[index]} had its default already",
                 path=["keys", str(index)],
             )

@@ -24,7 +24,7 @@ from graph.types.row_mapping import (
     selected_columns,
 )
 from graph.types.scalars import BigInt
-from models.admin.tasks import TaskState
+from models.admin.tasks import TaskKind, TaskState
 from models.store.keyset_pages import Cursor, ordering_name
 from models.users.roles import Scope
 from resolvers.admin import progress, tasks
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 @strawberry.type(description="Background task.")
 class Task(NodeView):
-    kind: str = attribute_field("Kind of the task, such as MESSAGE_UPDATE.")
+    kind: TaskKind = attribute_field("Kind of the task.")
     state: TaskState = attribute_field("State of the task.")
     done: BigInt = attribute_field("Number of items that are done.")
     total: BigInt | None = attribute_field("Number of all items. Null: unknown.")
@@ -73,7 +73,7 @@ class UndoToken:
 
 @strawberry.input(description="Conditions for tasks. All of them must hold.")
 class TaskFilter(ConditionsInput):
-    kind: str | None = attribute_field("Kind of the task, such as MESSAGE_UPDATE.", default=UNSET)
+    kinds: list[TaskKind] | None = attribute_field("Tasks of one of these kinds.", default=UNSET)
     states: list[TaskState] | None = attribute_field("Tasks in one of these states.", default=UNSET)
 
 
@@ -128,7 +128,7 @@ class TaskQuery:
         before: str | None = UNSET,
     ) -> Connection[Task]:
         conditions = (
-            TaskConditions(filter.kind or None, optional_tuple(filter.states))
+            TaskConditions(optional_tuple(filter.kinds), optional_tuple(filter.states))
             if filter
             else TaskConditions()
         )

@@ -24,6 +24,7 @@ from models.errors import InvalidInput, require_found
 from models.events.journal import EventType, StreamPositions
 from models.mailboxes.shares import ShareRight
 from models.users.roles import Role, Scope
+from models.validation_constraints import ValidationConstraint
 from resolvers.access import require_user_id
 from resolvers.changes import managed_streams
 from resolvers.changes.stream_reader import (
@@ -76,7 +77,9 @@ def resume_position_or_now(info: Info, after: object) -> StreamPositions | None:
 def _check_item_count(items: Sequence[object] | None, argument_name: str) -> None:
     """Raise Invalid if a list argument has too many items."""
     if len(items or ()) > MAX_FILTER_ITEMS:
-        raise InvalidInput(f"at most {MAX_FILTER_ITEMS}", constraint="max", path=[argument_name])
+        raise InvalidInput(
+            f"at most {MAX_FILTER_ITEMS}", constraint=ValidationConstraint.MAX, path=[argument_name]
+        )
 
 
 async def _follow_batches(info: Info, request: FollowRequest) -> AsyncIterator[ChangeBatch]:
@@ -138,7 +141,11 @@ class ChangeQuery:
         ] = DEFAULT_PAGE_SIZE,
     ) -> ChangeBatch:
         if not 0 < first <= MAX_PAGE_SIZE:
-            raise InvalidInput(f"first is 1 to {MAX_PAGE_SIZE}", constraint="page", path=["first"])
+            raise InvalidInput(
+                f"first is 1 to {MAX_PAGE_SIZE}",
+                constraint=ValidationConstraint.PAGE,
+                path=["first"],
+            )
         _check_item_count(types, "types")
         position = after if isinstance(after, dict) else {}
         request = FollowRequest(
@@ -177,7 +184,9 @@ class ChangeSubscription:
     ) -> AsyncIterator[ChangeBatch]:
         window = debounce if isinstance(debounce, timedelta) else DEFAULT_DEBOUNCE
         if not timedelta(0) <= window <= MAX_DEBOUNCE:
-            raise InvalidInput("at most a minute", constraint="max", path=["debounce"])
+            raise InvalidInput(
+                "at most a minute", constraint=ValidationConstraint.MAX, path=["debounce"]
+            )
         _check_item_count(types, "types")
         _check_item_count(mailboxes, "mailboxes")
         request = FollowRequest(

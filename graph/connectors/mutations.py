@@ -24,6 +24,7 @@ from mail.connectors.remote_server import ConnectorStage, RemoteFailure
 from models.connectors import AuthMechanism, ConnectorProtocol, ConnectorSecurity
 from models.errors import ConnectorFailure, InvalidInput
 from models.users.roles import Scope
+from models.validation_constraints import ValidationConstraint
 from resolvers.connectors import check
 from resolvers.connectors import loaders as connector_loaders
 from resolvers.connectors import mutations as connector_mutations
@@ -104,7 +105,9 @@ def column_values(connector_input: Any) -> dict[str, Any]:
     if _input_value(getattr(connector_input, "delete_source", UNSET)) is True:
         if values.get("source_retention"):
             text = "the same as sourceRetention PT0S: one of both"
-            raise InvalidInput(text, constraint="exclusive", path=["deleteSource"])
+            raise InvalidInput(
+                text, constraint=ValidationConstraint.EXCLUSIVE, path=["deleteSource"]
+            )
         values["source_retention"] = timedelta(0)
     return values
 
@@ -444,7 +447,9 @@ class ConnectorEditMutation:
     async def connector_test(self, info: Info, input: ConnectorTestInput) -> ConnectorTestPayload:
         shortest, longest = CHECK_TIMEOUT_RANGE
         if not shortest <= input.timeout <= longest:
-            raise InvalidInput("PT1S to PT1M", constraint="range", path=["timeout"])
+            raise InvalidInput(
+                "PT1S to PT1M", constraint=ValidationConstraint.RANGE, path=["timeout"]
+            )
         values = {**column_values(input), "remote_timeout": input.timeout}
         is_dry_run = bool(input.options and input.options.validate_only)
         result = await check.check_new_connector(

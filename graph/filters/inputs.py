@@ -23,6 +23,7 @@ from graph.types.references import (
 from graph.types.scalars import ByteSize, validate_custom_data
 from mail.filters.filter_compiler import MAX_DEPTH
 from models.errors import InvalidInput
+from models.validation_constraints import ValidationConstraint
 from resolvers.filters.loaders import FilterListConditions
 from resolvers.filters.validation import MAX_COPIES
 
@@ -124,7 +125,7 @@ class FilterQueryInput(RestrictionsInput):
         """
         if depth > MAX_DEPTH:
             message = f"all, any and not go {MAX_DEPTH} levels deep"
-            raise InvalidInput(message, constraint="depth", path=error_path)
+            raise InvalidInput(message, constraint=ValidationConstraint.DEPTH, path=error_path)
         tests = {
             stored_name: value
             for name, stored_name in SIMPLE_TESTS.items()
@@ -226,7 +227,9 @@ class FilterActionInput:
             mailboxes = self.copy_to or ()
             if len(mailboxes) > MAX_COPIES:
                 message = f"at most {MAX_COPIES} mailboxes"
-                raise InvalidInput(message, constraint="max", path=[*error_path, "copyTo"])
+                raise InvalidInput(
+                    message, constraint=ValidationConstraint.MAX, path=[*error_path, "copyTo"]
+                )
             actions["copyTo"] = [
                 mailbox_selector_from_ref(one, path=[*error_path, "copyTo"], index=index)
                 for index, one in enumerate(mailboxes)

@@ -10,6 +10,7 @@ from graph.types.mutations import mutation
 from graph.types.references import UserRef, load_named_user_id
 from models.errors import require_found
 from models.users.roles import Scope
+from models.warning_codes import WarningCode
 from resolvers.filters import loaders as filter_loaders
 from resolvers.filters import sieve_import
 
@@ -45,7 +46,7 @@ class FilterImportMutation:
             filters=[Filter.from_row(require_found(row)) for row in rows],
             warnings=[
                 Warning(
-                    code="FILTER_DIFFERS",
+                    code=WarningCode.FILTER_DIFFERS,
                     message=sieve_import.text_with_position(warning),
                     path=["content"],
                 )

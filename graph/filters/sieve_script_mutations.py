@@ -22,6 +22,8 @@ from graph.users.types import User
 from graph.users.update_mutations import UsersPayload
 from models.errors import InvalidInput, check_limit, require_found
 from models.users.roles import Scope
+from models.validation_constraints import ValidationConstraint
+from models.warning_codes import WarningCode
 from resolvers.filters import sieve_script_mutations, sieve_scripts
 from resolvers.filters.sieve_script_mutations import ScriptSelector
 from resolvers.users import loaders as user_loaders
@@ -101,7 +103,7 @@ class SieveMutation:
         payload = await _load_payload(info, list(stored.script_ids))
         payload.warnings = [
             Warning(
-                code="SIEVE_INCLUDE_MISSING",
+                code=WarningCode.SIEVE_INCLUDE_MISSING,
                 message=f'there is no script "{name}" to include',
                 path=["content"],
             )
@@ -193,7 +195,7 @@ async def _select_scripts(
         return user_selector_from_selection(selection), selectors
     if len(owner_ids) < len(refs):  # a name would select the scripts of all these owners
         text = "name all scripts by ID, or all by name, or give `users`"
-        raise InvalidInput(text, constraint="exclusive", path=[field_name])
+        raise InvalidInput(text, constraint=ValidationConstraint.EXCLUSIVE, path=[field_name])
     return UserSelector(was_sent=True, ids=tuple(dict.fromkeys(owner_ids))), selectors
 
 

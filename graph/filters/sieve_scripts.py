@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar
 import strawberry
 from strawberry import UNSET
 
-from graph.types.connections import Connection, connection_of_page, page_request
+from graph.types.connections import Connection, PageArguments, connection_of_page, page_request
 from graph.types.errors import attribute_field
 from graph.types.fields import Info, query
 from graph.types.object_references import ObjectRef
@@ -57,13 +57,10 @@ class SieveScript(NodeView):
 
 
 async def load_script_page(
-    info: Info, user_id: int, first: int | None, after: str | None
+    info: Info, user_id: int, page_arguments: PageArguments
 ) -> Connection[SieveScript]:
     """Load a page of the Sieve scripts of an account, by name."""
-    ctx, requested_page = (
-        info.context,
-        page_request(sieve_scripts.CURSOR_KIND, first, after, None, None),
-    )
+    ctx, requested_page = info.context, page_request(sieve_scripts.CURSOR_KIND, *page_arguments)
     page_key = SieveScriptListing(user_id, requested_page, selected_columns(info, SieveScript))
     return await connection_of_page(
         info,

@@ -21,7 +21,7 @@ from graph.mailboxes.types import Mailbox
 from graph.messages.deleted_messages import TaskPayload
 from graph.messages.mime_parts import HeaderField
 from graph.types import global_ids
-from graph.types.connections import Connection, connection_of_page, page_request
+from graph.types.connections import Connection, PageArguments, connection_of_page, page_request
 from graph.types.errors import DeletePayload, MutationPayload, attribute_field
 from graph.types.fields import Auth, Info, field, query
 from graph.types.mutations import mutation
@@ -45,17 +45,16 @@ from graph.types.row_mapping import (
 from graph.types.scalars import BigInt, ByteSize
 from mail.mime import DecodedField
 from models.errors import NotFound, require_found
-from models.store.keyset_pages import Cursor, ordering_name
+from models.store.keyset_pages import ordering_name
 from models.users.roles import Role, Scope
 from resolvers.filters import apply_task, filter_tests
 from resolvers.filters import loaders as filter_loaders
 from resolvers.filters import mutations as filter_mutations
 from resolvers.filters.loaders import (
-    CREATED_ORDER_CURSOR_KIND,
-    RUN_ORDER_CURSOR_KIND,
     FilterActionValues,
     FilterListConditions,
     FilterListing,
+    FilterOrder,
 )
 from resolvers.mailboxes import loaders as mailbox_loaders
 from resolvers.notifications import webhooks
@@ -301,19 +300,17 @@ class Filter(NodeView):
 
 
 async def load_filter_page(
-    info: Info, user_id: int, first: int | None, after: str | None
+    info: Info, user_id: int, order: FilterOrder, page_arguments: PageArguments
 ) -> Connection[Filter]:
-    """Load a page of the filters of an account, in the order they are run."""
-    ctx, requested_page = (
-        info.context,
-        page_request(RUN_ORDER_CURSOR_KIND, first, after, None, None),
-    )
-    page_key = FilterListing(user_id, requested_page, selected_columns(info, Filter))
+    """Load a page of the filters of an account."""
+    ctx, list_order = info.context, filter_loaders.LIST_ORDERS[order]
+    requested_page = page_request(f"filters-{order}", *page_arguments)
+    page_key = FilterListing(user_id, requested_page, selected_columns(info, Filter), order)
     return await connection_of_page(
         info,
         Filter,
         await ctx.load(filter_loaders.load_pages, page_key),
-        lambda row: Cursor(RUN_ORDER_CURSOR_KIND, row.position, row.id),
+        lambda row: list_order.cursor_of_row(row, requested_page.ordering),
         lambda: ctx.load(filter_loaders.count_listings, page_key),
     )
 
@@ -352,11 +349,12 @@ class FilterRootQuery:
             await info.context.load(filter_loaders.load_visible_by_ids, id_from_ref(by, "by"))
         )
 
-    @query("Returns the filters of all users, oldest first.", role=Role.ADMIN, scope=Scope.READ)
+    @query("Returns the filters of all users.", role=Role.ADMIN, scope=Scope.READ)
     async def filters(
         self,
         info: Info,
         filter: FilterFilter | None = UNSET,
+        order_by: FilterOrder = FilterOrder.CREATED_ASC,
         first: int | None = UNSET,
         after: str | None = UNSET,
         last: int | None = UNSET,
@@ -364,16 +362,18 @@ class FilterRootQuery:
     ) -> Connection[Filter]:
         conditions = await filter.resolve_conditions(info) if filter else FilterListConditions()
         list_ordering = ordering_name(
-            CREATED_ORDER_CURSOR_KIND, None if conditions == FilterListConditions() else conditions
+            f"filters-of-all-{order_by}",
+            None if conditions == FilterListConditions() else conditions,
         )
+        list_order = filter_loaders.LIST_ORDERS[order_by]
         requested_page = page_request(list_ordering, first, after, last, before)
         return await connection_of_page(
             info,
             Filter,
             await filter_loaders.load_page_of_all_users(
-                info.context, conditions, requested_page, selected_columns(info, Filter)
+                info.context, conditions, requested_page, selected_columns(info, Filter), order_by
             ),
-            lambda row: Cursor(requested_page.ordering, row.created_at, row.id),
+            lambda row: list_order.cursor_of_row(row, list_ordering),
             lambda: filter_loaders.count_of_all_users(info.context, conditions),
         )
 

@@ -33,11 +33,10 @@ from graph.types.scalars import Upload, validate_custom_data
 from mail.compose.message_builder import Priority
 from models.errors import ErrorCollector, NotFound
 from models.users.roles import Scope
+from models.warning_codes import WarningCode
 from resolvers.messages import upload
 from resolvers.messages.upload import NewMessage
 from resolvers.submission.composition import MessageFields
-
-DROPPED_RECIPIENT_CODE = "RECIPIENT_DROPPED"
 
 
 @strawberry.input(description="Input of messageUpload: raw, rawUpload, or fields to write it from.")
@@ -119,7 +118,7 @@ def _dropped_recipient_warnings(dropped_indexes: Sequence[int]) -> list[Warning]
     """Return a warning for each recipient in `to` that was dropped since it has no address."""
     text = "This is no address: it was left out."
     return [
-        Warning(code=DROPPED_RECIPIENT_CODE, message=text, path=["to", str(index)])
+        Warning(code=WarningCode.RECIPIENT_DROPPED, message=text, path=["to", str(index)])
         for index in dropped_indexes
     ]
 

@@ -135,6 +135,13 @@ class RateLimitFilter(ConditionsInput):
     )
 
 
+@strawberry.input(description="Selects accounts that have reached a rate limit.")
+class RateLimitHoldFilter(ConditionsInput):
+    users: UserSelection | None = attribute_field(
+        "Only these accounts. Default: all that the viewer sees.", default=UNSET
+    )
+
+
 @strawberry.input(description="Input of rateLimitSet.")
 class RateLimitSetInput(Options):
     users: UserSelection | None = attribute_field("Of these.", default=UNSET)
@@ -163,13 +170,13 @@ class RateLimitsPayload(MutationPayload):
 async def _load_selected_user_ids(
     info: Info, selection: UserSelection | None
 ) -> Collection[int] | None:
-    """Load the ids of the selected accounts; None without a selection."""
+    """Load the ids of the accounts that a filter selects; None without a selection."""
     if not selection:
         return None
     return [
         row.id
         for row in await load_selected_users(
-            info.context, user_selector_from_selection(selection), only_managed=False
+            info.context, user_selector_from_selection(selection, path="filter"), only_managed=False
         )
     ]
 
@@ -255,19 +262,14 @@ class RateLimitQuery:
     async def rate_limit_holds(
         self,
         info: Info,
-        users: Annotated[
-            UserSelection | None,
-            strawberry.argument(
-                description="Returns only holds of these users. Default: all users that the "
-                "caller can see."
-            ),
-        ] = UNSET,
+        filter: RateLimitHoldFilter | None = UNSET,
         first: int | None = UNSET,
         after: str | None = UNSET,
         last: int | None = UNSET,
         before: str | None = UNSET,
     ) -> Connection[RateLimitHold]:
-        keys = await _load_selected_user_ids(info, value_or_none(users))
+        users = value_or_none(filter.users) if filter else None
+        keys = await _load_selected_user_ids(info, users)
         requested_page = page_request(
             ordering_name(rate_limits.HOLD_CURSOR_KIND, keys), first, after, last, before
         )

@@ -25,12 +25,12 @@ from graph.types.row_mapping import (
     selected_columns,
 )
 from graph.types.scalars import ByteSize
-from models.store.keyset_pages import Cursor, ordering_name
+from models.store.keyset_pages import ordering_name
 from models.users.roles import Role, Scope
 from resolvers.queue import events as queue_events
 from resolvers.queue import loaders as queue_loaders
 from resolvers.queue import mutations as queue_mutations
-from resolvers.queue.loaders import CURSOR_KIND, QueueEntryConditions, QueueName
+from resolvers.queue.loaders import QueueEntryConditions, QueueEntryOrder, QueueName
 from resolvers.queue.mutations import QueueSelection
 from resolvers.submission import loaders as submission_loaders
 from resolvers.users import loaders as user_loaders
@@ -208,14 +208,15 @@ async def _hold_or_release(
 @strawberry.type
 class QueueQuery:
     @query(
-        "What waits to go out, the oldest first: the own; for DOMAIN_ADMIN that of the domains' "
-        "accounts, too; for ADMIN all.",
+        "Lists queue entries of the viewer. A DOMAIN_ADMIN also sees those of the users in the "
+        "administered domains, an ADMIN sees all.",
         scope=Scope.MAIL_READ,
     )
     async def queue(
         self,
         info: Info,
         filter: QueueFilter | None = UNSET,
+        order_by: QueueEntryOrder = QueueEntryOrder.CREATED_ASC,
         first: int | None = UNSET,
         after: str | None = UNSET,
         last: int | None = UNSET,
@@ -223,16 +224,17 @@ class QueueQuery:
     ) -> Connection[QueueEntry]:
         ctx, conditions = info.context, filter.to_conditions() if filter else QueueEntryConditions()
         list_ordering = ordering_name(
-            CURSOR_KIND, None if conditions == QueueEntryConditions() else conditions
+            f"queue-{order_by}", None if conditions == QueueEntryConditions() else conditions
         )
+        list_order = queue_loaders.LIST_ORDERS[order_by]
         requested_page = page_request(list_ordering, first, after, last, before)
         return await connection_of_page(
             info,
             QueueEntry,
             await queue_loaders.read_entry_page(
-                ctx, conditions, requested_page, selected_columns(info, QueueEntry)
+                ctx, conditions, requested_page, selected_columns(info, QueueEntry), order_by
             ),
-            lambda row: Cursor(requested_page.ordering, row.created_at, row.id),
+            lambda row: list_order.cursor_of_row(row, list_ordering),
             lambda: queue_loaders.count_entries(ctx, conditions),
         )
 

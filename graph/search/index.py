@@ -174,6 +174,8 @@ class SearchDiagnostics:
         users: UsersArgument = UNSET,
         first: int | None = UNSET,
         after: str | None = UNSET,
+        last: int | None = UNSET,
+        before: str | None = UNSET,
     ) -> Connection[SearchHit]:
         ctx = info.context
         user_ids = await search_scope.load_searched_user_ids(
@@ -183,7 +185,7 @@ class SearchDiagnostics:
         request = IndexLookup(
             tuple(user_ids),
             filter.to_conditions(info),
-            page_request(list_ordering, first, after, None, None),
+            page_request(list_ordering, first, after, last, before),
         )
         return await connection_of_page(
             info,

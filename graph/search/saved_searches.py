@@ -26,6 +26,7 @@ from graph.types.references import maybe_value, value_or_none
 from graph.types.row_mapping import NodeView, global_id_field
 from models.errors import InvalidInput
 from models.users.roles import Scope
+from models.validation_constraints import ValidationConstraint
 from resolvers.access import require_user_id
 from resolvers.messages import loaders as message_loaders
 from resolvers.messages.filters.message_filter import MessageConditions
@@ -220,7 +221,7 @@ def _filter_json(
     )
     if not combined:
         text = "say what it finds: a filter or a query"
-        raise InvalidInput(text, constraint="required", path=[*path, "filter"])
+        raise InvalidInput(text, constraint=ValidationConstraint.REQUIRED, path=[*path, "filter"])
     return combined
 
 

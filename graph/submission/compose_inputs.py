@@ -25,6 +25,7 @@ from graph.types.scalars import Upload
 from mail.compose.message_builder import CustomHeader, OutgoingFile, Priority
 from mail.mime.header_encoding import NamedAddress
 from models.errors import ErrorCollector, InvalidInput, NotFound
+from models.validation_constraints import ValidationConstraint
 from resolvers.submission.attachments import AttachmentSelection, UploadedAttachment
 from resolvers.submission.message_source import MessageSource, QuotePosition
 
@@ -196,7 +197,10 @@ def attachment_selection(
             keys.append(parse_attachment_id(text))
         except InvalidInput as error:
             raise InvalidInput(
-                error.message, constraint="id", path=[*error_path, "ids"], index=index
+                error.message,
+                constraint=ValidationConstraint.ID,
+                path=[*error_path, "ids"],
+                index=index,
             ) from error
     return AttachmentSelection(ids=keys)
 
@@ -249,7 +253,7 @@ def _attachment_from_input(
     )
     if (content is None) is (upload is None):
         text = "give content or upload, one of them"
-        raise InvalidInput(text, constraint="exclusive", path=path, index=index)
+        raise InvalidInput(text, constraint=ValidationConstraint.EXCLUSIVE, path=path, index=index)
     if content is not None:
         return OutgoingFile(
             decode_content(content, attachment_input.encoding, [*path, "content"], index), *names
@@ -258,7 +262,7 @@ def _attachment_from_input(
         return UploadedAttachment(global_ids.decode("Upload", upload), *names)
     except InvalidInput as error:
         raise InvalidInput(
-            error.message, constraint="id", path=[*path, "upload"], index=index
+            error.message, constraint=ValidationConstraint.ID, path=[*path, "upload"], index=index
         ) from error
 
 
@@ -276,7 +280,9 @@ def decode_content(
                 return content.encode()
     except (binascii.Error, ValueError) as error:
         message = f"this is not {encoding}"
-        raise InvalidInput(message, constraint="encoding", path=error_path, index=index) from error
+        raise InvalidInput(
+            message, constraint=ValidationConstraint.ENCODING, path=error_path, index=index
+        ) from error
 
 
 async def _resolve_source(info: Info, source_input: MessageRelationInput) -> MessageSource:

@@ -1,5 +1,7 @@
 """Descriptions of enum values."""
 
+from graph.types.constraint_descriptions import CONSTRAINT_DESCRIPTIONS
+from graph.types.log_enum_descriptions import LOG_VALUE_DESCRIPTIONS
 from resolvers.connectors.options import OPTION_DESCRIPTIONS
 
 VALUE_DESCRIPTIONS = {
@@ -451,10 +453,54 @@ VALUE_DESCRIPTIONS = {
         "FULL": "The limit is reached.",
     },
     "UserOrder": {
-        "USERNAME": "By username, ascending.",
-        "CREATED": "By creation, oldest first.",
-        "QUOTA_USED": "By bytes in use, most first.",
-        "LAST_LOGIN": "By last sign-in, newest first. Users who never signed in are last.",
+        "USERNAME_ASC": "By user name, in ascending order. Case and dots are ignored.",
+        "USERNAME_DESC": "By user name, in descending order. Case and dots are ignored.",
+        "CREATED_ASC": "By time of creation, the oldest account first.",
+        "CREATED_DESC": "By time of creation, the newest account first.",
+        "STORAGE_USED_ASC": "By used storage, the smallest account first.",
+        "STORAGE_USED_DESC": "By used storage, the largest account first.",
+        "LAST_LOGIN_ASC": "By last sign-in, the oldest first. Accounts without one are first.",
+        "LAST_LOGIN_DESC": "By last sign-in, the latest first. Accounts without one are last.",
+    },
+    "AddressOrder": {
+        "ADDRESS_ASC": "By local part, in ascending order. Case and dots are ignored.",
+        "ADDRESS_DESC": "By local part, in descending order. Case and dots are ignored.",
+        "CREATED_ASC": "By time of creation, the oldest first.",
+        "CREATED_DESC": "By time of creation, the newest first.",
+    },
+    "AuditLogOrder": {
+        "CREATED_ASC": "By time of the mutation, the oldest first.",
+        "CREATED_DESC": "By time of the mutation, the newest first.",
+    },
+    "DomainOrder": {
+        "NAME_ASC": "By domain name, in ascending order.",
+        "NAME_DESC": "By domain name, in descending order.",
+        "CREATED_ASC": "By time of creation, the oldest first.",
+        "CREATED_DESC": "By time of creation, the newest first.",
+        "USER_COUNT_ASC": "By number of users, the smallest first.",
+        "USER_COUNT_DESC": "By number of users, the largest first.",
+    },
+    "FilterOrder": {
+        "CREATED_ASC": "By time of creation, the oldest first.",
+        "CREATED_DESC": "By time of creation, the newest first.",
+        "POSITION_ASC": "By `position`, the filter that runs first is first. In a list of all "
+        "users it needs the condition `user`.",
+        "POSITION_DESC": "By `position`, the filter that runs last is first. In a list of all "
+        "users it needs the condition `user`.",
+    },
+    "QuarantineOrder": {
+        "RECEIVED_ASC": "By arrival, the oldest message first.",
+        "RECEIVED_DESC": "By arrival, the newest message first.",
+        "SCORE_ASC": "By spam score, the lowest first.",
+        "SCORE_DESC": "By spam score, the highest first.",
+        "SIZE_ASC": "By size, the smallest message first.",
+        "SIZE_DESC": "By size, the largest message first.",
+    },
+    "QueueEntryOrder": {
+        "CREATED_ASC": "By time of submission, the oldest entry first.",
+        "CREATED_DESC": "By time of submission, the newest entry first.",
+        "SIZE_ASC": "By size of the message, the smallest first.",
+        "SIZE_DESC": "By size of the message, the largest first.",
     },
     "UserPermission": {
         "TEMPORARY_ADDRESSES": "Manages temporary addresses of the account.",
@@ -475,4 +521,6 @@ VALUE_DESCRIPTIONS = {
         "REGISTRATION": "The challenge registers a new key.",
         "AUTHENTICATION": "The challenge verifies a registered key.",
     },
+    **LOG_VALUE_DESCRIPTIONS,
+    "ValidationConstraint": CONSTRAINT_DESCRIPTIONS,
 }

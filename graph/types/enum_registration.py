@@ -15,17 +15,20 @@ from mail.tls.acme_client import RevocationReason
 from models import errors
 from models.addresses.rewrites import BccDirection
 from models.addresses.tables import AddressKind
+from models.addresses.trace_stages import TraceStage
 from models.admin.legal_holds import CopyOrigin, LegalHoldAccessAction
-from models.admin.tasks import TaskState
+from models.admin.tasks import TaskKind, TaskState
+from models.auth.security_log import AuthEventAction, AuthEventResult, AuthProtocol
 from models.connectors import AuthMechanism, ConnectorProtocol, ConnectorSecurity
 from models.domains.dkim_keys import DkimAlgorithm, DkimKeyState
+from models.domains.dns_record_values import DnsRecordKind, DnsRecordPurpose
 from models.events.journal import EventType
 from models.files.blobs import StorageTier
 from models.files.tables import FileAttachmentMode
 from models.mailboxes.shares import ShareRight
 from models.mailboxes.tables import SpecialUse
 from models.messages.authentication import AuthenticationResultCode
-from models.messages.message_trace import LogComponent
+from models.messages.message_trace import LogComponent, MessageTraceEventKind
 from models.messages.mime_values import AttachmentDisposition, CalendarMethod
 from models.notifications.push_channels import PushKind
 from models.notifications.webhooks import WebhookDeliveryState
@@ -46,12 +49,20 @@ from models.users.tables import (
     UsageKind,
     UsageLevel,
 )
+from models.validation_constraints import ValidationConstraint
+from models.warning_codes import WarningCode
+from resolvers.addresses.loaders import AddressOrder
+from resolvers.admin.audit_log import AuditLogOrder
+from resolvers.admin.setting_types import SettingKind
 from resolvers.auth.app_password_validation import AppPasswordScope
 from resolvers.auth.second_factors.second_factor_check import TwoFactorMethod
 from resolvers.auth.second_factors.webauthn import Ceremony
 from resolvers.changes.stream_reader import ResyncReason
 from resolvers.connectors.options import OptionName
-from resolvers.queue.loaders import QueueName
+from resolvers.domains.loaders import DomainOrder
+from resolvers.filters.loaders import FilterOrder
+from resolvers.queue.loaders import QueueEntryOrder, QueueName
+from resolvers.spam.quarantine import QuarantineOrder
 from resolvers.submission.message_source import MessageRelationKind, QuotePosition
 from resolvers.users.listing import UserOrder
 
@@ -146,6 +157,7 @@ strawberry.enum(
     SubmissionState,
     description="State of a submission, derived from the deliveries to its recipients.",
 )
+strawberry.enum(TaskKind, description="Kind of a task. Later versions can add values.")
 strawberry.enum(TaskState, description="State of a task.")
 strawberry.enum(TlsPolicyLevel, description="TLS that is required for mail to a destination.")
 strawberry.enum(TwoFactorMethod, description="Method by which a second factor is proved.")
@@ -156,7 +168,28 @@ strawberry.enum(
 )
 strawberry.enum(UserFileFormat, description="Format of a file with accounts.")
 strawberry.enum(
-    UserOrder, description="Sort order of a list of accounts. Equal values are sorted by ID."
+    AddressOrder,
+    description="Order of a list of addresses. Equal ones are ordered by creation.",
+)
+strawberry.enum(
+    AuditLogOrder, description="Order of the audit log. Entries of the same time keep their order."
+)
+strawberry.enum(
+    DomainOrder, description="Order of a list of domains. Equal ones are ordered by creation."
+)
+strawberry.enum(
+    FilterOrder, description="Order of a list of filters. Equal ones are ordered by creation."
+)
+strawberry.enum(
+    QuarantineOrder,
+    description="Order of a list of quarantined messages. Equal ones are ordered by arrival.",
+)
+strawberry.enum(
+    QueueEntryOrder,
+    description="Order of a list of queue entries. Equal ones are ordered by creation.",
+)
+strawberry.enum(
+    UserOrder, description="Order of a list of accounts. Equal ones are ordered by creation."
 )
 strawberry.enum(
     errors.ErrorCode, name="ErrorCode", description="Stable code of an error, for programs."
@@ -178,3 +211,29 @@ strawberry.enum(
     QuotePosition,
     description="Position of the quote of the original message in a reply or forward.",
 )
+strawberry.enum(
+    ValidationConstraint,
+    description="Rule that a refused input value breaks. Later versions can add values.",
+)
+strawberry.enum(
+    MessageTraceEventKind,
+    description="Event of a message for one recipient. Later versions can add values.",
+)
+strawberry.enum(
+    TraceStage,
+    description="Kind of the record that decides in an address trace. Later versions can add "
+    "values.",
+)
+strawberry.enum(SettingKind, description="Kind of the value of a setting.")
+strawberry.enum(WarningCode, description="Reason of a warning. Later versions can add values.")
+strawberry.enum(DnsRecordKind, description="Type of a DNS record.")
+strawberry.enum(
+    DnsRecordPurpose,
+    description="Purpose of a DNS record of a domain. Later versions can add values.",
+)
+strawberry.enum(
+    AuthEventAction,
+    description="Action on an account or a credential. Later versions can add values.",
+)
+strawberry.enum(AuthEventResult, description="Result of a security event.")
+strawberry.enum(AuthProtocol, description="Protocol through which a client signs in.")

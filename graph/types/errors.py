@@ -10,6 +10,8 @@ from graph.types import global_ids
 from graph.types.scalars import BigInt, ByteSize, Cursor, Duration, IPAddress
 from mail.connectors.remote_server import ConnectorStage
 from models import errors
+from models.validation_constraints import ValidationConstraint
+from models.warning_codes import WarningCode
 from resolvers.auth.second_factors.second_factor_check import TwoFactorMethod
 
 
@@ -41,7 +43,7 @@ class MutationError:
 
 @strawberry.type(description="A value of the input breaks a rule.")
 class ValidationError(MutationError, of=errors.InvalidInput):
-    constraint: str = attribute_field("Name of the rule, such as `id`, `pattern` or `max`.")
+    constraint: ValidationConstraint = attribute_field("Rule that the value breaks.")
     allowed_values: list[str] | None = attribute_field(
         "Values that are valid, if the rule is a list of values. Otherwise null."
     )
@@ -142,7 +144,7 @@ class UnavailableError(MutationError, of=errors.ServiceUnavailable):
 
 @strawberry.type(description="Note about a mutation that succeeded.")
 class Warning:  # noqa: A001 - the name in the schema
-    code: str = attribute_field("Stable code of the warning, such as NOT_SAVED_TO_SENT.")
+    code: WarningCode = attribute_field("Reason of the warning.")
     message: str = attribute_field("Text of the warning for people, in English.")
     path: list[str] = attribute_field(
         "Path from `input` to the value that the warning is about. Empty: the whole input."

@@ -15,6 +15,7 @@ from mail.mailboxes import paths
 from models.errors import InvalidInput, require_found
 from models.mailboxes.tables import SpecialUse
 from models.store.columns import ColumnRow
+from models.validation_constraints import ValidationConstraint
 from resolvers.access import require_user_id
 from resolvers.addresses.loaders import AddressIdOrText as Address
 from resolvers.domains import loaders as domain_loaders
@@ -272,7 +273,7 @@ async def find_unchecked_message_id(
         if len(text) != 32 or not all(digit in "0123456789abcdef" for digit in text.lower()):  # noqa: PLR2004
             raise InvalidInput(
                 "an email ID has 32 hexadecimal digits",
-                constraint="id",
+                constraint=ValidationConstraint.ID,
                 path=[*full_path, "emailId"],
             )
         key = int(text, 16)

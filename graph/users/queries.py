@@ -21,7 +21,7 @@ from graph.types.references import (
 from graph.types.row_mapping import selected_columns, selected_fields
 from graph.types.scalars import Cursor as ChangeCursor
 from graph.users.types import User
-from models.store.keyset_pages import Cursor, ordering_name
+from models.store.keyset_pages import ordering_name
 from models.users.roles import Role, Scope
 from resolvers.changes import stream_reader
 from resolvers.users import listing as user_listing
@@ -98,7 +98,7 @@ class UserQuery:
         self,
         info: Info,
         filter: UserFilter | None = UNSET,
-        order_by: UserOrder = UserOrder.USERNAME,
+        order_by: UserOrder = UserOrder.USERNAME_ASC,
         first: int | None = UNSET,
         after: str | None = UNSET,
         last: int | None = UNSET,
@@ -109,6 +109,7 @@ class UserQuery:
             f"users-{order_by}", None if conditions == UserConditions() else conditions
         )
         requested_page = page_request(list_ordering, first, after, last, before)
+        list_order = user_listing.LIST_ORDERS[order_by]
         column_names = selected_columns(info, User)
         return await connection_of_page(
             info,
@@ -116,8 +117,6 @@ class UserQuery:
             await user_listing.load_user_page(
                 info.context, conditions, requested_page, column_names, order_by
             ),
-            lambda row: Cursor(
-                requested_page.ordering, user_listing.sort_key(order_by, row), row.id
-            ),
+            lambda row: list_order.cursor_of_row(row, list_ordering),
             lambda: user_listing.count_users(info.context, conditions),
         )

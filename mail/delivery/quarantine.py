@@ -39,7 +39,7 @@ from mail.storage.message_insert import (
 from mail.storage.message_trace import new_queue_id
 from mail.storage.storable_message import StorableMessage
 from mail.text.storable_text import make_storable
-from models.admin.tasks import Task
+from models.admin.tasks import Task, TaskKind
 from models.errors import LimitReached, NotFound
 from models.events.journal import MAX_IDS_PER_ROW, EventType, JournalEntry
 from models.events.wakeups import TASKS
@@ -50,7 +50,6 @@ from models.spam.quarantine import QuarantineBlob, QuarantineItem
 from models.store.prepared_statements import PreparedStatement, integer_parameter
 from models.users.tables import Frequency, User
 
-NOTIFICATION_TASK = "QUARANTINE_LETTER"  # kind of the task that mails the notification
 EVENT_TYPE = EventType.QUARANTINE_CHANGED
 MAX_SYMBOLS = 200  # stored per message
 MAX_NAME, MAX_DESCRIPTION = 128, 512  # characters
@@ -352,7 +351,7 @@ async def insert_due_notification_tasks(environment: Environment) -> int:
     )
     waits = exists().where(
         col(Task.user_id) == col(User.id),
-        col(Task.kind) == NOTIFICATION_TASK,
+        col(Task.kind) == TaskKind.QUARANTINE_NOTIFICATION,
         col(Task.finished_at).is_(None),
     )
     asked = (
@@ -377,7 +376,10 @@ def _insert_notification_task(transaction: DatabaseTransaction, user_id: int) ->
     """Insert the task that notifies one account."""
     now = transaction.environment.now()
     task = Task(
-        id=transaction.environment.new_id(), kind=NOTIFICATION_TASK, user_id=user_id, created_at=now
+        id=transaction.environment.new_id(),
+        kind=TaskKind.QUARANTINE_NOTIFICATION,
+        user_id=user_id,
+        created_at=now,
     )
     transaction.connection.execute(insert(Task).values(task.model_dump()))
     transaction.record_entry(user_id, JournalEntry(EventType.TASK_CHANGED, [task.id]), at=now)

@@ -1,5 +1,6 @@
 """Table of the security log: sign-ins and credential changes of users."""
 
+from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import Index
@@ -11,12 +12,80 @@ from models.store.columns import (
     OptionalTimestamp,
     RowWithId,
     Timestamp,
+    enum_column,
     foreign_key,
     json_column,
 )
 
-# Kind of the task that sends a message to the user: resolvers/auth/security_messages.py
-MESSAGE_TASK = "SECURITY_LETTER"
+
+class AuthEventAction(StrEnum):
+    """What was done with an account or a credential."""
+
+    ALLOWED_SENDERS_CHANGE = "ALLOWED_SENDERS_CHANGE"
+    API_KEY_CREATE = "API_KEY_CREATE"
+    API_KEY_DELETE = "API_KEY_DELETE"
+    API_KEY_UPDATE = "API_KEY_UPDATE"
+    API_KEY_USE = "API_KEY_USE"
+    APP_PASSWORD_CREATE = "APP_PASSWORD_CREATE"  # noqa: S105 - a name
+    APP_PASSWORD_DELETE = "APP_PASSWORD_DELETE"  # noqa: S105 - a name
+    APP_PASSWORD_UPDATE = "APP_PASSWORD_UPDATE"  # noqa: S105 - a name
+    AUTHENTICATE = "AUTHENTICATE"
+    BCC_RULE_CREATE = "BCC_RULE_CREATE"
+    BCC_RULE_DELETE = "BCC_RULE_DELETE"
+    BCC_RULE_UPDATE = "BCC_RULE_UPDATE"
+    CONNECTOR_CREATE = "CONNECTOR_CREATE"
+    CONNECTOR_DELETE = "CONNECTOR_DELETE"
+    CONNECTOR_UPDATE = "CONNECTOR_UPDATE"
+    EXTERNAL_TWO_FACTOR_DISABLE = "EXTERNAL_TWO_FACTOR_DISABLE"
+    EXTERNAL_TWO_FACTOR_ENABLE = "EXTERNAL_TWO_FACTOR_ENABLE"
+    FILTER_FORWARD = "FILTER_FORWARD"
+    FORWARDING_CHANGE = "FORWARDING_CHANGE"
+    MESSAGES_READ = "MESSAGES_READ"
+    MESSAGES_TRANSFER = "MESSAGES_TRANSFER"
+    MESSAGE_REDIRECT = "MESSAGE_REDIRECT"
+    MESSAGE_SEND = "MESSAGE_SEND"
+    PASSWORD_CHANGE = "PASSWORD_CHANGE"  # noqa: S105 - a name
+    PASSWORD_GUESSING = "PASSWORD_GUESSING"  # noqa: S105 - a name
+    PASSWORD_RESET = "PASSWORD_RESET"  # noqa: S105 - a name
+    PUSH_CHANNEL_DELETE = "PUSH_CHANNEL_DELETE"
+    PUSH_CHANNEL_SET = "PUSH_CHANNEL_SET"
+    RECOVERY_CODES_CREATE = "RECOVERY_CODES_CREATE"
+    RECOVERY_CODE_VERIFY = "RECOVERY_CODE_VERIFY"
+    SESSION_TERMINATE = "SESSION_TERMINATE"
+    SIEVE_FORWARD = "SIEVE_FORWARD"
+    TOKEN_REVOKE = "TOKEN_REVOKE"  # noqa: S105 - a name
+    TOTP_DISABLE = "TOTP_DISABLE"
+    TOTP_ENABLE = "TOTP_ENABLE"
+    TOTP_SETUP = "TOTP_SETUP"
+    TOTP_VERIFY = "TOTP_VERIFY"
+    TWO_FACTOR_DISABLE = "TWO_FACTOR_DISABLE"
+    USER_IMPERSONATE = "USER_IMPERSONATE"
+    WEBAUTHN_DELETE = "WEBAUTHN_DELETE"
+    WEBAUTHN_REGISTER = "WEBAUTHN_REGISTER"
+    WEBAUTHN_VERIFY = "WEBAUTHN_VERIFY"
+
+
+class AuthEventResult(StrEnum):
+    """The result of a security event."""
+
+    SUCCESS = "SUCCESS"
+    FAILURE = "FAILURE"
+    SUSPENDED = "SUSPENDED"
+    DISABLED = "DISABLED"
+
+
+class AuthProtocol(StrEnum):
+    """The protocol through which a client signs in."""
+
+    API = "API"
+    HTTP = "HTTP"
+    SMTP = "SMTP"
+    IMAP = "IMAP"
+    POP3 = "POP3"
+    MANAGESIEVE = "MANAGESIEVE"
+    CALDAV = "CALDAV"
+    CARDDAV = "CARDDAV"
+    OTHER = "OTHER"
 
 
 class SecurityEvent(RowWithId, table=True):
@@ -32,9 +101,9 @@ class SecurityEvent(RowWithId, table=True):
 
     user_id: int | None = foreign_key("users.id", index=False, default=None)  # None: of no user
     fold: str = Field(unique=True)  # key of equal events; after its time, with the id of the row
-    action: str  # such as authenticate, totp enable, password change, act as
-    result: str  # success, fail, disabled, suspended
-    protocol: str | None = None
+    action: AuthEventAction = enum_column(AuthEventAction)
+    result: AuthEventResult = enum_column(AuthEventResult)
+    protocol: AuthProtocol | None = enum_column(AuthProtocol, default=None, nullable=True)
     ip: str | None = None
     ip_key: str | None = None  # 32 hex digits of IPv6: networks are ranges of these
     session_id: str | None = None

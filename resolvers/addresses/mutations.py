@@ -26,6 +26,7 @@ from models.events.journal import PLATFORM
 from models.store.columns import ColumnRow
 from models.users.roles import Role, Scope, UserPermission
 from models.users.tables import User
+from models.validation_constraints import ValidationConstraint
 from resolvers.addresses import autoreplies, main_address
 from resolvers.addresses import loaders as address_loaders
 from resolvers.addresses.autoreplies import AddressAutoreplies
@@ -156,10 +157,12 @@ def _check_kind_and_expiry(
     with problems.collecting():
         if (kind is AddressKind.MAILBOX) is (user_id is None):
             error_text = "a MAILBOX has a user, and nothing else has"
-            raise InvalidInput(error_text, constraint="required", path=["user"])
+            raise InvalidInput(error_text, constraint=ValidationConstraint.REQUIRED, path=["user"])
     with problems.collecting():
         if expires_at and expires_at <= now:
-            raise InvalidInput("that is over already", constraint="min", path=["expiresAt"])
+            raise InvalidInput(
+                "that is over already", constraint=ValidationConstraint.MIN, path=["expiresAt"]
+            )
 
 
 def _set_validated_autoreply(

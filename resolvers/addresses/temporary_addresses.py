@@ -13,6 +13,7 @@ from models.domains.tables import Domain
 from models.errors import Conflict, ErrorCollector, InvalidInput, LimitReached, NotFound
 from models.store.columns import ColumnRow, select_columns
 from models.users.roles import Role, Scope
+from models.validation_constraints import ValidationConstraint
 from resolvers.access import require_user_id
 from resolvers.addresses import main_address
 from resolvers.addresses.events import AddressChangeDetails, record_address_changes
@@ -116,7 +117,7 @@ def _validated_comment_and_site_domain(
             and not timedelta(0) < new_address.validity <= MAX_VALIDITY
         ):
             message = f"longer than nothing, and at most {MAX_VALIDITY.days} days"
-            raise InvalidInput(message, constraint="range", path=["validity"])
+            raise InvalidInput(message, constraint=ValidationConstraint.RANGE, path=["validity"])
     problems.raise_collected()
     return comment, site_domain
 
@@ -139,7 +140,7 @@ async def _require_domain_of_user(
         main_row = await main_address.find_main_address(ctx, user_id)
         if main_row is None:
             message = "there is no main address, so say which domain"
-            raise InvalidInput(message, constraint="required", path=["domain"])
+            raise InvalidInput(message, constraint=ValidationConstraint.REQUIRED, path=["domain"])
         is_domain = col(Domain.id) == main_row.domain_id
     else:
         is_domain = domain_loaders.is_referenced_domain(domain)

@@ -20,6 +20,7 @@ from models.events.journal import EventType, JournalEntry
 from models.store.columns import select_columns
 from models.users.roles import Scope, expand_scopes
 from models.users.tables import User
+from models.validation_constraints import ValidationConstraint
 from resolvers.access import is_overseen_user, require_user_id
 from resolvers.addresses.loaders import is_visible_address
 from resolvers.admin import audit_log
@@ -173,13 +174,17 @@ def parse_exported_autoreply(exported: Mapping[str, Any]) -> dict[str, Any]:
         value = exported.get(name)
         json_type: Any = JSON_TYPES.get(name, str)
         if value is not None and not isinstance(value, json_type):
-            raise InvalidInput("not what it must be", constraint="type", path=[name])
+            raise InvalidInput(
+                "not what it must be", constraint=ValidationConstraint.TYPE, path=[name]
+            )
         if name.endswith("_at"):
             value = parse_timestamp(value)
         elif name == "interval" and value is not None:
             value = timedelta(seconds=max(0, min(value, int(MAX_INTERVAL.total_seconds()))))
         elif name == "addresses" and not all(isinstance(each, str) for each in value or ()):
-            raise InvalidInput("not what it must be", constraint="type", path=[name])
+            raise InvalidInput(
+                "not what it must be", constraint=ValidationConstraint.TYPE, path=[name]
+            )
         columns[name] = bool(value) if name == "enabled" else value
     return columns
 
@@ -193,7 +198,9 @@ async def set_autoreplies(
     every sender gets a reply again. Raises InvalidInput, NotFound or Forbidden.
     """
     if not columns:
-        raise InvalidInput("change at least one thing", constraint="required", path=PATCH_PATH)
+        raise InvalidInput(
+            "change at least one thing", constraint=ValidationConstraint.REQUIRED, path=PATCH_PATH
+        )
     problems = ErrorCollector()
     validated = validate_columns(columns, problems, PATCH_PATH)
     problems.raise_collected()
@@ -254,11 +261,13 @@ async def _address_ids_of_single_user(
     """
     path = [*PATCH_PATH, "addresses"]
     if len(address_texts) > MAX_ADDRESSES:
-        raise InvalidInput(f"at most {MAX_ADDRESSES} addresses", constraint="max", path=path)
+        raise InvalidInput(
+            f"at most {MAX_ADDRESSES} addresses", constraint=ValidationConstraint.MAX, path=path
+        )
     rows = await load_selected_users(ctx, selection)
     if len(rows) > 1:
         address_text = "addresses are of one account only"
-        raise InvalidInput(address_text, constraint="exclusive", path=path)
+        raise InvalidInput(address_text, constraint=ValidationConstraint.EXCLUSIVE, path=path)
     address_ids = list[int]()
     for index, address_text in enumerate(address_texts):
         try:
@@ -271,7 +280,9 @@ async def _address_ids_of_single_user(
             raise NotFound(address_text, path=path, index=index)
         if "*" in row.local:
             pattern_message = "a pattern takes its mail: give it an address of its own first"
-            raise InvalidInput(pattern_message, constraint="pattern", path=path, index=index)
+            raise InvalidInput(
+                pattern_message, constraint=ValidationConstraint.PATTERN, path=path, index=index
+            )
         address_ids.append(row.id)
     return list(dict.fromkeys(address_ids))
 

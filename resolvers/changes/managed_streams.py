@@ -13,6 +13,7 @@ from models.errors import Forbidden, InvalidInput, NotFound
 from models.events.journal import PLATFORM, EventType, JournalEvent, StreamPositions
 from models.users.roles import Role
 from models.users.tables import User
+from models.validation_constraints import ValidationConstraint
 from resolvers.access import can_see_managed_mail_records, is_managed_user
 from resolvers.changes.stream_reader import EventFilter
 from resolvers.changes.visible_streams import SelectStreams, load_viewer_streams
@@ -128,7 +129,7 @@ async def _load_administered_domain_streams(
         message = (
             f"more than {MAX_FOLLOWED_DOMAINS} domains are too many to follow at once: name one"
         )
-        raise InvalidInput(message, constraint="max", path=path)
+        raise InvalidInput(message, constraint=ValidationConstraint.MAX, path=path)
     if domain is not None and not ids:
         raise NotFound(reference_text(domain), path=path)
     if domain is None and ctx.viewer.role.includes(Role.ADMIN):

@@ -24,6 +24,7 @@ from models.runtime.environment import DatabaseTransaction
 from models.store.columns import ColumnRow, core_table
 from models.transfer import ImportArchive
 from models.users.roles import UserPermission
+from models.validation_constraints import ValidationConstraint
 from resolvers.admin import audit_log
 from resolvers.admin.audit_log import NewAuditLogEntry
 from resolvers.connectors import credentials
@@ -195,7 +196,9 @@ async def _check_and_log_source_account(
     """
     path = ["source", "user"]
     if source_user_id in user_ids:
-        raise InvalidInput("the mail is in this account already", constraint="other", path=path)
+        raise InvalidInput(
+            "the mail is in this account already", constraint=ValidationConstraint.SELF, path=path
+        )
     require_readable_account(ctx, source_user_id)
     await load_managed_user(ctx, source_user_id, path="source")
     if source_user_id != ctx.viewer.user_id:
@@ -220,7 +223,7 @@ async def _load_parent_paths_by_user(
         return dict.fromkeys(user_ids, paths.validate_path(parent_mailbox.path, input_path=path))
     if parent_mailbox.special_use is None and len(user_ids) > 1:
         text = "for several accounts a folder goes by its path or role"
-        raise InvalidInput(text, constraint="unsupported", path=path)
+        raise InvalidInput(text, constraint=ValidationConstraint.UNSUPPORTED, path=path)
     reference_column = (
         "special_use"
         if parent_mailbox.special_use is not None

@@ -8,6 +8,7 @@ from typing import Any
 from mail.text.bounded_regex import BoundedRegex
 from models import quantities
 from models.errors import InvalidInput
+from models.validation_constraints import ValidationConstraint
 
 INPUT_PATH = ("customOptions",)
 MAX_OPTIONS = 50
@@ -86,24 +87,34 @@ def validate_options(
 ) -> list[dict[str, str]]:
     """Return the options in stored form. Raises Invalid."""
     if len(options) > MAX_OPTIONS:
-        raise InvalidInput(f"at most {MAX_OPTIONS}", constraint="max", path=INPUT_PATH)
+        raise InvalidInput(
+            f"at most {MAX_OPTIONS}", constraint=ValidationConstraint.MAX, path=INPUT_PATH
+        )
     used_names: set[OptionName] = set()
     for index, option in enumerate(options):
         name = OptionName(option["name"])
         if name in used_names and name not in REPEATABLE_OPTIONS:
             raise InvalidInput(
-                f"{name} is given twice", constraint="unique", path=INPUT_PATH, index=index
+                f"{name} is given twice",
+                constraint=ValidationConstraint.UNIQUE,
+                path=INPUT_PATH,
+                index=index,
             )
         used_names.add(name)
         if is_pop3 and name in IMAP_OPTIONS:
             raise InvalidInput(
-                f"{name} is of IMAP", constraint="unsupported", path=INPUT_PATH, index=index
+                f"{name} is of IMAP",
+                constraint=ValidationConstraint.UNSUPPORTED,
+                path=INPUT_PATH,
+                index=index,
             )
         try:
             VALUE_PARSERS[name](option.get("value") or "")
         except ValueError as problem:
             text = f"{name}: {problem}"
-            raise InvalidInput(text, constraint="value", path=INPUT_PATH, index=index) from None
+            raise InvalidInput(
+                text, constraint=ValidationConstraint.VALUE, path=INPUT_PATH, index=index
+            ) from None
         except InvalidInput as problem:
             text = f"{name}: {problem.message}"
             raise InvalidInput(

@@ -20,6 +20,7 @@ from models.errors import (
 from models.events.journal import PLATFORM, EventType
 from models.store.columns import ColumnRow, select_columns
 from models.store.keyset_pages import Page, PageRequest
+from models.validation_constraints import ValidationConstraint
 from resolvers import pagination
 from resolvers.admin import audit_log
 from resolvers.admin.audit_log import NewAuditLogEntry
@@ -113,7 +114,9 @@ async def create_alias(ctx: Context, new_alias: NewAliasDomain) -> AliasDomain:
     domain_name = normalized_domain(new_alias.domain.name or "")
     domain = await domain_loaders.find_referenced_domain(ctx, new_alias.domain)
     if alias == (domain_name if domain is None else domain.name):
-        raise InvalidInput("a domain is no alias of itself", constraint="self", path=["alias"])
+        raise InvalidInput(
+            "a domain is no alias of itself", constraint=ValidationConstraint.SELF, path=["alias"]
+        )
     if domain is None:
         if domain_name and await find_alias(ctx, domain_name) is not None:
             raise Conflict(f"{domain_name} is an alias: it has none itself", path=["domain"])

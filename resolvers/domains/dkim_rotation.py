@@ -23,6 +23,7 @@ from models.observability import metrics
 from models.runtime.environment import Environment
 from models.store.columns import ColumnRow, select_columns
 from models.users.roles import Role, Scope
+from models.validation_constraints import ValidationConstraint
 from resolvers.context import Context, Viewer
 from resolvers.domains import dkim_key_mutations, dkim_keys
 from resolvers.domains.dkim_domains import DEFAULT_SELECTOR, DkimDomain, resolve_dkim_domains
@@ -130,7 +131,9 @@ def _plan_successor_keys(
         algorithms = list(active_by_algorithm) or [values.algorithm]
         if selector is not None and len(algorithms) > 1:
             message = "say of which algorithm: two keys cannot have one selector"
-            raise InvalidInput(message, constraint="required", path=["algorithm"])
+            raise InvalidInput(
+                message, constraint=ValidationConstraint.REQUIRED, path=["algorithm"]
+            )
         selectors_in_use = {row.selector for row in keys_of_domain}
         for algorithm in algorithms:
             if any(
@@ -183,7 +186,9 @@ async def activate_keys(ctx: Context, key_ids: Sequence[int]) -> list[int]:
     Raises InvalidInput, NotFound, or Conflict for two keys of one domain and algorithm.
     """
     if not key_ids:
-        raise InvalidInput("name at least one", constraint="required", path=["dkimKeys"])
+        raise InvalidInput(
+            "name at least one", constraint=ValidationConstraint.REQUIRED, path=["dkimKeys"]
+        )
     rows = await dkim_key_mutations.require_visible_keys(ctx, key_ids)
     if len({(row.domain, row.algorithm) for row in rows}) < len(rows):
         message = "two of one domain and algorithm cannot both sign"

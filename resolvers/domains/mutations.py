@@ -25,6 +25,7 @@ from models.events.journal import PLATFORM, EventType
 from models.store.columns import ColumnRow, select_columns
 from models.users.roles import AdminPermission, Role
 from models.users.tables import User
+from models.validation_constraints import ValidationConstraint
 from resolvers import sql_text
 from resolvers.admin import audit_log
 from resolvers.admin.audit_log import NewAuditLogEntry
@@ -121,12 +122,12 @@ class DomainValues:
             and not 1 <= value <= PASSWORD_POLICY_MAXIMA[column]
         ):
             message = f"from 1 to {PASSWORD_POLICY_MAXIMA[column]}"
-            raise InvalidInput(message, constraint="range", path=path)
+            raise InvalidInput(message, constraint=ValidationConstraint.RANGE, path=path)
         if column in PASSWORD_POLICY_MAXIMA or column == "relay_host_id":
             return value
         if value is None:
             message = "it is either so or not: null says neither"
-            raise InvalidInput(message, constraint="required", path=path)
+            raise InvalidInput(message, constraint=ValidationConstraint.REQUIRED, path=path)
         return value
 
 
@@ -191,7 +192,9 @@ async def update_domains(
     _require_permission_for_columns(ctx, values)
     if not values.columns:
         raise InvalidInput(
-            "say what to change", constraint="required", path=list(values.input_path)
+            "say what to change",
+            constraint=ValidationConstraint.REQUIRED,
+            path=list(values.input_path),
         )
     problems = ErrorCollector()
     columns = values.validate(problems)
@@ -334,7 +337,9 @@ def _check_limits_and_flags(
                 names = GRAPHQL_NAMES[smaller_column], GRAPHQL_NAMES[larger_column]
                 message = f"{names[0]} is {small or 'unlimited'}, more than {names[1]}, {large}"
                 raise InvalidInput(
-                    message, constraint="max", path=values.path_of_column(blamed_column)
+                    message,
+                    constraint=ValidationConstraint.MAX,
+                    path=values.path_of_column(blamed_column),
                 )
     given_flags = [name for name in RELAY_FLAGS if name in values.columns]
     requirements = (
@@ -353,7 +358,11 @@ def _check_limits_and_flags(
                     f"{GRAPHQL_NAMES[flag]} is for a domain with {GRAPHQL_NAMES[required_flag]}"
                 )
                 name = flag if flag in given_flags else required_flag
-                raise InvalidInput(message, constraint="requires", path=values.path_of_column(name))
+                raise InvalidInput(
+                    message,
+                    constraint=ValidationConstraint.REQUIRES,
+                    path=values.path_of_column(name),
+                )
 
 
 async def _load_user_quota_totals(ctx: Context, domain_ids: Sequence[int]) -> dict[int, ColumnRow]:

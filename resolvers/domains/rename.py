@@ -30,6 +30,7 @@ from models.events.journal import PLATFORM, EventType
 from models.store.columns import ColumnRow, core_table, select_columns
 from models.users.search_index import search_text
 from models.users.tables import User
+from models.validation_constraints import ValidationConstraint
 from resolvers.admin import audit_log
 from resolvers.admin.audit_log import NewAuditLogEntry
 from resolvers.context import Context
@@ -127,7 +128,9 @@ async def rename_domain(ctx: Context, ref: DomainIdOrName, new_name: str) -> Dom
     if domain is None:
         raise NotFound(old_name, path=["domain"])
     if domain.name == new_name:
-        raise InvalidInput("that is its name", constraint="same", path=["newName"])
+        raise InvalidInput(
+            "that is its name", constraint=ValidationConstraint.SAME, path=["newName"]
+        )
     names = DomainRenameNames(domain.id, domain.name, new_name)
     async with ctx.write_session() as session:
         await lock_domains_and_users(session, [domain.id])
@@ -196,7 +199,7 @@ def _suffix_problems(suffix: str, max_length: int) -> list[RequestError]:
             f"a user name would have {max_length} characters, and {MAX_USERNAME_LENGTH} are the "
             "most"
         )
-        return [InvalidInput(message, constraint="length", path=["newName"])]
+        return [InvalidInput(message, constraint=ValidationConstraint.LENGTH, path=["newName"])]
     try:
         checked_username(f"x{suffix}", path=["newName"])
     except InvalidInput as problem:

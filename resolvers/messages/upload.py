@@ -44,6 +44,7 @@ from models.mailboxes.shares import ALL_RIGHTS, Rights, ShareRight
 from models.messages.tables import Message
 from models.runtime.environment import DatabaseTransaction
 from models.store.columns import ColumnRow, select_columns
+from models.validation_constraints import ValidationConstraint
 from resolvers.access import require_user_id
 from resolvers.admin import audit_log
 from resolvers.context import Context
@@ -191,7 +192,7 @@ async def store_for_users(
         return await _store_as_user(ctx, rows[0], new_message, problems)
     if new_message.replaced_draft_id is not None or new_message.kept_attachments:
         text = "a draft is replaced in one account: select one user"
-        raise InvalidInput(text, constraint="exclusive", path=["users"])
+        raise InvalidInput(text, constraint=ValidationConstraint.EXCLUSIVE, path=["users"])
     if new_message.fields:
         _require_recipient_limit(ctx, new_message.fields)
     new_message, dropped = _with_draft_mark_and_complete_recipients(new_message)
@@ -402,7 +403,7 @@ async def _find_replaced_draft(
         if new_message.kept_attachments:
             raise InvalidInput(
                 "attachments are kept of a draft that is replaced: name it in replaces",
-                constraint="required",
+                constraint=ValidationConstraint.REQUIRED,
                 path=["keepAttachments"],
             )
         return None
@@ -451,7 +452,11 @@ async def _message_source(
     given = sum(source_value is not None for source_value in sources)
     if given != 1:
         text = "give raw, rawUpload, or fields to write it from: one of them"
-        raise InvalidInput(text, constraint="exclusive" if given else "required", path=[raw])
+        raise InvalidInput(
+            text,
+            constraint=ValidationConstraint.EXCLUSIVE if given else ValidationConstraint.REQUIRED,
+            path=[raw],
+        )
     if new_message.received_source is not None:
         return await remove_own_results(ctx.environment.options, new_message.received_source)
     if new_message.fields is not None and account is not None:
@@ -466,7 +471,7 @@ async def _message_source(
     if new_message.kept_attachments:
         raise InvalidInput(
             "a whole message has its attachments",
-            constraint="exclusive",
+            constraint=ValidationConstraint.EXCLUSIVE,
             path=["keepAttachments"],
         )
     return await bytes_of_complete_message(ctx, new_message.raw, new_message.upload_id)
@@ -486,7 +491,9 @@ async def bytes_of_complete_message(
         content = decode_raw_message(raw_message or "")
     limit = ctx.environment.options.message_max_size
     if not content.strip():
-        raise InvalidInput("the message is empty", constraint="required", path=path)
+        raise InvalidInput(
+            "the message is empty", constraint=ValidationConstraint.REQUIRED, path=path
+        )
     check_limit(len(content), limit, f"a message has at most {limit} bytes", path=path)
     return remove_results(content, own_authserv_ids(ctx.environment.options))
 
@@ -502,6 +509,8 @@ def decode_raw_message(text: str) -> bytes:
             return base64.b64decode("".join(text.split()), validate=True)
         except (binascii.Error, ValueError) as problem:
             raise InvalidInput(
-                "neither a message nor base64", constraint="encoding", path=["raw"]
+                "neither a message nor base64",
+                constraint=ValidationConstraint.ENCODING,
+                path=["raw"],
             ) from problem
     return text.replace("\r\n", "\n").replace("\n", "\r\n").encode()

@@ -4,6 +4,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
+from models.auth.security_log import AuthEventResult
 from models.events.journal import EventType, JournalEvent, StreamPositions
 from models.store.columns import ColumnRow
 from models.users.tables import LimitKind, UsageLevel
@@ -147,7 +148,9 @@ def _notification(
 
 def _security_notification(event: JournalEvent, row: ColumnRow) -> LiveNotification | None:
     """Return the notification of a security log entry; None for a repeated sign-in."""
-    event_type = TYPE_BY_SECURITY_ACTION.get((row.action, row.result == "success"), "")
+    event_type = TYPE_BY_SECURITY_ACTION.get(
+        (row.action, row.result is AuthEventResult.SUCCESS), ""
+    )
     if event_type not in SECURITY_TITLES or (
         event_type == "login.succeeded" and row._asdict()["count"] > 1
     ):

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from models.auth.security_log import AuthEventAction, AuthEventResult
 from models.events.journal import EventType
 from models.store.columns import ColumnRow
 
@@ -76,28 +77,28 @@ TYPE_BY_SUBMISSION_STATE = {
 }
 OTHER_SECURITY_TYPE = "security.noted"  # of all other security log entries
 TYPE_BY_SECURITY_ACTION = {  # by action and success
-    ("authenticate", True): "login.succeeded",
-    ("authenticate", False): "login.failed",
-    ("api key", False): "login.failed",
-    ("totp check", False): "login.failed",
-    ("webauthn check", False): "login.failed",
-    ("act as", True): "user.actedAs",
-    ("password change", True): "password.changed",
-    ("password reset", True): "password.reset",
-    ("forwarding change", True): "forwarding.changed",
-    ("totp enable", True): "totp.enabled",
-    ("totp disable", True): "totp.disabled",
-    ("custom enable", True): "externalTwoFactor.enabled",
-    ("custom disable", True): "externalTwoFactor.disabled",
-    ("webauthn register", True): "webauthn.registered",
-    ("webauthn delete", True): "webauthn.deleted",
-    ("2fa disable", True): "twoFactor.disabled",
-    ("recovery codes create", True): "recoveryCodes.created",
-    ("session kick", True): "session.kicked",
-    ("token revoke", True): "token.revoked",
+    (AuthEventAction.AUTHENTICATE, True): "login.succeeded",
+    (AuthEventAction.AUTHENTICATE, False): "login.failed",
+    (AuthEventAction.API_KEY_USE, False): "login.failed",
+    (AuthEventAction.TOTP_VERIFY, False): "login.failed",
+    (AuthEventAction.WEBAUTHN_VERIFY, False): "login.failed",
+    (AuthEventAction.USER_IMPERSONATE, True): "user.actedAs",
+    (AuthEventAction.PASSWORD_CHANGE, True): "password.changed",
+    (AuthEventAction.PASSWORD_RESET, True): "password.reset",
+    (AuthEventAction.FORWARDING_CHANGE, True): "forwarding.changed",
+    (AuthEventAction.TOTP_ENABLE, True): "totp.enabled",
+    (AuthEventAction.TOTP_DISABLE, True): "totp.disabled",
+    (AuthEventAction.EXTERNAL_TWO_FACTOR_ENABLE, True): "externalTwoFactor.enabled",
+    (AuthEventAction.EXTERNAL_TWO_FACTOR_DISABLE, True): "externalTwoFactor.disabled",
+    (AuthEventAction.WEBAUTHN_REGISTER, True): "webauthn.registered",
+    (AuthEventAction.WEBAUTHN_DELETE, True): "webauthn.deleted",
+    (AuthEventAction.TWO_FACTOR_DISABLE, True): "twoFactor.disabled",
+    (AuthEventAction.RECOVERY_CODES_CREATE, True): "recoveryCodes.created",
+    (AuthEventAction.SESSION_TERMINATE, True): "session.kicked",
+    (AuthEventAction.TOKEN_REVOKE, True): "token.revoked",
     **{
-        (f"{what} {verb}", True): f"{noun}.{verb}d"
-        for what, noun in (("app password", "appPassword"), ("api key", "apiKey"))
+        (AuthEventAction(f"{what}_{verb.upper()}"), True): f"{noun}.{verb}d"
+        for what, noun in (("APP_PASSWORD", "appPassword"), ("API_KEY", "apiKey"))
         for verb in ("create", "update", "delete")
     },
 }
@@ -178,7 +179,7 @@ def events_of_change(
         if row is not None:  # one that is no longer kept is no news
             facts = {name: getattr(row, name) for name in ("action", "result", "protocol", "ip")}
             event_type = TYPE_BY_SECURITY_ACTION.get(
-                (row.action, row.result == "success"), OTHER_SECURITY_TYPE
+                (row.action, row.result is AuthEventResult.SUCCESS), OTHER_SECURITY_TYPE
             )
             by_type.setdefault(event_type, []).append({"id": key, **facts, "count": row.count})
     for part, (event_type, objects) in enumerate(by_type.items()):

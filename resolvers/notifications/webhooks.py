@@ -27,6 +27,7 @@ from models.store.columns import ColumnRow, select_columns
 from models.store.keyset_pages import Page, PageRequest
 from models.users.roles import Role
 from models.users.tables import User
+from models.validation_constraints import ValidationConstraint
 from resolvers import pagination
 from resolvers.access import is_managed_user
 from resolvers.admin import audit_log, task_steps
@@ -102,7 +103,9 @@ def _visible_and_filtered_conditions(
         terms.append(col(Webhook.user_id) == where.user_id)
     if where.type != ALL_TYPES:
         if not is_known_pattern(where.type):
-            raise InvalidInput("there is no such type", constraint="unknown", path=["type"])
+            raise InvalidInput(
+                "there is no such type", constraint=ValidationConstraint.UNKNOWN, path=["type"]
+            )
         json_prefix = (
             where.type[: -len(ALL_TYPES)]
             if where.type.endswith(PREFIX_WILDCARD)
@@ -221,11 +224,13 @@ def _check_types_and_url(ctx: Context, types: Sequence[str] | None, url: str | N
     if types is not None:
         if not 0 < len(types) <= MAX_TYPES:
             text = f"1 to {MAX_TYPES} types"
-            raise InvalidInput(text, constraint="length", path=["types"])
+            raise InvalidInput(text, constraint=ValidationConstraint.LENGTH, path=["types"])
         for index, one in enumerate(types):
             if not is_known_pattern(one):
                 text = "there is no such type: webhookTypes has them"
-                raise InvalidInput(text, constraint="unknown", path=["types", str(index)])
+                raise InvalidInput(
+                    text, constraint=ValidationConstraint.UNKNOWN, path=["types", str(index)]
+                )
     if url is not None:
         parse_target(url, allow_private=ctx.environment.options.webhooks_allow_private_networks)
 
@@ -239,7 +244,7 @@ async def _responsible_domain_id(ctx: Context, new: NewWebhook) -> int | None:
     viewer = ctx.viewer
     if new.user_id and new.domain_id:
         text = "a user or a domain, not both"
-        raise InvalidInput(text, constraint="exclusive", path=["domain"])
+        raise InvalidInput(text, constraint=ValidationConstraint.EXCLUSIVE, path=["domain"])
     if new.user_id:
         statement = select(col(User.domain_id), is_managed_user(ctx).label("free"))
         rows = await ctx.read(statement.where(col(User.id) == new.user_id))
@@ -257,7 +262,9 @@ async def _responsible_domain_id(ctx: Context, new: NewWebhook) -> int | None:
     if not viewer.role.includes(Role.ADMIN):
         if len(viewer.administered_domains) == 1:
             return min(viewer.administered_domains)
-        raise InvalidInput("say for which domain", constraint="required", path=["domain"])
+        raise InvalidInput(
+            "say for which domain", constraint=ValidationConstraint.REQUIRED, path=["domain"]
+        )
     return None
 
 
@@ -379,7 +386,7 @@ async def rotate_secret(ctx: Context, webhook_id: int, overlap: timedelta) -> st
     """
     if not timedelta(0) <= overlap <= MAX_OVERLAP:
         text = f"at most {MAX_OVERLAP.days} days"
-        raise InvalidInput(text, constraint="max", path=["overlap"])
+        raise InvalidInput(text, constraint=ValidationConstraint.MAX, path=["overlap"])
     environment, secret = ctx.environment, generate_secret(ctx.environment)
     async with ctx.write_session(PLATFORM) as session:
         (row,) = await _lock_webhooks(ctx, session, [webhook_id], path="webhook")

@@ -14,6 +14,7 @@ from models.queue.rate_limits import RateLimit, RateLimitHold, RateWindow
 from models.queue.rate_values import MAX_RATE, Rate
 from models.store.columns import ColumnRow, insert_with_conflict, select_columns
 from models.users.roles import Role
+from models.validation_constraints import ValidationConstraint
 from resolvers.access import require_users_in_administered_domains
 from resolvers.admin import audit_log
 from resolvers.admin.audit_log import NewAuditLogEntry
@@ -37,7 +38,9 @@ class RateLimitOwners:
 def validate_rate(rate: Rate | None, *, path: Sequence[str] = ("messages",)) -> Rate | None:
     """Return the rate. Raises InvalidInput if its value is not allowed."""
     if rate is not None and not 0 <= rate.messages <= MAX_RATE:
-        raise InvalidInput(f"from 0 to {MAX_RATE}", constraint="range", path=path)
+        raise InvalidInput(
+            f"from 0 to {MAX_RATE}", constraint=ValidationConstraint.RANGE, path=path
+        )
     return rate
 
 
@@ -139,7 +142,7 @@ async def reset_rate_limits(
 def _require_owner(owners: object) -> None:
     if not owners:
         message = "name users or domains"
-        raise InvalidInput(message, constraint="required", path=["users"])
+        raise InvalidInput(message, constraint=ValidationConstraint.REQUIRED, path=["users"])
 
 
 async def _lock_all_streams(ctx: Context, owners: RateLimitOwners) -> None:

@@ -36,6 +36,7 @@ from models.spam.sender_rules import SenderAction
 from models.store.columns import ColumnRow, select_columns
 from models.users.roles import AdminPermission, Role, Scope, UserPermission
 from models.users.tables import Frequency, User
+from models.validation_constraints import ValidationConstraint
 from resolvers.admin import audit_log
 from resolvers.admin.audit_log import NewAuditLogEntry
 from resolvers.context import Context, GuardRule
@@ -79,7 +80,9 @@ async def release_messages(
     """
     if len(item_ids) > MAX_RELEASED_MESSAGES:
         raise InvalidInput(
-            f"at most {MAX_RELEASED_MESSAGES} at once", constraint="max", path=["ids"]
+            f"at most {MAX_RELEASED_MESSAGES} at once",
+            constraint=ValidationConstraint.MAX,
+            path=["ids"],
         )
     item_ids = list(dict.fromkeys(item_ids))
     rows = await _load_permitted_items(ctx, item_ids)

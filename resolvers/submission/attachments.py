@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from mail.compose.message_builder import MAX_FILES, OutgoingFile, sanitize_attachment
 from mail.storage.message_content import StoredMessage
 from models.errors import InvalidInput, NotFound, check_limit, require_found
+from models.validation_constraints import ValidationConstraint
 from resolvers.context import Context
 from resolvers.files import uploads
 from resolvers.messages import content as message_content
@@ -49,7 +50,9 @@ class AttachmentBudget:
         self.used_bytes, self.file_count = self.used_bytes + size, self.file_count + 1
         check_limit(self.used_bytes, self.max_bytes, f"more than {self.max_bytes} bytes", path=path)
         if self.file_count > MAX_FILES:
-            raise InvalidInput(f"more than {MAX_FILES} files", constraint="max", path=path)
+            raise InvalidInput(
+                f"more than {MAX_FILES} files", constraint=ValidationConstraint.MAX, path=path
+            )
 
 
 async def read_attachments(

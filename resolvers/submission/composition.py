@@ -17,6 +17,7 @@ from models.errors import InvalidInput, NotFound, require_found
 from models.store.columns import ColumnRow, select_columns
 from models.store.prepared_statements import PreparedStatement, integer_parameter
 from models.users.tables import User
+from models.validation_constraints import ValidationConstraint
 from resolvers.context import Context
 from resolvers.submission import attachments, file_attachments, identities
 from resolvers.submission.attachments import (
@@ -119,7 +120,7 @@ async def resolve_sender_fields(
     """
     if fields.from_ is not None and fields.identity is not None:
         text = "who it is from says from, or an identity: not both"
-        raise InvalidInput(text, constraint="exclusive", path=["identity"])
+        raise InvalidInput(text, constraint=ValidationConstraint.EXCLUSIVE, path=["identity"])
     if fields.from_ is not None:
         from_address = NamedAddress(
             message_builder.validate_address(fields.from_.address, "from"), fields.from_.name

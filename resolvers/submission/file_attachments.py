@@ -18,6 +18,7 @@ from models.runtime.environment import DatabaseTransaction
 from models.store.columns import ColumnRow, select_columns
 from models.submission.compose_requests import DraftFile
 from models.users.roles import Scope
+from models.validation_constraints import ValidationConstraint
 from resolvers.access import is_visible
 from resolvers.context import Context
 from resolvers.files import shares, stored_files
@@ -57,12 +58,16 @@ def check_file_attachment_settings(
 ) -> None:
     """Raise Invalid if there are too many files, or an attached one has settings of a link."""
     if len(files) > MAX_FILES:
-        raise InvalidInput(f"more than {MAX_FILES} files", constraint="max", path=[field_name])
+        raise InvalidInput(
+            f"more than {MAX_FILES} files", constraint=ValidationConstraint.MAX, path=[field_name]
+        )
     for index, each in enumerate(files):
         has_link_settings = each.expires_at is not None or each.password is not None
         if each.mode is FileAttachmentMode.ATTACH and has_link_settings:
             text = "what is attached has no end and no password"
-            raise InvalidInput(text, constraint="exclusive", path=[field_name, str(index)])
+            raise InvalidInput(
+                text, constraint=ValidationConstraint.EXCLUSIVE, path=[field_name, str(index)]
+            )
 
 
 async def read_attached_files(

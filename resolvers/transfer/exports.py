@@ -16,7 +16,7 @@ from mail.storage.blobs.blob_writer import StoredMessageBlobs, insert_blob_rows,
 from mail.storage.blobs.compression import content_digest
 from mail.storage.blobs.damage_check import MAX_VERIFIED_BYTES, require_intact_blobs
 from mail.storage.blobs.message_layout import NewBlob
-from models.admin.tasks import Task, TaskState
+from models.admin.tasks import Task, TaskKind, TaskState
 from models.errors import LimitReached, NotFound, require_found
 from models.events.journal import EventType
 from models.files.blobs import Blob
@@ -36,7 +36,7 @@ from resolvers.pagination import read_all_by_keys, read_by_keys
 from resolvers.transfer import export_writer, passphrases
 from resolvers.users.selection import load_managed_user
 
-TASK_KIND = "USER_EXPORT"
+TASK_KIND = TaskKind.USER_EXPORT
 MAX_RUNNING_EXPORTS = 2  # unfinished exports of a user
 MAX_STORED_EXPORTS = 5  # exports of a user; a new one deletes the oldest
 SETTINGS_SCOPES = frozenset(
@@ -176,7 +176,7 @@ async def _make_room_for_export(ctx: Context, session: AsyncSession, user_id: in
 
 
 async def require_few_running_tasks(
-    ctx: Context, user_id: int, task_kind: str, max_running: int
+    ctx: Context, user_id: int, task_kind: TaskKind, max_running: int
 ) -> None:
     """Raise LimitReached if a user has this many unfinished tasks of a kind."""
     statement = select(func.count()).select_from(Task)

@@ -28,7 +28,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail.addresses.address_syntax import username_key
 from models.addresses.tables import Address
-from models.admin.tasks import Task, TaskState
+from models.admin.tasks import Task, TaskKind, TaskState
 from models.auth.credentials import AccessToken
 from models.domains.tables import Domain
 from models.errors import Conflict, Forbidden, InvalidInput, NotFound
@@ -36,6 +36,7 @@ from models.events.journal import PLATFORM, EventType
 from models.store.columns import ColumnRow, core_table, select_columns
 from models.users.roles import Role
 from models.users.tables import DeletedUser, User
+from models.validation_constraints import ValidationConstraint
 from resolvers.access import is_managed_user
 from resolvers.admin import audit_log
 from resolvers.admin.audit_log import NewAuditLogEntry
@@ -46,7 +47,7 @@ from resolvers.mailboxes import shares
 from resolvers.users.quota.quota_allocation import effective_quota
 from resolvers.users.selection import UserSelector, load_selected_users
 
-KIND = "USER_DELETE"  # of the task that removes the data
+KIND = TaskKind.USER_DELETE  # of the task that removes the data
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +88,9 @@ async def delete_users(
     empty selection.
     """
     if not selection.is_given:
-        raise InvalidInput("say which accounts", constraint="required", path=["users"])
+        raise InvalidInput(
+            "say which accounts", constraint=ValidationConstraint.REQUIRED, path=["users"]
+        )
     try:
         deleted_ids, rows = await _resolve_selection(ctx, selection)
     except NotFound:  # a concurrent request may have deleted it

@@ -173,7 +173,7 @@ async def test_import_of_another_account_keeps_all_facts(
     events = await select_rows(
         root.environment, "SELECT action FROM auth_events WHERE user_id = :u", u=ada.user.id
     )
-    assert ("read mail",) in events
+    assert ("MESSAGES_READ",) in events
     repeated = await start_import(root, {"user": {"username": "ada"}}, **arguments)
     await run_due_imports(root.environment)
     assert message_counts(await load_run(bob, repeated["connectorRuns"][0]["id"])) == (
@@ -286,7 +286,7 @@ async def test_invalid_import_is_refused_before_it_is_queued(
         ada, valid_source, filter={"and": [{"seen": True}, {"modifiedSince": "5"}]}
     )
     assert (payload["errors"][0]["constraint"], item_index(payload["errors"][0])) == (
-        "unsupported",
+        "UNSUPPORTED",
         1,
     )
     assert await select_rows(environment, "SELECT id FROM connectors") == []

@@ -68,7 +68,7 @@ async def test_active_alias_domain_receives_mail_of_its_target(
 @pytest.mark.parametrize(
     ("alias_input", "refusal"),
     [
-        ({"alias": "example.org"}, ("VALIDATION", ["alias"], None, "self")),
+        ({"alias": "example.org"}, ("VALIDATION", ["alias"], None, "SELF")),
         ({"alias": "new.example"}, ("CONFLICT", ["alias"], None, None)),
         ({"alias": "ALSO.example"}, ("CONFLICT", ["alias"], None, None)),
         ({"domain": {"name": "also.example"}}, ("CONFLICT", ["domain"], None, None)),
@@ -76,8 +76,8 @@ async def test_active_alias_domain_receives_mail_of_its_target(
             {"domain": {"name": "nowhere.example"}},
             ("NOT_FOUND", ["domain"], None, "nowhere.example"),
         ),
-        ({"alias": "a b.example"}, ("VALIDATION", ["alias"], None, "domain")),
-        ({"alias": "a" * 300}, ("VALIDATION", ["alias"], None, "domain")),
+        ({"alias": "a b.example"}, ("VALIDATION", ["alias"], None, "DOMAIN")),
+        ({"alias": "a" * 300}, ("VALIDATION", ["alias"], None, "DOMAIN")),
     ],
 )
 @pytest.mark.usefixtures("ada")

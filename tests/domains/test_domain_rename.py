@@ -193,11 +193,11 @@ async def test_refused_or_validated_rename_lists_conflicts_only(
         assert [error["code"] for error in errors] == ["CONFLICT"]
         assert "alias" in errors[0]["message"]
         _, errors = await rename_domain(root, new=f"{long_domain}.{long_domain}", options=options)
-        assert errors[0]["constraint"] == "length"
+        assert errors[0]["constraint"] == "LENGTH"
         for old, new, constraint in (
-            (OLD_DOMAIN, "OLD.example.", "same"),
-            (OLD_DOMAIN, "a b", "domain"),
-            (OLD_DOMAIN, "eve@x.example", "domain"),
+            (OLD_DOMAIN, "OLD.example.", "SAME"),
+            (OLD_DOMAIN, "a b", "DOMAIN"),
+            (OLD_DOMAIN, "eve@x.example", "DOMAIN"),
         ):
             _, (error,) = await rename_domain(root, old, new, options=options)
             assert (error["code"], error["constraint"]) == ("VALIDATION", constraint)

@@ -152,7 +152,7 @@ async def test_null_clears_and_missing_field_keeps_value(root: GraphQLClient) ->
     assert [domain[name] for name in cleared] == [None, [], None, None]
     assert (domain["maxUserQuota"], domain["maxAddresses"]) == (10 * GIB, 400)
     _, errors = await try_update_domain(root, "new.example", active=None)
-    assert error_summary(errors) == ("VALIDATION", ["set", "active"], None, "required")
+    assert error_summary(errors) == ("VALIDATION", ["set", "active"], None, "REQUIRED")
 
 
 async def test_contradicting_relay_flags_are_refused(root: GraphQLClient) -> None:
@@ -161,7 +161,7 @@ async def test_contradicting_relay_flags_are_refused(root: GraphQLClient) -> Non
     )
     for values in ({"backupMx": False}, {"relayAllRecipients": False}):
         _, errors = await try_update_domain(root, "new.example", **values)
-        assert error_summary(errors) == ("VALIDATION", ["set", *values], None, "requires")
+        assert error_summary(errors) == ("VALIDATION", ["set", *values], None, "REQUIRES")
     (domain,), errors = await try_update_domain(root, "new.example", relayUnknownOnly=False)
     assert (errors, domain["relayAllRecipients"]) == ([], True)
 

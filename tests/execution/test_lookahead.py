@@ -87,9 +87,9 @@ LISTS_OF_ADMINS = {
     "Query.rateLimits", "Query.recipientRewrites",
     "Query.certificates", "Query.users", "Query.webhooks", "Setting.history", "Webhook.deliveries",
 }  # fmt: skip
-# Lists whose rows have no `id`: see tests/search/test_search_index.py and
-# tests/search/test_message_trace_search.py.
-LISTS_WITHOUT_ID = {"Query.messageTraceEvents", "SearchDiagnostics.hits"}
+# Lists whose rows have no `id`: see tests/search/test_search_index.py,
+# tests/search/test_message_trace_search.py and tests/admin/test_stored_settings.py.
+LISTS_WITHOUT_ID = {"Query.messageTraceEvents", "Query.settings", "SearchDiagnostics.hits"}
 
 
 def test_every_connection_of_the_schema_is_tested() -> None:

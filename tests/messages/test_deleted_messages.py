@@ -336,7 +336,7 @@ async def test_deleted_messages_restore_with_reversed_time_range_is_refused(
     assert (error["code"], error["path"], error["constraint"]) == (
         "VALIDATION",
         ["before"],
-        "range",
+        "RANGE",
     )
     validated = await restore_time_range(archive_owner, options={"validateOnly": True})
     assert validated["errors"] == []

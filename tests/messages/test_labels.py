@@ -109,14 +109,14 @@ async def test_messages_show_labels_and_labels_have_counts(ada_with_mail: GraphQ
 @pytest.mark.parametrize(
     ("arguments", "path", "constraint"),
     [
-        ({"keyword": ""}, ["keyword"], "pattern"),
-        ({"keyword": "two words"}, ["keyword"], "pattern"),
-        ({"keyword": "\\Seen"}, ["keyword"], "pattern"),
-        ({"keyword": "k" * 129}, ["keyword"], "pattern"),
-        ({"name": " "}, ["name"], "required"),
-        ({"name": "n" * 129}, ["name"], "length"),
-        ({"color": "red"}, ["color"], "pattern"),
-        ({"color": "#12345"}, ["color"], "pattern"),
+        ({"keyword": ""}, ["keyword"], "PATTERN"),
+        ({"keyword": "two words"}, ["keyword"], "PATTERN"),
+        ({"keyword": "\\Seen"}, ["keyword"], "PATTERN"),
+        ({"keyword": "k" * 129}, ["keyword"], "PATTERN"),
+        ({"name": " "}, ["name"], "REQUIRED"),
+        ({"name": "n" * 129}, ["name"], "LENGTH"),
+        ({"color": "red"}, ["color"], "PATTERN"),
+        ({"color": "#12345"}, ["color"], "PATTERN"),
     ],
 )
 async def test_invalid_label_is_refused(
@@ -204,4 +204,4 @@ async def test_labels_are_changed_all_or_none(ada: GraphQLClient) -> None:
 async def test_update_without_new_values_is_refused(ada: GraphQLClient) -> None:
     await create_label(ada, "work", name="Work")
     answer = await update_labels(ada, {"keyword": "work"})
-    assert [(e["path"], e["constraint"]) for e in answer["errors"]] == [(["set"], "required")]
+    assert [(e["path"], e["constraint"]) for e in answer["errors"]] == [(["set"], "REQUIRED")]

@@ -247,7 +247,7 @@ async def test_forward_by_manager_notifies_owner(
     assert await load_audit_log(environment) == [("messageRedirect", ada.user.id)]
     document = "{ viewer { user { authLog { nodes { action detail } } } } }"
     events = (await ada(document))["viewer"]["user"]["authLog"]["nodes"]
-    assert {"action": "message forward", "detail": {"to": ["d@example.net"]}} in events
+    assert {"action": "MESSAGE_REDIRECT", "detail": {"to": ["d@example.net"]}} in events
     assert await tasks.run_next_task(environment)
     subjects = [node["subject"] for node in await list_messages(ada)]
     assert "Your account was changed by an administrator" in subjects

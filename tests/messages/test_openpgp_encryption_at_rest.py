@@ -402,7 +402,7 @@ async def test_encryption_requires_key_and_blocks_its_removal(
     ada: GraphQLClient, root: GraphQLClient
 ) -> None:
     _, (error,) = await try_update_users(ada, encryptMessages=True)
-    expected = ("VALIDATION", ["set", "encryptMessages"], "required")
+    expected = ("VALIDATION", ["set", "encryptMessages"], "REQUIRED")
     assert (error["code"], error["path"], error["constraint"]) == expected
     (error,) = await set_mailbox_encryption(ada, on=True)
     assert (error["code"], error["path"], error["constraint"]) == expected

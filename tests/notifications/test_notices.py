@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from graph.types import global_ids
+from models.auth.security_log import AuthEventAction, AuthEventResult, AuthProtocol
 from models.events.journal import EventType
 from models.runtime.environment import Environment
 from resolvers.auth import security_log
@@ -133,13 +134,14 @@ async def test_limits_sign_ins_and_bounces_are_notified(
         **{**limit_facts, "level": "FULL", "refused": True},
     )
     for action, result in (
-        ("authenticate", "success"),
-        ("authenticate", "fail"),
-        ("key value set", "success"),
-        ("password change", "success"),
+        (AuthEventAction.AUTHENTICATE, AuthEventResult.SUCCESS),
+        (AuthEventAction.AUTHENTICATE, AuthEventResult.FAILURE),
+        (AuthEventAction.TOTP_SETUP, AuthEventResult.SUCCESS),
+        (AuthEventAction.PASSWORD_CHANGE, AuthEventResult.SUCCESS),
     ):
         await security_log.log_event_separately(
-            client_context(ada), NewSecurityEvent(action, user_id, result, protocol="IMAP")
+            client_context(ada),
+            NewSecurityEvent(action, user_id, result, protocol=AuthProtocol.IMAP),
         )
     await record_journal_entry(ada, EventType.SUBMISSION_CHANGED, [7], state="SENT")
     await record_journal_entry(ada, EventType.SUBMISSION_CHANGED, [7], state="FAILED")

@@ -247,7 +247,7 @@ async def test_failed_login_is_posted(
     await post_until_idle(make_webhook_worker(environment))
     (request,) = receiver.requests
     (event,) = request.body["objects"]
-    assert (event["action"], event["result"]) == ("authenticate", "fail")
+    assert (event["action"], event["result"]) == ("AUTHENTICATE", "FAILURE")
     assert request.body["user"]["username"] == eve.username
     assert b"wrong" not in request.raw
 
@@ -355,7 +355,7 @@ async def test_events_after_cursor_are_replayed(
     await post_until_idle(make_webhook_worker(environment))
     event_ids = [request.body["id"] for request in receiver.requests]
     assert event_ids[3:] == event_ids[1:3]  # repeated events keep their ids
-    for invalid_cursor, constraint in (("1.77.1", "cursor"), (f"1.{ada.user.id}.999999", "cursor")):
+    for invalid_cursor, constraint in (("1.77.1", "CURSOR"), (f"1.{ada.user.id}.999999", "CURSOR")):
         error_payload = (await root(replay_mutation, id=webhook_id, after=invalid_cursor))[
             "webhookReplay"
         ]
@@ -365,28 +365,28 @@ async def test_events_after_cursor_are_replayed(
 @pytest.mark.parametrize(
     ("fields", "path", "constraint"),
     [
-        ({"types": []}, ["types"], "length"),
-        ({"types": ["user.*", "nonsense.*"]}, ["types", "1"], "unknown"),
-        ({"types": ["ping"]}, ["types", "0"], "unknown"),
-        ({"types": ["user"]}, ["types", "0"], "unknown"),
-        ({"url": "ftp://example.com/"}, ["url"], "url"),
-        ({"url": "smtp://example.com/"}, ["url"], "url"),
-        ({"url": "https://"}, ["url"], "url"),
-        ({"url": "https://example.com:99999/"}, ["url"], "url"),
-        ({"url": "https://u:p@example.com/"}, ["url"], "url"),
-        ({"url": "https://example.com/#x"}, ["url"], "url"),
-        ({"url": "https://example.com/" + "x" * 2048}, ["url"], "url"),
-        ({"url": "http://localhost:1/"}, ["url"], "private"),
-        ({"url": "http://127.0.0.1/"}, ["url"], "private"),
-        ({"url": "http://0.0.0.0/"}, ["url"], "private"),
-        ({"url": "http://10.1.2.3/"}, ["url"], "private"),
-        ({"url": "http://169.254.169.254/latest"}, ["url"], "private"),
-        ({"url": "http://[::1]/"}, ["url"], "private"),
-        ({"url": "http://[::ffff:10.0.0.1]/"}, ["url"], "private"),
-        ({"url": "http://[fe80::1]/"}, ["url"], "private"),
-        ({"url": "http://[64:ff9b::7f00:1]/"}, ["url"], "private"),
-        ({"url": "http://[2002:7f00:1::]/"}, ["url"], "private"),
-        ({"url": "http://db.internal/"}, ["url"], "private"),
+        ({"types": []}, ["types"], "LENGTH"),
+        ({"types": ["user.*", "nonsense.*"]}, ["types", "1"], "UNKNOWN"),
+        ({"types": ["ping"]}, ["types", "0"], "UNKNOWN"),
+        ({"types": ["user"]}, ["types", "0"], "UNKNOWN"),
+        ({"url": "ftp://example.com/"}, ["url"], "URL"),
+        ({"url": "smtp://example.com/"}, ["url"], "URL"),
+        ({"url": "https://"}, ["url"], "URL"),
+        ({"url": "https://example.com:99999/"}, ["url"], "URL"),
+        ({"url": "https://u:p@example.com/"}, ["url"], "URL"),
+        ({"url": "https://example.com/#x"}, ["url"], "URL"),
+        ({"url": "https://example.com/" + "x" * 2048}, ["url"], "URL"),
+        ({"url": "http://localhost:1/"}, ["url"], "PRIVATE_NETWORK"),
+        ({"url": "http://127.0.0.1/"}, ["url"], "PRIVATE_NETWORK"),
+        ({"url": "http://0.0.0.0/"}, ["url"], "PRIVATE_NETWORK"),
+        ({"url": "http://10.1.2.3/"}, ["url"], "PRIVATE_NETWORK"),
+        ({"url": "http://169.254.169.254/latest"}, ["url"], "PRIVATE_NETWORK"),
+        ({"url": "http://[::1]/"}, ["url"], "PRIVATE_NETWORK"),
+        ({"url": "http://[::ffff:10.0.0.1]/"}, ["url"], "PRIVATE_NETWORK"),
+        ({"url": "http://[fe80::1]/"}, ["url"], "PRIVATE_NETWORK"),
+        ({"url": "http://[64:ff9b::7f00:1]/"}, ["url"], "PRIVATE_NETWORK"),
+        ({"url": "http://[2002:7f00:1::]/"}, ["url"], "PRIVATE_NETWORK"),
+        ({"url": "http://db.internal/"}, ["url"], "PRIVATE_NETWORK"),
     ],
 )
 async def test_invalid_webhook_input_is_refused(

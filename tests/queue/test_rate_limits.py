@@ -33,8 +33,8 @@ query ($filter: RateLimitFilter, $first: Int, $after: String, $last: Int, $befor
     pageInfo {{ hasNextPage hasPreviousPage startCursor endCursor }} }} }}
 """
 HOLDS = """
-query ($users: UserSelection, $first: Int, $after: String) {
-  rateLimitHolds(users: $users, first: $first, after: $after) {
+query ($filter: RateLimitHoldFilter, $first: Int, $after: String) {
+  rateLimitHolds(filter: $filter, first: $first, after: $after) {
     nodes { user { username } source domain { name } messages per heldAt resetsAt }
     totalCount pageInfo { hasNextPage endCursor } } }
 """
@@ -192,7 +192,7 @@ async def test_domain_is_created_and_updated_with_a_rate_limit(root: GraphQLClie
         set={"rateLimit": {"messages": -1, "per": "DAY"}},
     )
     assert [(e["constraint"], e["path"]) for e in errors] == [
-        ("range", ["set", "rateLimit", "messages"])
+        ("RANGE", ["set", "rateLimit", "messages"])
     ]
     answer, _ = await run_mutation(
         root, update_document, domains=domain_refs, set={"rateLimit": None}
@@ -221,7 +221,7 @@ async def test_rate_limit_holds_show_user_and_source(
     assert [node[name] for name in ("messages", "per", "heldAt", "resetsAt")] == [
         3, "DAY", "2030-01-01T00:00:05Z", "2030-01-02T00:00:00Z"
     ]  # fmt: skip
-    assert await list_holds(root, **users_input(ada)) == [("ada", "USER", None)]
+    assert await list_holds(root, filter=users_input(ada)) == [("ada", "USER", None)]
     clock.tick(hours=1)
     assert await list_holds(root) == [("bob", "DOMAIN", "example.org")]
     set_options(environment, limits_send_rate_platform="1/DAY")

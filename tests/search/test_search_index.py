@@ -225,7 +225,7 @@ async def test_search_and_drafts_work_during_rebuild(
     await index_all(environment)
     ctx, rebuild, task_input = (
         client_context(root),
-        tasks.TASK_KINDS[index_tasks.REBUILD],
+        tasks.TASK_RUNNERS[index_tasks.REBUILD],
         {"ids": None},
     )
 

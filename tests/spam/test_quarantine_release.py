@@ -110,7 +110,7 @@ async def test_release_stores_all_messages_or_none(ada: GraphQLClient, bob: Grap
     _, errors = await run_mutation(
         ada, QUARANTINE_RELEASE, quarantineItems=id_refs([ada_item_id] * 101)
     )
-    assert error_summary(errors) == ("VALIDATION", ["quarantineItems"], None, "max")
+    assert error_summary(errors) == ("VALIDATION", ["quarantineItems"], None, "MAX")
     answer, errors = await run_mutation(
         ada, QUARANTINE_RELEASE, quarantineItems=[{"id": ada_item_id}, {"id": ada_item_id}]
     )

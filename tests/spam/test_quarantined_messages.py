@@ -355,7 +355,7 @@ async def test_reading_item_of_another_user_is_in_their_security_log(
 
     async def logged_reads() -> list[str]:
         nodes = (await ada(log))["viewer"]["user"]["authLog"]["nodes"]
-        return [node["action"] for node in nodes if node["action"] == "read mail"]
+        return [node["action"] for node in nodes if node["action"] == "MESSAGES_READ"]
 
     assert await logged_reads() == []
     item = (await domain_admin(QUARANTINE_CONTENTS_QUERY, id=item_id))["node"]
@@ -367,7 +367,7 @@ async def test_reading_item_of_another_user_is_in_their_security_log(
         assert (await http.get(url)).status_code == 200
     count = "{ viewer { user { authLog { nodes { action count } } } } }"
     nodes = (await ada(count))["viewer"]["user"]["authLog"]["nodes"]
-    assert sum(node["count"] for node in nodes if node["action"] == "read mail") == 3
+    assert sum(node["count"] for node in nodes if node["action"] == "MESSAGES_READ") == 3
 
 
 async def test_text_and_attachments_of_item_are_readable(

@@ -206,17 +206,17 @@ async def test_reply_draft_joins_the_thread(ada: GraphQLClient, bob: GraphQLClie
 @pytest.mark.parametrize(
     ("arguments", "constraint", "path"),
     [
-        ({"draft": True}, "required", ["raw"]),
-        ({"raw": "a: b", "subject": "x"}, "exclusive", ["raw"]),
-        ({"raw": "a: b", "priority": "LOW"}, "exclusive", ["raw"]),
-        ({"rawUpload": global_ids.encode("Upload", 7), "to": []}, "exclusive", ["rawUpload"]),
-        ({"subject": "a\r\nBcc: eve@example.net"}, "pattern", ["subject"]),
-        ({"subject": "ä" * 1025}, "max", ["subject"]),
-        ({"headers": [{"key": "Received", "value": "x"}]}, "reserved", ["headers", "0", "key"]),
-        ({"attachments": [new_attachment("a\nb")]}, "pattern", ["attachments", "0", "filename"]),
-        ({"attachments": [new_attachment("a")] * 251}, "max", ["attachments"]),
-        ({"subject": "x", "keepAttachments": {"all": True}}, "required", ["keepAttachments"]),
-        ({"subject": "x", "replaces": {"id": "x"}}, "id", ["replaces"]),
+        ({"draft": True}, "REQUIRED", ["raw"]),
+        ({"raw": "a: b", "subject": "x"}, "EXCLUSIVE", ["raw"]),
+        ({"raw": "a: b", "priority": "LOW"}, "EXCLUSIVE", ["raw"]),
+        ({"rawUpload": global_ids.encode("Upload", 7), "to": []}, "EXCLUSIVE", ["rawUpload"]),
+        ({"subject": "a\r\nBcc: eve@example.net"}, "PATTERN", ["subject"]),
+        ({"subject": "ä" * 1025}, "MAX", ["subject"]),
+        ({"headers": [{"key": "Received", "value": "x"}]}, "RESERVED", ["headers", "0", "key"]),
+        ({"attachments": [new_attachment("a\nb")]}, "PATTERN", ["attachments", "0", "filename"]),
+        ({"attachments": [new_attachment("a")] * 251}, "MAX", ["attachments"]),
+        ({"subject": "x", "keepAttachments": {"all": True}}, "REQUIRED", ["keepAttachments"]),
+        ({"subject": "x", "replaces": {"id": "x"}}, "ID", ["replaces"]),
     ],
 )
 async def test_invalid_message_fields_are_refused(

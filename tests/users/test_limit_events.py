@@ -170,12 +170,12 @@ async def test_threshold_settings_apply_at_once(ada: GraphQLClient, root: GraphQ
     await receive_messages_of_sizes(ada, 4_900)
     assert len(await load_limit_events(ada)) == 1
     for key, value, rule in (
-        ("limits.warningPercent", 100, "max"),
-        ("limits.criticalPercent", -1, "min"),
-        ("limits.criticalPercent", "high", "type"),
-        ("quota.warningEmails", 1, "type"),
-        ("quota.warningEmails", "off", "type"),
-        ("quota.warningEmails", None, "type"),
+        ("limits.warningPercent", 100, "MAX"),
+        ("limits.criticalPercent", -1, "MIN"),
+        ("limits.criticalPercent", "high", "TYPE"),
+        ("quota.warningEmails", 1, "TYPE"),
+        ("quota.warningEmails", "off", "TYPE"),
+        ("quota.warningEmails", None, "TYPE"),
     ):
         assert await change_setting(key, value) == rule
 

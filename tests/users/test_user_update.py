@@ -131,26 +131,26 @@ async def test_update_of_many_users_is_all_or_nothing(
 @pytest.mark.parametrize(
     ("patch", "path", "rule"),
     [
-        ({}, "", "required"),
-        ({"passwordDisabled": False, "hashedPassword": True}, "", "required"),
-        ({"username": "a..b"}, "username", "pattern"),
-        ({"username": ""}, "username", "pattern"),
-        ({"name": "a\nb"}, "name", "pattern"),
-        ({"password": ""}, "password", "min"),
-        ({"password": "short"}, "password", "min"),
-        ({"password": "x" * 257}, "password", "max"),
-        ({"password": "password1", "allowUnsafe": False}, "password", "breached"),
-        ({"password": "$9$x", "hashedPassword": True}, "password", "hash"),
-        ({"password": NEW_PASSWORD, "passwordDisabled": True}, "password", "exclusive"),
-        ({"openpgpPublicKey": SIGN_ONLY_KEY}, "openpgpPublicKey", "key"),
-        ({"metadata": [1]}, "metadata", "object"),
-        ({"limits": {"recipientsPerDay": 0}}, "limits.recipientsPerDay", "range"),
-        ({"quota": 0}, "quota", "range"),
-        ({"quota": 1, "inheritQuota": True}, "inheritQuota", "exclusive"),
-        ({"retention": "PT0S"}, "retention", "range"),
-        ({"tags": [""]}, "tags.0", "length"),
-        ({"allowedSenders": ["a*b"]}, "allowedSenders.0", "pattern"),
-        ({"retention": "P999Y"}, "retention", "range"),
+        ({}, "", "REQUIRED"),
+        ({"passwordDisabled": False, "hashedPassword": True}, "", "REQUIRED"),
+        ({"username": "a..b"}, "username", "PATTERN"),
+        ({"username": ""}, "username", "PATTERN"),
+        ({"name": "a\nb"}, "name", "PATTERN"),
+        ({"password": ""}, "password", "MIN"),
+        ({"password": "short"}, "password", "MIN"),
+        ({"password": "x" * 257}, "password", "MAX"),
+        ({"password": "password1", "allowUnsafe": False}, "password", "BREACHED"),
+        ({"password": "$9$x", "hashedPassword": True}, "password", "PASSWORD_HASH"),
+        ({"password": NEW_PASSWORD, "passwordDisabled": True}, "password", "EXCLUSIVE"),
+        ({"openpgpPublicKey": SIGN_ONLY_KEY}, "openpgpPublicKey", "KEY"),
+        ({"metadata": [1]}, "metadata", "OBJECT"),
+        ({"limits": {"recipientsPerDay": 0}}, "limits.recipientsPerDay", "RANGE"),
+        ({"quota": 0}, "quota", "RANGE"),
+        ({"quota": 1, "inheritQuota": True}, "inheritQuota", "EXCLUSIVE"),
+        ({"retention": "PT0S"}, "retention", "RANGE"),
+        ({"tags": [""]}, "tags.0", "LENGTH"),
+        ({"allowedSenders": ["a*b"]}, "allowedSenders.0", "PATTERN"),
+        ({"retention": "P999Y"}, "retention", "RANGE"),
     ],
 )
 async def test_invalid_update_names_field_and_rule(
@@ -178,7 +178,7 @@ async def test_username_change_updates_key_and_search_words(
     response = await root('{ user(by: {username: "ada.byron"}) { username } }')
     assert response["user"] == {"username": "adabyron"}
     users, (error,) = await try_update_users(root, ada, bob, username="both")
-    assert (error["constraint"], error["path"]) == ("exclusive", ["set", "username"])
+    assert (error["constraint"], error["path"]) == ("EXCLUSIVE", ["set", "username"])
     (user,), _ = await try_update_users(root, ada, name="Ada Ö")
     assert (await load_user_row(root.environment, ada)).words == "adabyron\nada ö\nada@example.org"
 

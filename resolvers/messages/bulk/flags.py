@@ -25,6 +25,7 @@ from models.store.prepared_statements import (
     raw_values,
     rows_at,
 )
+from models.validation_constraints import ValidationConstraint
 from resolvers.context import Context
 from resolvers.messages.bulk.row_changes import (
     STATE_COLUMNS,
@@ -166,7 +167,7 @@ def _flags_after(message: ColumnRow, changes: FlagChanges) -> FlagsAfter:
     if len(keywords) > MAX_KEYWORDS:
         raise InvalidInput(
             f"a message has at most {MAX_KEYWORDS} keywords",
-            constraint="max",
+            constraint=ValidationConstraint.MAX,
             path=["set", "addFlags"],
         )
     reworded = keywords != message.keywords

@@ -9,7 +9,7 @@ from sqlalchemy import bindparam, func, select, update
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from models.admin.tasks import Task
+from models.admin.tasks import Task, TaskKind
 from models.events.journal import PLATFORM, EventType
 from models.messages.tables import Message
 from models.store.columns import core_table, select_columns
@@ -19,7 +19,7 @@ from resolvers.admin.task_steps import TaskStepPlan, TaskStepResult, insert_task
 from resolvers.context import Context, GuardRule
 from resolvers.users.selection import UserSelector, load_selected_users
 
-KIND = "QUOTA_RECALCULATE"
+KIND = TaskKind.QUOTA_RECALCULATE
 MAX_USERS = 100  # of one transaction; more need a task
 
 

@@ -30,7 +30,6 @@ FIELDS_BY_NAME = {  # fields with the text as $it, after the type of the variabl
         "String",
         "users(filter: {domain: {name: $it}}) { nodes { id } totalCount }",
     ),
-    "tasks": ("String", "tasks(filter: {kind: $it}) { nodes { id } totalCount }"),
     "keyValue": ("String", "keyValue(by: {name: {key: $it}}) { value }"),
     "keyValue of a store": ("String", 'keyValue(by: {name: {key: "a", store: $it}}) { value }'),
     "keyValues": (

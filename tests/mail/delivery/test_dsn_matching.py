@@ -394,5 +394,5 @@ async def test_message_trace_shows_the_dsn(
         }
     """
     steps = (await root(document, id=envid.partition(".")[0]))["messageTrace"]
-    (step,) = [trace_step for trace_step in steps if trace_step["event"] == "bounced"]
+    (step,) = [trace_step for trace_step in steps if trace_step["event"] == "BOUNCED"]
     assert "reported by mx.example.net (proven)" in step["detail"]

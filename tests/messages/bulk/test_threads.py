@@ -177,10 +177,10 @@ async def test_large_thread_update_runs_as_task(user_with_threads: GraphQLClient
 @pytest.mark.parametrize(
     ("arguments", "path", "constraint"),
     [
-        ({"set": {}}, ["set"], "required"),
-        ({"threads": [], "set": {"muted": True}}, ["threads"], "range"),
-        ({"set": {"addFlags": ["a b"]}}, ["set", "addFlags", "0"], "pattern"),
-        ({"set": {"snoozedUntil": "2029-01-01T00:00:00Z"}}, ["set", "snoozedUntil"], "min"),
+        ({"set": {}}, ["set"], "REQUIRED"),
+        ({"threads": [], "set": {"muted": True}}, ["threads"], "RANGE"),
+        ({"set": {"addFlags": ["a b"]}}, ["set", "addFlags", "0"], "PATTERN"),
+        ({"set": {"snoozedUntil": "2029-01-01T00:00:00Z"}}, ["set", "snoozedUntil"], "MIN"),
     ],
 )
 async def test_invalid_thread_update_changes_nothing(
@@ -204,7 +204,7 @@ async def test_thread_update_accepts_duplicate_ids_up_to_limit(
     answer = await update_threads(user_with_threads, thread, thread, muted=True)
     assert ([item["id"] for item in answer["threads"]], answer["errors"]) == ([thread], [])
     over_limit = await update_threads(user_with_threads, *[thread] * 251, muted=False)
-    assert [(e["path"], e["constraint"]) for e in over_limit["errors"]] == [(["threads"], "range")]
+    assert [(e["path"], e["constraint"]) for e in over_limit["errors"]] == [(["threads"], "RANGE")]
     assert (await load_thread(user_with_threads))["muted"] is True
 
 

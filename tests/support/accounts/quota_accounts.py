@@ -64,7 +64,7 @@ async def load_limit_events(client: GraphQLClient) -> list[LimitEventFields]:
 async def count_warning_tasks(environment: Environment) -> int:
     """Count the tasks that send quota warnings."""
     ((count,),) = await select_rows(
-        environment, "SELECT count(*) FROM tasks WHERE kind = 'LIMIT_LETTER'"
+        environment, "SELECT count(*) FROM tasks WHERE kind = 'LIMIT_WARNING'"
     )
     return int(count)
 

@@ -5,7 +5,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlmodel import col
 
-from models.auth.security_log import SecurityEvent
+from models.auth.security_log import AuthEventAction, AuthEventResult, SecurityEvent
 from models.events.journal import Change, EventType
 from models.runtime.environment import Environment
 from models.store.columns import select_columns
@@ -23,7 +23,9 @@ def anonymous_context(
 
 def failed_sign_in_event(user_id: int | None, **columns: Any) -> NewSecurityEvent:
     return NewSecurityEvent(
-        "authenticate", user_id, **{"result": "fail", "protocol": "API", **columns}
+        AuthEventAction.AUTHENTICATE,
+        user_id,
+        **{"result": AuthEventResult.FAILURE, "protocol": "API", **columns},
     )
 
 

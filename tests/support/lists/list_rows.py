@@ -194,7 +194,7 @@ async def _add_user_rows(environment: Environment, users: Sequence[int]) -> None
         await add_rows(
             environment,
             SecurityEvent,
-            action=lambda n: ["LOGIN", "LOGOUT"][n % 2],
+            action=lambda n: ["AUTHENTICATE", "TOKEN_REVOKE"][n % 2],
             result="SUCCESS",
             fold=lambda n, user=user: f"{user} {n}",
             **owner_columns,

@@ -22,7 +22,7 @@ from models.admin.tasks import Task, UndoRecord
 from models.auth.application_passwords import ApplicationPassword
 from models.auth.credentials import AccessToken, ApiKey
 from models.auth.second_factors import RecoveryCode, WebauthnKey
-from models.auth.security_log import SecurityEvent
+from models.auth.security_log import AuthEventAction, AuthEventResult, SecurityEvent
 from models.autoreply import Autoreply
 from models.certificates import Certificate
 from models.connectors import Connector, ConnectorRun
@@ -331,8 +331,8 @@ async def _credentials(target: TargetObjects) -> None:
     await target.insert_row(
         "AuthEvent",
         SecurityEvent,
-        action="authenticate",
-        result="fail",
+        action=AuthEventAction.AUTHENTICATE,
+        result=AuthEventResult.FAILURE,
         detail={"text": target.marker},
         **owner,
     )

@@ -61,7 +61,7 @@ QUERIES = {
     "nodes": "nodes(ids: [@User, @Mailbox, @Message]) { id }",
     "quarantine": "quarantine(filter: {users: @users}) { nodes { id } }",
     "queue": "queue(filter: {users: @users}) { nodes { queueId } }",
-    "rateLimitHolds": "rateLimitHolds(users: @users) { nodes { id } }",
+    "rateLimitHolds": "rateLimitHolds(filter: {users: @users}) { nodes { id } }",
     "rateLimits": "rateLimits(filter: {users: @users}) { nodes { id } }",
     "searchDiagnostics": 'searchDiagnostics { expansion(users: @users, filter: {query: "@mark"}) '
     "{ terms } }",
