@@ -22,7 +22,8 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from models.errors import Forbidden, Unauthenticated
 from models.events import journal
-from models.events.journal import EventType, JournalEntry, StreamPositions
+from models.events.event_types import EventType
+from models.events.journal import JournalEntry, StreamPositions
 from models.observability import metrics
 from models.observability.traces import TimedBlock
 from models.runtime.environment import DatabaseTransaction, Environment

@@ -21,7 +21,8 @@ from graph.types.references import (
 from graph.types.scalars import Cursor, Duration
 from graph.users.queries import UserFilter
 from models.errors import InvalidInput, require_found
-from models.events.journal import EventType, StreamPositions
+from models.events.event_types import DOMAIN_EVENT_TYPES, EventType
+from models.events.journal import StreamPositions
 from models.mailboxes.shares import ShareRight
 from models.users.roles import Role, Scope
 from models.validation_constraints import ValidationConstraint
@@ -246,7 +247,9 @@ class ChangeSubscription:
     ) -> AsyncIterator[ChangeBatch]:
         conditions = (filter or UserFilter()).to_conditions()
         stream_source = managed_streams.selector_of_domain_streams(
-            conditions.domain, managed_streams.USER_EVENT_TYPES, path=["filter", "domain"]
+            conditions.domain,
+            managed_streams.USER_AND_ADDRESS_EVENT_TYPES,
+            path=["filter", "domain"],
         )
         event_filter = managed_streams.user_event_filter_ignoring_domain(conditions)
         async for batch in _follow_batches(
@@ -275,8 +278,8 @@ class ChangeSubscription:
         after: ResumeArgument = UNSET,
     ) -> AsyncIterator[ChangeBatch]:
         event_types = (
-            managed_streams.USER_EVENT_TYPES
-            | managed_streams.DOMAIN_EVENT_TYPES
+            managed_streams.USER_AND_ADDRESS_EVENT_TYPES
+            | DOMAIN_EVENT_TYPES
             | managed_streams.DOMAIN_RULE_EVENT_TYPES
         )
         stream_source = managed_streams.selector_of_domain_streams(

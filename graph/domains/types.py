@@ -32,7 +32,6 @@ from graph.types.row_mapping import (
     global_id_field,
     lazy_view_factory,
     link,
-    objects_from_rows_with_links,
     selected_columns,
 )
 from graph.types.scalars import BigInt, ByteSize
@@ -283,22 +282,50 @@ class Domain(NodeView):
             lambda: info.context.load(domain_listing.count_addresses_by_domain, page_key),
         )
 
-    @field("Other names, by name.", **DOMAIN_ADMIN_GUARD)
+    @field("Domain aliases of the domain, ordered by name.", **DOMAIN_ADMIN_GUARD)
     async def aliases(
-        self, info: Info
-    ) -> list[Annotated["DomainAlias", strawberry.lazy("graph.domains.types")]]:
-        rows = await info.context.load(aliases.load_aliases_by_domain, self.row.id)
-        return await objects_from_rows_with_links(info, DomainAlias, rows)
-
-    @field("In charge, by user name.", **DOMAIN_ADMIN_GUARD)
-    async def admins(
-        self, info: Info
-    ) -> list[Annotated["User", strawberry.lazy("graph.users.types")]]:
-        rows = await info.context.load(domain_listing.load_admins_by_domain, self.row.id)
-        admins: list[User] = await objects_from_rows_with_links(
-            info, _graphql_type_by_name("User"), rows
+        self,
+        info: Info,
+        first: int | None = UNSET,
+        after: str | None = UNSET,
+        last: int | None = UNSET,
+        before: str | None = UNSET,
+    ) -> Connection[Annotated["DomainAlias", strawberry.lazy("graph.domains.types")]]:
+        requested_page = page_request("domain-aliases", first, after, last, before)
+        page_key = DomainMembersPageKey(
+            self.row.id, requested_page, selected_columns(info, DomainAlias)
         )
-        return admins
+        return await connection_of_page(
+            info,
+            DomainAlias,
+            await info.context.load(domain_listing.load_alias_pages_by_domain, page_key),
+            lambda row: Cursor(requested_page.ordering, row.alias, row.id),
+            lambda: info.context.load(domain_listing.count_aliases_by_domain, page_key),
+        )
+
+    @field("Accounts that administer the domain, ordered by user name.", **DOMAIN_ADMIN_GUARD)
+    async def admins(
+        self,
+        info: Info,
+        first: int | None = UNSET,
+        after: str | None = UNSET,
+        last: int | None = UNSET,
+        before: str | None = UNSET,
+    ) -> Connection[Annotated["User", strawberry.lazy("graph.users.types")]]:
+        user_type, requested_page = (
+            _graphql_type_by_name("User"),
+            page_request("domain-admins", first, after, last, before),
+        )
+        page_key = DomainMembersPageKey(
+            self.row.id, requested_page, selected_columns(info, user_type)
+        )
+        return await connection_of_page(
+            info,
+            user_type,
+            await info.context.load(domain_listing.load_admin_pages_by_domain, page_key),
+            lambda row: Cursor(requested_page.ordering, row.username_key, row.id),
+            lambda: info.context.load(domain_listing.count_admins_by_domain, page_key),
+        )
 
     @field("Senders whose mail is never spam, or always, by pattern.", **DOMAIN_ADMIN_GUARD)
     async def sender_rules(

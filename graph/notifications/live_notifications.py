@@ -12,6 +12,7 @@ from graph.types.errors import attribute_field
 from graph.types.fields import Info, subscription
 from graph.types.row_mapping import link
 from graph.types.scalars import Cursor
+from models.events.event_types import EventType
 from models.users.roles import Scope
 from resolvers.changes.stream_reader import load_last_stream_positions
 from resolvers.messages import loaders as message_loaders
@@ -21,16 +22,9 @@ from resolvers.notifications.live_notifications import LiveNotification, follow_
 @strawberry.type(description="Event that a client can show to the user.")
 class Notification:
     row: strawberry.Private[LiveNotification]
-    type: str = attribute_field(
-        "Type of the event, such as `message.received`, `message.bounced`, `limit.reached` or "
-        "`login.succeeded`. `resync`: events were lost, and the client must read its data "
-        "again. New types can be added."
-    )
-    title: str = attribute_field(
-        "Title for people, in English. For a received message: its sender."
-    )
-    text: str | None = attribute_field(
-        "Text for people, in English. For a received message: its subject. Null: there is none."
+    type: EventType = attribute_field(
+        "Type of the event: MESSAGE_RECEIVED, SUBMISSION_BOUNCED, LIMIT_REACHED, an event of the "
+        "security log, or RESYNC if events may be missing. New types can be added."
     )
     message: Message | None = link(
         "message_id",

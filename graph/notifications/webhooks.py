@@ -10,6 +10,7 @@ from strawberry.scalars import JSON
 
 from graph.admin.tasks import Task
 from graph.auth.types import SECRET_METADATA
+from graph.changes.changed_types import TYPE_NAME_BY_EVENT_TYPE
 from graph.domains.types import Domain
 from graph.messages.deleted_messages import TaskPayload
 from graph.notifications.references import WebhookDeleteInput, WebhookRef, WebhookTestInput
@@ -35,13 +36,13 @@ from graph.types.row_mapping import (
 )
 from graph.types.scalars import URL, Cursor, Duration, encode_cursor
 from models.errors import require_found
+from models.events.event_types import EventType
 from models.notifications.webhooks import WebhookDeliveryState
 from models.store.keyset_pages import Cursor as Place
 from models.store.keyset_pages import ordering_name
 from models.users.roles import Role, Scope
 from resolvers.domains import loaders as domain_loaders
 from resolvers.notifications import webhooks
-from resolvers.notifications.webhook_event_types import ALL_TYPES, TYPES
 from resolvers.notifications.webhooks import (
     DELIVERY_ORDERING,
     LIST_ORDERING,
@@ -55,8 +56,11 @@ if TYPE_CHECKING:
     from graph.users.types import User
 
 DOMAIN_ADMIN_GUARD = Auth(role=Role.DOMAIN_ADMIN)
+TYPES_DESCRIPTION = (
+    "Types of the events that the webhook receives. Null: all types. PING, CHANGES_MISSED and "
+    "FILTER_MATCHED are always delivered, and can't be given."
+)
 DEFAULT_SECRET_OVERLAP = timedelta(days=1)
-TYPE_NAME_BY_OBJECT = {"Security": "AuthEvent", "Setting": "SettingChange", "Limit": "User"}
 BODY_COLUMNS = ("event", "type", "at", "stream_id", "number", "body")
 
 
@@ -67,7 +71,7 @@ def delivery_body(delivery: Any) -> dict[str, Any]:
 
 def _delivery_body_from_columns(
     event_id: str,
-    event_type: str,
+    event_type: EventType,
     occurred_at: datetime,
     stream_id: int,
     position: int,
@@ -78,13 +82,13 @@ def _delivery_body_from_columns(
     gap = {name: body[name] for name in ("missed", "reason") if name in body}
     return {
         "id": event_id,
-        "type": event_type,
+        "type": event_type.value,
         "at": occurred_at.astimezone(UTC).isoformat().replace("+00:00", "Z"),
         "cursor": encode_cursor({stream_id: position}) if position else None,
         "user": user and {**user, "id": global_ids.encode("User", user["id"])},
         "domain": domain and global_ids.encode("Domain", domain),
         "objects": [
-            _object_with_global_ids(body["kind"], changed_object)
+            _object_with_global_ids(event_type, changed_object)
             for changed_object in body["objects"]
         ],
         "origin": body["origin"],
@@ -92,9 +96,8 @@ def _delivery_body_from_columns(
     }
 
 
-def _object_with_global_ids(event_kind: str, facts: Mapping[str, Any]) -> dict[str, Any]:
+def _object_with_global_ids(event_type: EventType, facts: Mapping[str, Any]) -> dict[str, Any]:
     """Return a changed object with global IDs in place of row ids."""
-    object_name = "".join(part.capitalize() for part in event_kind.split("_")[:-1])
     global_id_by_field = {
         name: global_ids.encode("Mailbox", facts[name])
         for name in ("mailbox", "fromMailbox")
@@ -104,7 +107,7 @@ def _object_with_global_ids(event_kind: str, facts: Mapping[str, Any]) -> dict[s
         global_id_by_field["message"] = global_ids.encode("Message", facts["message"])
     return {
         **facts,
-        "id": global_ids.encode(TYPE_NAME_BY_OBJECT.get(object_name, object_name), facts["id"]),
+        "id": global_ids.encode(TYPE_NAME_BY_EVENT_TYPE[event_type], facts["id"]),
         **global_id_by_field,
     }
 
@@ -114,7 +117,7 @@ def _object_with_global_ids(event_kind: str, facts: Mapping[str, Any]) -> dict[s
     directives=[DOMAIN_ADMIN_GUARD],
 )
 class WebhookDelivery(NodeView):
-    type: str = attribute_field("Type of the event.")
+    type: EventType = attribute_field("Type of the event.")
     at: datetime = attribute_field("Time of the event.")
     attempt: int = attribute_field(
         "Number of attempts that were made. 0: the first attempt was not made yet."
@@ -147,9 +150,8 @@ class WebhookDelivery(NodeView):
     directives=[DOMAIN_ADMIN_GUARD],
 )
 class Webhook(NodeView):
-    types: list[str] = attribute_field(
-        "Types of the delivered events. `user.*` includes all types with this prefix, `*` for all "
-        "types."
+    types: list[EventType] | None = attribute_field(
+        "Types of the events that the webhook receives. Null: all types."
     )
     user: Annotated["User", strawberry.lazy("graph.users.types")] | None = link(
         "user_id",
@@ -204,10 +206,7 @@ class Webhook(NodeView):
 
 @strawberry.input(description="Input of webhookCreate.")
 class WebhookCreateInput(Options):
-    types: list[str] = attribute_field(
-        "Types of events to deliver, 1 to 100 of `webhookTypes`. `user.*` selects all types with "
-        "this prefix, `*` all types."
-    )
+    types: list[EventType] | None = attribute_field(TYPES_DESCRIPTION, default=UNSET)
     user: UserRef | None = attribute_field(
         "Delivers only events of this user. It excludes `domain`.", default=UNSET
     )
@@ -225,10 +224,7 @@ class WebhookCreateInput(Options):
 
 @strawberry.input(description="New values of webhooks. An absent field leaves the value unchanged.")
 class WebhookPatch:
-    types: strawberry.Maybe[list[str]] = attribute_field(
-        "Types of events to deliver, 1 to 100 of `webhookTypes`. `user.*` selects all types with "
-        "this prefix, `*` all types."
-    )
+    types: strawberry.Maybe[list[EventType] | None] = attribute_field(TYPES_DESCRIPTION)
     url: strawberry.Maybe[URL] = attribute_field(
         "URL that gets the events, `http` or `https`. Private networks require the setting "
         "`webhooks.allowPrivateNetworks`."
@@ -279,6 +275,14 @@ class WebhooksPayload(MutationPayload):
     )
 
 
+@strawberry.input(description="Conditions for webhooks. All of them must hold.")
+class WebhookFilter:
+    type: EventType | None = attribute_field(
+        "Webhooks that receive events of this type.", default=UNSET
+    )
+    user: UserRef | None = attribute_field("Webhooks for events of this user.", default=UNSET)
+
+
 @strawberry.type
 class WebhookQuery:
     @query(
@@ -289,22 +293,19 @@ class WebhookQuery:
     async def webhooks(
         self,
         info: Info,
-        type: str = ALL_TYPES,
-        user: Annotated[
-            UserRef | None,
-            strawberry.argument(
-                description="Returns only webhooks for events of this user. Default: all webhooks."
-            ),
-        ] = UNSET,
+        filter: WebhookFilter | None = UNSET,
         first: int | None = UNSET,
         after: str | None = UNSET,
         last: int | None = UNSET,
         before: str | None = UNSET,
     ) -> Connection[Webhook]:
+        where = filter or WebhookFilter()
         user_id = (
-            require_found(await load_named_user_id(info, user), path=["user"]) if user else None
+            require_found(await load_named_user_id(info, where.user), path=["filter", "user"])
+            if where.user
+            else None
         )
-        conditions = WebhookWhere(type, user_id)
+        conditions = WebhookWhere(where.type or None, user_id)
         list_ordering = ordering_name(
             LIST_ORDERING, None if conditions == WebhookWhere() else conditions
         )
@@ -318,10 +319,6 @@ class WebhookQuery:
             lambda row: Place(requested_page.ordering, row.created_at, row.id),
             lambda: webhooks.count_webhooks(info.context, conditions),
         )
-
-    @query("Returns all event types of webhooks.", scope=Scope.READ)
-    async def webhook_types(self) -> list[str]:
-        return TYPES
 
 
 WRITE_GUARD: dict[str, Any] = {"role": Role.DOMAIN_ADMIN, "scope": Scope.FULL}
@@ -339,7 +336,7 @@ class WebhookMutation:
             await load_domain_ids(info, [input.domain], path="domain") if input.domain else [None]
         )
         new = NewWebhook(
-            input.types,
+            None if input.types is UNSET else input.types,
             input.url,
             require_found(await load_named_user_id(info, input.user), path=["user"])
             if input.user

@@ -37,6 +37,7 @@ from resolvers.queue import rate_limit_mutations, rate_limits
 from resolvers.queue.rate_limit_mutations import RateLimitOwners
 from resolvers.queue.rate_limits import RateLimitConditions
 from resolvers.users import loaders as users
+from resolvers.users.limit_values import STORED_UNLIMITED, limit_or_none
 from resolvers.users.selection import load_selected_users
 
 if TYPE_CHECKING:
@@ -44,11 +45,14 @@ if TYPE_CHECKING:
     from graph.users.types import User
 
 
+REFUSED_COUNT = -1  # stands for 0 messages, since 0 is the stored form of unlimited
 RATE_LIMIT_GUARD: dict[str, Any] = {
     "role": Role.DOMAIN_ADMIN,
     "admin_permission": AdminPermission.RATE_LIMITS,
 }
-MESSAGES_DESCRIPTION = "Messages in the time window. 0 is unlimited, whatever the settings say."
+MESSAGES_DESCRIPTION = (
+    "Messages in the time window. Null is unlimited, even if the settings have a limit."
+)
 
 
 @strawberry.type(
@@ -56,7 +60,7 @@ MESSAGES_DESCRIPTION = "Messages in the time window. 0 is unlimited, whatever th
     "time. It begins with the first message; each counts once, however many it goes to."
 )
 class RateLimit(NodeView):
-    messages: int = attribute_field(MESSAGES_DESCRIPTION)
+    messages: int | None = attribute_field(MESSAGES_DESCRIPTION)
     per: RatePeriod = attribute_field("Length of the time window.")
     user: Annotated["User", strawberry.lazy("graph.users.types")] | None = link(
         "user_id",
@@ -77,6 +81,7 @@ class RateLimit(NodeView):
     load_batch = staticmethod(rate_limits.load_limits_by_owner)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
         "id": global_id_field("RateLimit"),
+        "messages": DerivedField(("messages",), limit_or_none),
         "per": DerivedField(("per",), RatePeriod),
         "used": DerivedField(("used",), lambda used: used or 0),
         "exhausted": DerivedField(
@@ -118,12 +123,14 @@ class RateLimitHold(NodeView):
 
 @strawberry.input(description="So many messages in a time.")
 class RateLimitInput:
-    messages: int = attribute_field(MESSAGES_DESCRIPTION)
+    messages: int | None = attribute_field(MESSAGES_DESCRIPTION)
     per: RatePeriod = attribute_field("Length of the time window.")
 
     def to_rate(self) -> Rate:
         """Convert the input to a rate limit."""
-        return Rate(self.messages, self.per)
+        if self.messages is None:
+            return Rate(STORED_UNLIMITED, self.per)
+        return Rate(self.messages or REFUSED_COUNT, self.per)
 
 
 @strawberry.input(description="Which limits: of these users or domains, or of all.")
@@ -146,11 +153,9 @@ class RateLimitHoldFilter(ConditionsInput):
 class RateLimitSetInput(Options):
     users: UserSelection | None = attribute_field("Of these.", default=UNSET)
     domains: list[DomainRef] | None = attribute_field("Of these.", default=UNSET)
-    messages: int | None = attribute_field(
-        "Messages; 0 = any number, whatever the settings say; null = what the settings say.",
-        default=UNSET,
+    rate_limit: RateLimitInput | None = attribute_field(
+        "The new limit. Null removes the limit: the settings apply.", default=UNSET
     )
-    per: RatePeriod = attribute_field("Length of the time window.", default=RatePeriod.HOUR)
 
 
 @strawberry.input(description="Input of rateLimitReset.")
@@ -293,8 +298,8 @@ class RateLimitMutation:
         **RATE_LIMIT_GUARD,
     )
     async def rate_limit_set(self, info: Info, input: RateLimitSetInput) -> RateLimitsPayload:
-        value = value_or_none(input.messages)
-        rate = None if value is None else Rate(value, input.per)
+        new_limit = value_or_none(input.rate_limit)
+        rate = new_limit.to_rate() if new_limit else None
         owners = _rate_limit_owners(value_or_none(input.users), value_or_none(input.domains))
         return await _load_payload(
             info, await rate_limit_mutations.set_or_remove_rate_limits(info.context, owners, rate)

@@ -59,8 +59,6 @@ ARGUMENT_DESCRIPTIONS = {
     "all mailboxes.",
     "specialUse": "Returns only mailboxes with a special use (RFC 6154).",
     "subscribed": "True returns only subscribed mailboxes, false only the others. Default: both.",
-    "type": "Returns only webhooks with this exact event type, or with a type that begins with the "
-    "prefix before `.*`. `*` returns all.",
     "users": "Users whose objects are returned. Default: the signed-in user.",
     "showAll": "Includes application passwords that expire when they are not used.",
     "service": "Service that reads the settings: `api`, `imap`, `lmtp`, `pop3` or `smtp`. Default: "

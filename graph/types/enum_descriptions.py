@@ -1,6 +1,7 @@
 """Descriptions of enum values."""
 
 from graph.types.constraint_descriptions import CONSTRAINT_DESCRIPTIONS
+from graph.types.event_type_descriptions import EVENT_TYPE_DESCRIPTIONS
 from graph.types.log_enum_descriptions import LOG_VALUE_DESCRIPTIONS
 from resolvers.connectors.options import OPTION_DESCRIPTIONS
 
@@ -99,53 +100,7 @@ VALUE_DESCRIPTIONS = {
         "SUBMIT": "Sending messages by this API.",
         "ALL": "All other values of this enum.",
     },
-    "EventType": {
-        "MAILBOX_CREATED": "A mailbox was created.",
-        "MAILBOX_UPDATED": "Properties, rights or annotations of a mailbox changed, or its "
-        "counters were repaired.",
-        "MAILBOX_RENAMED": "The path of a mailbox changed.",
-        "MAILBOX_DELETED": "A mailbox was deleted.",
-        "MESSAGE_ADDED": "A message was received, sent, copied or uploaded.",
-        "MESSAGE_UPDATED": "Flags, keywords, expiry or metadata of a message changed. For a "
-        "draft that was saved again, content, UID and mailbox can have changed, too.",
-        "MESSAGE_MOVED": "A message was moved to another mailbox and has a new UID.",
-        "MESSAGE_PURGED": "A message was deleted for good.",
-        "MESSAGE_DELETED": "A message was deleted, and can be restored.",
-        "MESSAGE_RESTORED": "A deleted message was restored.",
-        "SUBMISSION_CHANGED": "A submission was created, or its state changed.",
-        "FILE_CHANGED": "A file, or a link to a file, was created, changed or deleted.",
-        "ADDRESS_CHANGED": "An address was created, changed or deleted.",
-        "FILTER_CHANGED": "A filter was created, changed or deleted.",
-        "IDENTITY_CHANGED": "An identity was created, changed or deleted.",
-        "USER_CHANGED": "An account was created, changed, deleted or restored.",
-        "DOMAIN_CHANGED": "A domain was created, changed or deleted.",
-        "TASK_CHANGED": "A task was created, or its state or counts changed.",
-        "SECURITY_EVENT": "A sign-in succeeded or failed, or a credential changed.",
-        "SETTING_CHANGED": "The value of a setting changed.",
-        "KEY_VALUE_CHANGED": "An entry of a key-value store was set, incremented or deleted.",
-        "LABEL_CHANGED": "A label was created, changed or deleted.",
-        "SENDER_RULE_CHANGED": "A sender rule was created, changed or deleted.",
-        "SAVED_SEARCH_CHANGED": "A saved search was created, changed or deleted.",
-        "THREAD_CHANGED": "A thread was muted or unmuted, or merged with another thread.",
-        "AUTOREPLY_CHANGED": "An autoreply was set, changed or deleted.",
-        "SIEVE_CHANGED": "A Sieve script was stored, activated, renamed or deleted, or failed "
-        "during a delivery.",
-        "QUARANTINE_CHANGED": "A message was quarantined, listed in a digest, released or deleted.",
-        "COMPOSE_REQUESTED": "A client was asked to open a compose window.",
-        "CONNECTOR_CHANGED": "A connector was created, changed or deleted, or the state of its "
-        "run changed.",
-        "DKIM_CHANGED": "A DKIM key was created, replaced, activated, retired or deleted.",
-        "RELAY_HOST_CHANGED": "A relay host was created, changed or deleted.",
-        "TRANSPORT_CHANGED": "A transport was created, changed or deleted.",
-        "TLS_POLICY_CHANGED": "A TLS policy was created, changed or deleted.",
-        "FORWARDING_HOST_CHANGED": "A forwarding host was created, changed or deleted.",
-        "CERTIFICATE_CHANGED": "A certificate was set, renewed, revoked or deleted, or the state "
-        "of its ACME order changed.",
-        "LIMIT_REACHED": "A limit of the account was reached, or its storage passed a warning "
-        "threshold.",
-        "RESYNC": "The stream can't continue after the cursor. The client must read all data "
-        "again.",
-    },
+    "EventType": EVENT_TYPE_DESCRIPTIONS,
     "DkimAlgorithm": {
         "RSA": "RSA-SHA256 (RFC 8301). Every verifier supports it.",
         "ED25519": "Ed25519-SHA256 (RFC 8463). Short and fast, but not supported by every "

@@ -22,7 +22,7 @@ from models.auth.security_log import AuthEventAction, AuthEventResult, AuthProto
 from models.connectors import AuthMechanism, ConnectorProtocol, ConnectorSecurity
 from models.domains.dkim_keys import DkimAlgorithm, DkimKeyState
 from models.domains.dns_record_values import DnsRecordKind, DnsRecordPurpose
-from models.events.journal import EventType
+from models.events.event_types import EventType
 from models.files.blobs import StorageTier
 from models.files.tables import FileAttachmentMode
 from models.mailboxes.shares import ShareRight
@@ -82,7 +82,8 @@ strawberry.enum(BccDirection, description="Side of a message that a BCC rule com
 strawberry.enum(Ceremony, name="WebauthnCeremony", description="Purpose of a WebAuthn challenge.")
 strawberry.enum(
     EventType,
-    description="Type of an event. New values can be added: clients must accept unknown ones.",
+    description="Type of an event. New types can be added: clients must ignore types that they "
+    "do not know.",
 )
 strawberry.enum(
     SubaddressAction,

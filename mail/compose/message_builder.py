@@ -284,6 +284,21 @@ def _check_custom_headers(headers: Sequence[CustomHeader], problems: ErrorCollec
                 validate_line(header.value, _header_path(nth, "value"), MAX_HEADER_VALUE_BYTES)
 
 
+def is_valid_custom_header(key: str, value: str) -> bool:
+    """True if a client can add a header field with this name and value."""
+    try:
+        _check_field_name(key, [])
+        validate_line(value, [], MAX_HEADER_VALUE_BYTES)
+    except InvalidInput:
+        return False
+    return True
+
+
+def without_control_characters(text: str) -> str:
+    """Return the text without the characters that a line can't have."""
+    return _CONTROLS.sub("", text)
+
+
 def _check_field_name(key: str, path: Sequence[str]) -> None:
     """Raises InvalidInput if a header field name is invalid or reserved."""
     if len(key) > MAX_NAME_BYTES or not _FTEXT.fullmatch(key):

@@ -10,7 +10,8 @@ from sqlmodel import col
 from models.admin.tasks import Task, TaskKind
 from models.domains.tables import Domain
 from models.errors import NotFound, RateLimited
-from models.events.journal import EventType, JournalEntry
+from models.events.event_types import EventType
+from models.events.journal import JournalEntry
 from models.events.wakeups import TASKS
 from models.runtime.environment import DatabaseTransaction, Environment
 from models.runtime.options import Options

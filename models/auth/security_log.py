@@ -6,6 +6,7 @@ from typing import Any
 from sqlalchemy import Index
 from sqlmodel import Field
 
+from models.events.event_types import EventType
 from models.store.columns import (
     Int64,
     OptionalInt64,
@@ -114,3 +115,39 @@ class SecurityEvent(RowWithId, table=True):
     created_at: Timestamp
     last_at: Timestamp
     told_at: OptionalTimestamp = None  # when the last journal entry about it was written
+
+
+_SECURITY_EVENT_TYPE_BY_ACTION = {  # by action and success of the entry of the security log
+    (AuthEventAction.AUTHENTICATE, True): EventType.SIGN_IN_SUCCEEDED,
+    (AuthEventAction.AUTHENTICATE, False): EventType.SIGN_IN_FAILED,
+    (AuthEventAction.API_KEY_USE, False): EventType.SIGN_IN_FAILED,
+    (AuthEventAction.TOTP_VERIFY, False): EventType.SIGN_IN_FAILED,
+    (AuthEventAction.WEBAUTHN_VERIFY, False): EventType.SIGN_IN_FAILED,
+    (AuthEventAction.USER_IMPERSONATE, True): EventType.IMPERSONATION_STARTED,
+    (AuthEventAction.PASSWORD_CHANGE, True): EventType.PASSWORD_CHANGED,
+    (AuthEventAction.PASSWORD_RESET, True): EventType.PASSWORD_RESET,
+    (AuthEventAction.FORWARDING_CHANGE, True): EventType.FORWARDING_CHANGED,
+    (AuthEventAction.TOTP_ENABLE, True): EventType.TOTP_ENABLED,
+    (AuthEventAction.TOTP_DISABLE, True): EventType.TOTP_DISABLED,
+    (AuthEventAction.EXTERNAL_TWO_FACTOR_ENABLE, True): EventType.EXTERNAL_TWO_FACTOR_ENABLED,
+    (AuthEventAction.EXTERNAL_TWO_FACTOR_DISABLE, True): EventType.EXTERNAL_TWO_FACTOR_DISABLED,
+    (AuthEventAction.WEBAUTHN_REGISTER, True): EventType.WEBAUTHN_REGISTERED,
+    (AuthEventAction.WEBAUTHN_DELETE, True): EventType.WEBAUTHN_DELETED,
+    (AuthEventAction.TWO_FACTOR_DISABLE, True): EventType.TWO_FACTOR_DISABLED,
+    (AuthEventAction.RECOVERY_CODES_CREATE, True): EventType.RECOVERY_CODES_CREATED,
+    (AuthEventAction.SESSION_TERMINATE, True): EventType.SESSION_TERMINATED,
+    (AuthEventAction.TOKEN_REVOKE, True): EventType.TOKEN_REVOKED,
+    (AuthEventAction.APP_PASSWORD_CREATE, True): EventType.APP_PASSWORD_CREATED,
+    (AuthEventAction.APP_PASSWORD_UPDATE, True): EventType.APP_PASSWORD_UPDATED,
+    (AuthEventAction.APP_PASSWORD_DELETE, True): EventType.APP_PASSWORD_DELETED,
+    (AuthEventAction.API_KEY_CREATE, True): EventType.API_KEY_CREATED,
+    (AuthEventAction.API_KEY_UPDATE, True): EventType.API_KEY_UPDATED,
+    (AuthEventAction.API_KEY_DELETE, True): EventType.API_KEY_DELETED,
+}
+
+
+def security_event_type(action: AuthEventAction, result: AuthEventResult) -> EventType:
+    """Return the type of the event of an entry of the security log."""
+    return _SECURITY_EVENT_TYPE_BY_ACTION.get(
+        (action, result is AuthEventResult.SUCCESS), EventType.SECURITY_EVENT
+    )

@@ -22,7 +22,8 @@ from models.errors import (
     NotFound,
     require_all_found,
 )
-from models.events.journal import PLATFORM, EventType
+from models.events.event_types import EventType
+from models.events.journal import PLATFORM
 from models.store.columns import ColumnRow, select_columns
 from models.store.keyset_pages import Page, PageRequest
 from models.users.roles import AdminPermission, Role
@@ -441,7 +442,7 @@ async def _record_domains_changed(
 ) -> None:
     """Record DOMAIN_CHANGED in the streams of these domains and of the platform."""
     sorted_ids = sorted(domain_ids)
-    changes_by_stream = {key: [(EventType.DOMAIN_CHANGED, [key])] for key in sorted_ids}
+    changes_by_stream = {key: [(EventType.DOMAIN_UPDATED, [key])] for key in sorted_ids}
     await ctx.record_changes(
-        session, {**changes_by_stream, PLATFORM: [(EventType.DOMAIN_CHANGED, sorted_ids)]}
+        session, {**changes_by_stream, PLATFORM: [(EventType.DOMAIN_UPDATED, sorted_ids)]}
     )

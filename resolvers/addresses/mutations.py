@@ -22,6 +22,7 @@ from models.errors import (
     InvalidInput,
     require_all_found,
 )
+from models.events.event_types import EventType
 from models.events.journal import PLATFORM
 from models.store.columns import ColumnRow
 from models.users.roles import Role, Scope, UserPermission
@@ -224,7 +225,9 @@ async def insert_address(
                 main_change = await _set_main_address_if_needed(
                     ctx, session, user, address, is_requested=is_main
                 )
-            await record_address_changes(ctx, session, [address], AddressChangeDetails("created"))
+            await record_address_changes(
+                ctx, session, [address], AddressChangeDetails(EventType.ADDRESS_CREATED)
+            )
             await record_address_changes(
                 ctx,
                 session,
@@ -330,7 +333,9 @@ async def delete_addresses(ctx: Context, refs: Sequence[AddressIdOrText]) -> lis
         connection = await session.connection()
         await connection.execute(delete(Address).where(col(Address.id).in_([r.id for r in rows])))
         await update_domain_counters(ctx, session, [], [row._asdict() for row in rows], sign=-1)
-        await record_address_changes(ctx, session, rows, AddressChangeDetails("deleted"))
+        await record_address_changes(
+            ctx, session, rows, AddressChangeDetails(EventType.ADDRESS_DELETED)
+        )
         logged_rows = [row for row in rows if row.user_id != ctx.viewer.user_id or not row.user_id]
         entries = [
             NewAuditLogEntry(

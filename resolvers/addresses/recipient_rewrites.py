@@ -35,7 +35,8 @@ from models.errors import (
     prefix_error_messages,
     require_all_found,
 )
-from models.events.journal import PLATFORM, EventType
+from models.events.event_types import EventType
+from models.events.journal import PLATFORM
 from models.store.columns import ColumnRow, select_columns
 from models.store.keyset_pages import Page, PageRequest
 from models.users.roles import Role
@@ -378,9 +379,9 @@ async def _record_domains_changed(
     """Record DOMAIN_CHANGED in the streams of the domains at either end and of the platform."""
     domain_ids = sorted(set(own_domain_ids.values()))
     changes_by_stream = {
-        key: [(EventType.DOMAIN_CHANGED, [key])] for key in [*domain_ids, PLATFORM] if domain_ids
+        key: [(EventType.DOMAIN_UPDATED, [key])] for key in [*domain_ids, PLATFORM] if domain_ids
     }
     if domain_ids:
         await ctx.record_changes(
-            session, changes_by_stream | {PLATFORM: [(EventType.DOMAIN_CHANGED, domain_ids)]}
+            session, changes_by_stream | {PLATFORM: [(EventType.DOMAIN_UPDATED, domain_ids)]}
         )

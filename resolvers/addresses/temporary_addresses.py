@@ -11,6 +11,7 @@ from mail.addresses.address_syntax import checked_domain
 from models.addresses.tables import Address
 from models.domains.tables import Domain
 from models.errors import Conflict, ErrorCollector, InvalidInput, LimitReached, NotFound
+from models.events.event_types import EventType
 from models.store.columns import ColumnRow, select_columns
 from models.users.roles import Role, Scope
 from models.validation_constraints import ValidationConstraint
@@ -83,7 +84,9 @@ async def create_temporary_address(ctx: Context, new_address: NewTemporaryAddres
             domain.address_count += 1
             session.add_all([domain, address])
             await session.flush()
-            await record_address_changes(ctx, session, [address], AddressChangeDetails("created"))
+            await record_address_changes(
+                ctx, session, [address], AddressChangeDetails(EventType.ADDRESS_CREATED)
+            )
             if user.id != ctx.viewer.user_id:
                 values_after = {"address": address.shown, "user": user.username}
                 entry = NewAuditLogEntry(

@@ -412,7 +412,9 @@ async def _store_and_log_new_values(
         ctx,
         session,
         [*rows_after, *former_main_rows],
-        AddressChangeDetails(None, former_domain_ids, main_change.streams_by_user),
+        AddressChangeDetails(
+            former_domain_ids=former_domain_ids, streams_by_user=main_change.streams_by_user
+        ),
     )
     entries = [
         _log_entry_of_update(row, address_update.changed_values(row), address_update.autoreplies)

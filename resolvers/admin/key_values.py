@@ -14,7 +14,8 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from models import quantities
 from models.admin.key_values import KeyValueEntry
 from models.errors import InvalidInput, LimitReached, NotFound, StaleObject
-from models.events.journal import PLATFORM, EventType
+from models.events.event_types import EventType
+from models.events.journal import PLATFORM
 from models.store.columns import ColumnRow, insert_with_conflict, select_columns
 from models.store.keyset_pages import Page, PageRequest
 from models.users.roles import Role, Scope, expand_scopes

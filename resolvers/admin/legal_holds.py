@@ -25,7 +25,8 @@ from models.errors import (
     require_all_found,
     require_found,
 )
-from models.events.journal import PLATFORM, EventType
+from models.events.event_types import EventType
+from models.events.journal import PLATFORM
 from models.messages.tables import Message
 from models.store.columns import ColumnRow, select_columns
 from models.store.keyset_pages import Page, PageRequest

@@ -16,7 +16,8 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from models.admin.settings import SettingChange, SettingValue
 from models.domains.tables import Domain
 from models.errors import InvalidInput, LimitReached
-from models.events.journal import PLATFORM, EventType, Stream
+from models.events.event_types import EventType
+from models.events.journal import PLATFORM, Stream
 from models.runtime.environment import CommittedOptions, Environment
 from models.store.columns import BIG_INTEGER, ColumnRow, insert_with_conflict, select_columns
 from models.store.keyset_pages import Page, PageRequest
@@ -349,7 +350,7 @@ async def _adjust_allocated_quota(
     )
     ids = sorted((await connection.execute(statement)).scalars())
     if ids:
-        await ctx.record_change(session, PLATFORM, EventType.DOMAIN_CHANGED, ids)
+        await ctx.record_change(session, PLATFORM, EventType.DOMAIN_UPDATED, ids)
 
 
 async def apply_settings_and_return_invalid_keys(environment: Environment) -> list[str]:

@@ -14,7 +14,8 @@ from mail.files.upload_removal import drop_unreferenced_objects
 from mail.storage.blobs.errors import CorruptBlob
 from models.admin.tasks import Task, TaskKind, TaskState
 from models.errors import DamagedContent, Forbidden, InvalidInput, NotFound, RequestError
-from models.events.journal import PLATFORM, EventType
+from models.events.event_types import EventType
+from models.events.journal import PLATFORM
 from models.events.wakeups import TASKS
 from models.runtime import leases
 from models.runtime.environment import Environment

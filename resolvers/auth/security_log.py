@@ -31,9 +31,16 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from models.admin.tasks import TaskKind
 from models.auth.credentials import ApiKey
-from models.auth.security_log import AuthEventAction, AuthEventResult, AuthProtocol, SecurityEvent
+from models.auth.security_log import (
+    AuthEventAction,
+    AuthEventResult,
+    AuthProtocol,
+    SecurityEvent,
+    security_event_type,
+)
 from models.events import journal
-from models.events.journal import EventType, JournalEntry, StreamPositions
+from models.events.event_types import EventType
+from models.events.journal import JournalEntry, StreamPositions
 from models.runtime.environment import DatabaseTransaction, Environment
 from models.store.columns import ColumnRow, insert_with_conflict, select_columns
 from models.store.keyset_pages import Page, PageRequest
@@ -483,14 +490,23 @@ def _record_in_journals(
     return journal.record_entries_in_existing_streams(connection, entries, at=now)
 
 
+def _journal_entry_key(
+    event_row_with_id: tuple[SecurityEventRow, int],
+) -> tuple[EventType, Mapping[str, Any], str | None]:
+    """Return the values that the events of one journal entry have in common."""
+    event_row, _ = event_row_with_id
+    event_type = security_event_type(event_row.values["action"], event_row.values["result"])
+    return event_type, event_row.journal_facts, event_row.origin
+
+
 def _grouped_journal_entries(
     event_rows_with_ids: Sequence[tuple[SecurityEventRow, int]],
 ) -> list[JournalEntry]:
-    """Return journal entries, one for each run of events with the same facts and origin."""
-    groups = groupby(event_rows_with_ids, key=lambda each: (each[0].journal_facts, each[0].origin))
+    """Return journal entries, one for each run of events with the same type, facts and origin."""
+    groups = groupby(event_rows_with_ids, key=_journal_entry_key)
     return [
-        JournalEntry(EventType.SECURITY_EVENT, [key for _, key in group], facts, origin)
-        for (facts, origin), group in groups
+        JournalEntry(event_type, [key for _, key in group], facts, origin)
+        for (event_type, facts, origin), group in groups
     ]
 
 

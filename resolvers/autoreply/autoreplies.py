@@ -16,7 +16,8 @@ from models.addresses.tables import Address, AddressKind
 from models.autoreply import Autoreply
 from models.errors import ErrorCollector, InvalidInput, NotFound
 from models.events import journal
-from models.events.journal import EventType, JournalEntry
+from models.events.event_types import EventType
+from models.events.journal import JournalEntry
 from models.store.columns import select_columns
 from models.users.roles import Scope, expand_scopes
 from models.users.tables import User
@@ -303,11 +304,11 @@ async def _record_changes(
     entries = dict[int, Sequence[JournalEntry]]()
     for user_id, column_names in changes.changed_columns.items():
         event_facts: dict[str, Any] = {"changed": [sorted(map(schema_name, column_names))]}
+        event_type = EventType.AUTOREPLY_CHANGED
         if "enabled" in column_names:
-            event_facts["did"] = "enabled" if changes.new_rows[user_id]["enabled"] else "disabled"
-        entries[user_id] = ctx.journal_entries(
-            EventType.AUTOREPLY_CHANGED, [user_id], **event_facts
-        )
+            is_enabled = changes.new_rows[user_id]["enabled"]
+            event_type = EventType.AUTOREPLY_ENABLED if is_enabled else EventType.AUTOREPLY_DISABLED
+        entries[user_id] = ctx.journal_entries(event_type, [user_id], **event_facts)
     await journal.record_entries_in_streams_or_raise(
         locked_users.session, entries, at=ctx.environment.now()
     )

@@ -11,7 +11,8 @@ from mail.tls import acme_client, acme_connection
 from mail.tls.acme_client import AcmeError, RevocationReason
 from models.certificates import Certificate
 from models.errors import Conflict, InvalidInput, RequestError, ServiceUnavailable
-from models.events.journal import PLATFORM, EventType
+from models.events.event_types import EventType
+from models.events.journal import PLATFORM
 from models.runtime.environment import Environment
 from models.store.columns import ColumnRow
 from models.validation_constraints import ValidationConstraint

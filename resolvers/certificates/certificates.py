@@ -30,7 +30,8 @@ from models.errors import (
     ServiceUnavailable,
     require_all_found,
 )
-from models.events.journal import PLATFORM, EventType
+from models.events.event_types import EventType
+from models.events.journal import PLATFORM
 from models.events.wakeups import CERTIFICATES
 from models.runtime.environment import Environment, wake_workers_after_commit
 from models.runtime.secret_box import DecryptionError

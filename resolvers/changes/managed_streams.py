@@ -10,7 +10,13 @@ from sqlmodel import col
 from models.addresses.tables import Address
 from models.domains.tables import Domain
 from models.errors import Forbidden, InvalidInput, NotFound
-from models.events.journal import PLATFORM, EventType, JournalEvent, StreamPositions
+from models.events.event_types import (
+    ADDRESS_EVENT_TYPES,
+    DOMAIN_EVENT_TYPES,
+    USER_EVENT_TYPES,
+    EventType,
+)
+from models.events.journal import PLATFORM, JournalEvent, StreamPositions
 from models.users.roles import Role
 from models.users.tables import User
 from models.validation_constraints import ValidationConstraint
@@ -31,8 +37,7 @@ EventTypes = frozenset[EventType]
 
 MAX_FOLLOWED_DOMAINS = 99  # a position contains at most 100 streams
 ALL_EVENT_TYPES = frozenset(EventType)
-USER_EVENT_TYPES = frozenset({EventType.USER_CHANGED, EventType.ADDRESS_CHANGED})
-DOMAIN_EVENT_TYPES = frozenset({EventType.DOMAIN_CHANGED})
+USER_AND_ADDRESS_EVENT_TYPES = USER_EVENT_TYPES | ADDRESS_EVENT_TYPES
 DOMAIN_RULE_EVENT_TYPES = frozenset(
     {EventType.SENDER_RULE_CHANGED}
 )  # in streams of domains; the platform's stream has all others
@@ -155,7 +160,7 @@ def user_event_filter_ignoring_domain(conditions: UserConditions) -> EventFilter
 async def _filter_user_events(
     conditions: UserConditions, ctx: Context, events: Sequence[JournalEvent]
 ) -> Sequence[JournalEvent]:
-    address_ids = {e.object_id for e in events if e.type is EventType.ADDRESS_CHANGED}
+    address_ids = {e.object_id for e in events if e.type in ADDRESS_EVENT_TYPES}
     owner_by_address = {}
     if address_ids:
         statement = select(col(Address.id), col(Address.user_id)).where(

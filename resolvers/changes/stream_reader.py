@@ -14,7 +14,8 @@ from sqlmodel import col
 
 from models.errors import InvalidInput
 from models.events import journal
-from models.events.journal import EventType, JournalEvent, Stream, StreamPositions
+from models.events.event_types import EventType
+from models.events.journal import JournalEvent, Stream, StreamPositions
 from models.observability import metrics
 from models.runtime.environment import Environment
 from models.store.columns import ColumnRow

@@ -13,7 +13,7 @@ from models.admin.tasks import TaskState
 from models.auth.security_log import AuthEventAction
 from models.connectors import Connector, ConnectorRun, ConnectorSecurity, RemoteMailbox
 from models.errors import Conflict, InvalidInput, LimitReached, require_all_found
-from models.events.journal import EventType
+from models.events.event_types import EventType
 from models.events.wakeups import CONNECTORS
 from models.runtime.environment import Environment
 from models.store.columns import ColumnRow, select_columns

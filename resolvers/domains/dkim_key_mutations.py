@@ -24,6 +24,7 @@ from models.errors import (
     NotFound,
     require_all_found,
 )
+from models.events.event_types import EventType
 from models.events.journal import PLATFORM
 from models.store.columns import ColumnRow, select_columns
 from models.validation_constraints import ValidationConstraint
@@ -197,7 +198,9 @@ async def delete_keys_by_id_or_domain(
         rows |= {row.id: row for row in keys_of_domains}
         connection = await session.connection()
         await connection.execute(delete(DkimKey).where(col(DkimKey.id).in_(rows)))
-        await record_key_changes(ctx, session, list(rows.values()), action="deleted")
+        await record_key_changes(
+            ctx, session, list(rows.values()), event_type=EventType.DKIM_KEY_DELETED
+        )
         entries = (
             NewAuditLogEntry(
                 "dkimKeyDelete", "DkimKey", row.id, row.domain_id, before=audit_log_values(row)
@@ -289,7 +292,7 @@ async def insert_first_pending_key(
     row = _table_row(ctx, new_key, ctx.environment.new_id())
     session.add(row)
     await session.flush()
-    await record_key_changes(ctx, session, [row], action="created")
+    await record_key_changes(ctx, session, [row], event_type=EventType.DKIM_KEY_CREATED)
     return audit_log_values(row)
 
 
@@ -436,7 +439,7 @@ async def rename_domain_of_keys(
         connection = await session.connection()
         update_statement = update(DkimKey).where(col(DkimKey.id).in_([row.id for row in rows]))
         await connection.execute(update_statement.values(domain=new_name))
-        await record_key_changes(ctx, session, rows, action="updated")
+        await record_key_changes(ctx, session, rows, event_type=EventType.DKIM_KEY_UPDATED)
     return len(rows)
 
 
@@ -452,4 +455,4 @@ async def delete_keys_of_aliases(
         connection = await session.connection()
         key_ids = [row.id for row in rows]
         await connection.execute(delete(DkimKey).where(col(DkimKey.id).in_(key_ids)))
-        await record_key_changes(ctx, session, rows, action="deleted")
+        await record_key_changes(ctx, session, rows, event_type=EventType.DKIM_KEY_DELETED)

@@ -18,6 +18,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from mail.domains.dns_advice import DnsState
 from models.domains.dkim_keys import ALL_DOMAINS, DkimAlgorithm, DkimKey, DkimKeyState
 from models.errors import Conflict, InvalidInput, NotFound
+from models.events.event_types import EventType
 from models.events.journal import PLATFORM
 from models.observability import metrics
 from models.runtime.environment import Environment
@@ -311,7 +312,7 @@ async def _delete_retired_key_if_replaced(ctx: Context, key: ColumnRow) -> None:
             delete(DkimKey).where(*is_retired_key, col(DkimKey.due_at) <= now, has_active_key)
         )
         if deleted.rowcount:
-            await record_key_changes(ctx, session, [key], action="deleted")
+            await record_key_changes(ctx, session, [key], event_type=EventType.DKIM_KEY_DELETED)
             ROTATION_STEPS_METRIC.add("deleted")
             return
         next_check = now + DELETE_RETRY if key.state is DkimKeyState.RETIRED else None

@@ -16,7 +16,8 @@ from models.addresses.tables import Address
 from models.domains.tables import AliasDomain, Domain
 from models.errors import Conflict, LimitReached, NotFound, check_count_from_one_to_limit
 from models.events import journal
-from models.events.journal import PLATFORM, EventType, Stream
+from models.events.event_types import EventType
+from models.events.journal import PLATFORM, Stream
 from models.store.columns import ColumnRow, select_columns
 from models.store.keyset_pages import Page, PageRequest
 from models.users.roles import Role
@@ -372,6 +373,6 @@ async def insert_domain(ctx: Context, session: AsyncSession, domain: Domain) -> 
     """Insert a new domain with its stream, in a transaction that has locked PLATFORM."""
     session.add_all([domain, Stream(id=domain.id)])
     await session.flush()
-    changes = [(EventType.DOMAIN_CHANGED, [domain.id])]
-    await ctx.record_changes(session, {PLATFORM: changes, domain.id: changes}, did="created")
+    changes = [(EventType.DOMAIN_CREATED, [domain.id])]
+    await ctx.record_changes(session, {PLATFORM: changes, domain.id: changes})
     return domain

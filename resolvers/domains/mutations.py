@@ -21,7 +21,8 @@ from models.errors import (
     LimitReached,
     prefix_error_messages,
 )
-from models.events.journal import PLATFORM, EventType
+from models.events.event_types import EventType
+from models.events.journal import PLATFORM
 from models.store.columns import ColumnRow, select_columns
 from models.users.roles import AdminPermission, Role
 from models.users.tables import User
@@ -40,7 +41,7 @@ from resolvers.domains.loaders import DomainIdOrName
 from resolvers.queue import rate_limit_mutations
 from resolvers.routing import mutations as routing_mutations
 from resolvers.users import delete as user_delete
-from resolvers.users.limit_values import stored_limit
+from resolvers.users.limit_values import limit_or_none, stored_limit
 from resolvers.users.quota.quota_allocation import effective_quota
 from resolvers.users.selection import UserSelector
 
@@ -158,7 +159,7 @@ async def create_domain(
             await domain_loaders.require_domain_name_free(session, name, path="name")
             await _require_relay_host(ctx, values, columns)
             await domain_loaders.insert_domain(ctx, session, domain)
-            values_after = {"name": name, **columns}
+            values_after = {"name": name, **_audit_log_values(columns)}
             for private_key in private_keys:
                 dkim_domain = DkimDomain(name, domain.id)
                 values_after["dkimKey"] = await dkim_key_mutations.insert_first_pending_key(
@@ -168,7 +169,9 @@ async def create_domain(
                 await rate_limit_mutations.set_or_delete_rates(
                     ctx, session, [domain.id], rate_limit, "domain_id"
                 )
-                values_after[RATE_COLUMN] = rate_limit_mutations.audit_log_values(rate_limit)
+                values_after[GRAPHQL_NAMES[RATE_COLUMN]] = rate_limit_mutations.audit_log_values(
+                    rate_limit
+                )
             await audit_log.log_changes(
                 ctx,
                 session,
@@ -223,9 +226,9 @@ async def update_domains(
             }
         await _update_rows_and_allocated_quota(ctx, session, domain_ids, columns)
         rows_after = await domain_loaders.load_locked_domains(ctx, domain_ids)
-        changes_by_stream = {key: [(EventType.DOMAIN_CHANGED, [key])] for key in domain_ids}
+        changes_by_stream = {key: [(EventType.DOMAIN_UPDATED, [key])] for key in domain_ids}
         await ctx.record_changes(
-            session, {**changes_by_stream, PLATFORM: [(EventType.DOMAIN_CHANGED, domain_ids)]}
+            session, {**changes_by_stream, PLATFORM: [(EventType.DOMAIN_UPDATED, domain_ids)]}
         )
         pairs = zip(rows_before, rows_after, strict=True)
         await audit_log.log_changes(
@@ -413,12 +416,30 @@ def _log_entry_of_update(
     return _domain_log_entry(
         "domainUpdate",
         before.id,
-        before={name: getattr(before, name) for name in column_names}
-        | ({RATE_COLUMN: old_rate} if old_rate != new_rate else {}),
-        after={name: getattr(after, name) for name in column_names}
-        | ({RATE_COLUMN: new_rate} if old_rate != new_rate else {}),
+        before=_audit_log_values({name: getattr(before, name) for name in column_names})
+        | ({GRAPHQL_NAMES[RATE_COLUMN]: old_rate} if old_rate != new_rate else {}),
+        after=_audit_log_values({name: getattr(after, name) for name in column_names})
+        | ({GRAPHQL_NAMES[RATE_COLUMN]: new_rate} if old_rate != new_rate else {}),
         domain_id=before.id,
     )
+
+
+def _audit_log_values(columns: Mapping[str, Any]) -> dict[str, Any]:
+    """Return columns by the names of the API's fields; None is unlimited.
+
+    A default quota of the platform is `defaultUserQuotaInherited`.
+    """
+    values: dict[str, Any] = {}
+    for column, value in columns.items():
+        if column == "default_user_quota":
+            values["defaultUserQuotaInherited"] = value is None
+        name, _, member = GRAPHQL_NAMES.get(column, column).partition(".")
+        shown = limit_or_none(value) if column in LIMIT_ENDS else value
+        if member:
+            values.setdefault(name, {})[member] = shown
+        else:
+            values[name] = shown
+    return values
 
 
 def _domain_log_entry(mutation: str, target_id: int, **entry_values: Any) -> NewAuditLogEntry:

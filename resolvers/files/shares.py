@@ -22,7 +22,8 @@ from models.errors import (
     require_all_found,
     require_found,
 )
-from models.events.journal import EventType, JournalEntry
+from models.events.event_types import EventType
+from models.events.journal import JournalEntry
 from models.files.tables import File, FileAttachmentMode, FileShare
 from models.runtime.environment import DatabaseTransaction, Environment
 from models.store.columns import ColumnRow, select_columns

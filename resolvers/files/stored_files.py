@@ -28,7 +28,8 @@ from models.errors import (
     require_all_found,
     require_found,
 )
-from models.events.journal import EventType, JournalEntry
+from models.events.event_types import EventType
+from models.events.journal import JournalEntry
 from models.files.blobs import Blob, Upload
 from models.files.tables import File, FileShare
 from models.runtime.environment import DatabaseTransaction, Environment

@@ -18,7 +18,7 @@ from mail.storage.message_content import StoredMessage
 from mail.storage.message_insert import SELECT_QUOTA
 from models.admin.tasks import Task, TaskKind
 from models.errors import InvalidInput, NotFound, require_all_found
-from models.events.journal import EventType
+from models.events.event_types import EventType
 from models.filters.tables import Filter
 from models.mailboxes.tables import Mailbox, SpecialUse
 from models.store.columns import ColumnRow, select_columns

@@ -11,7 +11,8 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from models.auth.security_log import AuthEventAction
 from models.errors import InvalidInput, require_all_found
-from models.events.journal import EventType, JournalEntry
+from models.events.event_types import EventType
+from models.events.journal import JournalEntry
 from models.filters.tables import Filter
 from models.store.columns import ColumnRow, core_table, select_columns
 from models.users.roles import AdminPermission, Role

@@ -24,7 +24,8 @@ from models.errors import (
     ScriptError,
 )
 from models.events import journal
-from models.events.journal import EventType, JournalEntry
+from models.events.event_types import EventType
+from models.events.journal import JournalEntry
 from models.filters.sieve_scripts import SieveScript
 from models.store.columns import ColumnRow, select_columns
 from models.users.roles import AdminPermission, Role

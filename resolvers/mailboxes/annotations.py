@@ -9,7 +9,7 @@ from sqlalchemy import ColumnElement, Select, delete, func, select, true, update
 from sqlmodel import col
 
 from models.errors import InvalidInput, LimitReached
-from models.events.journal import EventType
+from models.events.event_types import EventType
 from models.mailboxes.tables import Mailbox, MailboxAnnotation
 from models.store.columns import ColumnRow, core_table, insert_with_conflict
 from models.store.prepared_statements import integer_parameter

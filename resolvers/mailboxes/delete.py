@@ -9,7 +9,8 @@ from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from models.errors import Conflict, Forbidden, InvalidInput, NotFound, check_limit
-from models.events.journal import MAX_IDS_PER_ROW, EventType
+from models.events.event_types import EventType
+from models.events.journal import MAX_IDS_PER_ROW
 from models.mailboxes.shares import MailboxShare
 from models.mailboxes.tables import Mailbox
 from models.messages.tables import Message

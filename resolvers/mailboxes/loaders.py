@@ -14,7 +14,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail.mailboxes.paths import missing_paths_with_parents, tree_sort_key, validate_path
 from models.errors import Conflict, Forbidden, InvalidInput, LimitReached, NotFound
-from models.events.journal import EventType
+from models.events.event_types import EventType
 from models.mailboxes.shares import ShareRight
 from models.mailboxes.tables import Mailbox, SpecialUse
 from models.store.columns import ColumnRow, select_columns

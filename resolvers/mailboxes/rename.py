@@ -10,7 +10,7 @@ from sqlmodel import col
 
 from mail.mailboxes.paths import MAX_LEVELS, missing_paths_with_parents, validate_path
 from models.errors import Conflict, Forbidden, InvalidInput, NotFound
-from models.events.journal import EventType
+from models.events.event_types import EventType
 from models.mailboxes.tables import Mailbox, SpecialUse
 from models.store.columns import ColumnRow, core_table, select_columns
 from models.store.prepared_statements import integer_parameter

@@ -14,7 +14,8 @@ from mail.consistency.mailbox_checks import MailboxProblems
 from mail.consistency.report import Finding
 from mail.mailboxes import paths
 from models.admin.tasks import Task, TaskKind
-from models.events.journal import PLATFORM, EventType
+from models.events.event_types import EventType
+from models.events.journal import PLATFORM
 from models.mailboxes.tables import Mailbox
 from models.messages.tables import Message
 from models.store.columns import ColumnRow, select_columns

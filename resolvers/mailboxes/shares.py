@@ -13,7 +13,7 @@ from mail.recipients import address_resolution
 from models.addresses.tables import Address
 from models.errors import Forbidden, InvalidInput, LimitReached, require_found
 from models.events import journal
-from models.events.journal import EventType
+from models.events.event_types import EventType
 from models.mailboxes.shares import MailboxShare, Rights, ShareRight, decode_rights, encode_rights
 from models.mailboxes.tables import Mailbox
 from models.store.columns import ColumnRow, insert_with_conflict, select_columns

@@ -12,7 +12,8 @@ from sqlmodel import col
 
 from models.errors import Conflict, InvalidInput
 from models.events import journal
-from models.events.journal import EventType, Stream
+from models.events.event_types import EventType
+from models.events.journal import Stream
 from models.mailboxes.tables import Mailbox
 from models.store.columns import ColumnRow, core_table, select_columns
 from models.store.prepared_statements import integer_parameter

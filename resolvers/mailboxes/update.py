@@ -13,7 +13,8 @@ from mail.mailboxes.special_use_names import NAMED_USES
 from mail.storage.message_flags import SYSTEM_FLAGS
 from models.admin.tasks import Task, TaskKind
 from models.errors import Forbidden, InvalidInput, NotFound, check_count_from_one_to_limit
-from models.events.journal import MAX_IDS_PER_ROW, EventType
+from models.events.event_types import EventType
+from models.events.journal import MAX_IDS_PER_ROW
 from models.mailboxes.tables import Mailbox, SpecialUse
 from models.messages.tables import Message
 from models.store.columns import ColumnRow

@@ -13,7 +13,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from mail.mailboxes.special_use_names import restored_mailbox_name
 from models.admin.tasks import Task, TaskKind
 from models.errors import Forbidden, InvalidInput, NotFound
-from models.events.journal import EventType
+from models.events.event_types import EventType
 from models.mailboxes.tables import SpecialUse
 from models.messages.tables import Message
 from models.store.columns import ColumnRow, select_columns

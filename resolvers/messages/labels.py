@@ -12,7 +12,7 @@ from sqlmodel import select as instances
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from models.errors import Conflict, InvalidInput, LimitReached, NotFound
-from models.events.journal import EventType
+from models.events.event_types import EventType
 from models.messages.labels import Label
 from models.messages.tables import Message
 from models.store.columns import ColumnRow, select_columns

@@ -14,7 +14,8 @@ from mail.network.outbound_http import parse_target
 from mail.text.bounded_regex import BoundedRegex
 from models.auth.security_log import AuthEventAction
 from models.errors import ErrorCollector, InvalidInput, NotFound
-from models.events.journal import EventType, Stream
+from models.events.event_types import EventType
+from models.events.journal import Stream
 from models.events.wakeups import PUSHES
 from models.notifications.push_channels import PushChannel, PushKind
 from models.runtime.secret_box import DecryptionError
@@ -350,7 +351,7 @@ async def _record_changes(
     log_entries: Sequence[NewAuditLogEntry],
 ) -> None:
     """Record the changes in journals, security logs and, for other users, in the admin log."""
-    journal_entries = {user: [(EventType.USER_CHANGED, [user])] for user in user_ids}
+    journal_entries = {user: [(EventType.USER_UPDATED, [user])] for user in user_ids}
     await ctx.record_changes(session, journal_entries, changed=[CHANGED_FIELDS])
     events = [
         NewSecurityEvent(AuthEventAction.PUSH_CHANNEL_SET, user, target=kind) for user in user_ids
@@ -395,7 +396,7 @@ async def delete_channels(ctx: Context, ids: Sequence[int]) -> None:
         rows = await _load_channels_in_transaction(ctx, session, ids)
         statement = delete(PushChannel).where(col(PushChannel.id).in_(ids))
         await (await session.connection()).execute(statement)
-        journal_entries = {user: [(EventType.USER_CHANGED, [user])] for user in owner_ids}
+        journal_entries = {user: [(EventType.USER_UPDATED, [user])] for user in owner_ids}
         await ctx.record_changes(session, journal_entries, changed=[CHANGED_FIELDS])
         events = [
             NewSecurityEvent(AuthEventAction.PUSH_CHANNEL_DELETE, row.user_id, target=row.kind)

@@ -11,7 +11,8 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from mail.queue import bulk_updates, held_messages, removal
 from models.admin.tasks import Task, TaskKind
 from models.errors import InvalidInput, LimitReached, NotFound
-from models.events.journal import PLATFORM, EventType
+from models.events.event_types import EventType
+from models.events.journal import PLATFORM
 from models.runtime.environment import DatabaseTransaction
 from models.store.columns import ColumnRow
 from models.submission.tables import Submission

@@ -12,7 +12,7 @@ from sqlmodel import SQLModel, col
 from mail.routing import password_contexts
 from models.domains.tables import Domain
 from models.errors import InvalidInput, require_all_found
-from models.events.journal import EventType
+from models.events.event_types import EventType
 from models.routing.tables import ForwardingHost, RelayHost, TlsPolicy, Transport
 from models.store.columns import ColumnRow, core_table, select_columns
 from models.store.keyset_pages import Page, PageRequest

@@ -16,7 +16,8 @@ from models.errors import (
     ServiceUnavailable,
     prefix_error_messages,
 )
-from models.events.journal import PLATFORM, EventType
+from models.events.event_types import EventType
+from models.events.journal import PLATFORM
 from models.routing.tables import TlsPolicyLevel
 from models.store.columns import ColumnRow, core_table
 from models.validation_constraints import ValidationConstraint
@@ -140,9 +141,9 @@ async def delete_rows(ctx: Context, routing_table: RoutingTable, ids: Sequence[i
                 update_statement.values(relay_host_id=None, updated_at=ctx.environment.now())
             )
         await connection.execute(delete(table).where(table.c.id.in_(ids)))
-        changes_by_stream = {key: [(EventType.DOMAIN_CHANGED, [key])] for key in domain_ids}
+        changes_by_stream = {key: [(EventType.DOMAIN_UPDATED, [key])] for key in domain_ids}
         platform_changes = [(routing_table.event_type, [row.id for row in rows])]
-        platform_changes += [(EventType.DOMAIN_CHANGED, domain_ids)] if domain_ids else []
+        platform_changes += [(EventType.DOMAIN_UPDATED, domain_ids)] if domain_ids else []
         await ctx.record_changes(session, {**changes_by_stream, PLATFORM: platform_changes})
         entries = (
             NewAuditLogEntry(

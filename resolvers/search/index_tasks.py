@@ -13,7 +13,8 @@ from mail.search import index_rebuild, index_worker
 from mail.search.index_worker import BATCH_SIZE, MESSAGE_COLUMNS
 from models.admin.tasks import Task, TaskKind
 from models.errors import Conflict, InvalidInput
-from models.events.journal import PLATFORM, EventType
+from models.events.event_types import EventType
+from models.events.journal import PLATFORM
 from models.events.wakeups import UNINDEXED
 from models.mailboxes.tables import Mailbox
 from models.messages.tables import Message

@@ -14,7 +14,7 @@ from sqlmodel import select as instances
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from models.errors import Conflict, InvalidInput, LimitReached, NotFound
-from models.events.journal import EventType
+from models.events.event_types import EventType
 from models.search.saved_searches import SavedSearch
 from models.store.columns import ColumnRow, select_columns
 from models.store.keyset_pages import PageRequest

@@ -22,7 +22,7 @@ from mail.text.languages import text_in_language
 from models.addresses.tables import Address
 from models.admin.tasks import TaskKind
 from models.errors import NotFound
-from models.events.journal import EventType
+from models.events.event_types import EventType
 from models.mailboxes.tables import Mailbox, SpecialUse
 from models.runtime.environment import Environment
 from models.spam.quarantine import QuarantineItem
@@ -98,9 +98,7 @@ async def insert_digest(
     ids = sorted((await (await session.connection()).execute(statement)).scalars())
     if not ids:  # all items were released or deleted in the meantime
         return TaskStepResult({})
-    await ctx.record_change(
-        session, require_user_id(ctx), EventType.QUARANTINE_CHANGED, ids, did="notified"
-    )
+    await ctx.record_change(session, require_user_id(ctx), EventType.QUARANTINE_CHANGED, ids)
     insert_digest_message = partial(
         insert_message,
         message=digest.message,

@@ -11,7 +11,8 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail.spam.sender_rules import checked_pattern
 from models.errors import Forbidden, InvalidInput, LimitReached, NotFound
-from models.events.journal import PLATFORM, EventType
+from models.events.event_types import EventType
+from models.events.journal import PLATFORM
 from models.spam.sender_rules import (
     PLATFORM_PLACE,
     SenderAction,

@@ -13,6 +13,7 @@ from resolvers.files import uploads
 from resolvers.messages import content as message_content
 
 INPUT_PATH = ("attachments",)
+MESSAGE_TYPE = "message/rfc822"
 _UNSAFE_FILENAME_CHARACTERS = re.compile(r"[^\w .,()+-]+")
 
 
@@ -127,7 +128,12 @@ async def copy_attachments(
         name_and_type = facts["filename"], facts["content_type"], facts["content_id"]
         attachments.append(
             sanitize_attachment(
-                OutgoingFile(content, *name_and_type, charset=part.params.get("charset"))
+                OutgoingFile(
+                    content,
+                    *name_and_type,
+                    charset=part.params.get("charset"),
+                    is_message=facts["content_type"] == MESSAGE_TYPE,
+                )
             )
         )
     return attachments

@@ -28,7 +28,7 @@ from models.errors import (
     check_limit,
     require_found,
 )
-from models.events.journal import EventType
+from models.events.event_types import EventType
 from models.files.tables import FileAttachmentMode
 from models.runtime import leases
 from models.runtime.environment import DatabaseTransaction

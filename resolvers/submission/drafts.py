@@ -40,7 +40,7 @@ from resolvers.context import Context
 from resolvers.mailboxes import loaders as mailbox_loaders
 from resolvers.mailboxes.special_mailboxes import placement_in_scheduled
 from resolvers.messages import loaders as message_loaders
-from resolvers.messages import upload
+from resolvers.messages import message_import
 from resolvers.messages.loaders import is_not_deleted_sql
 from resolvers.queue import rate_limits
 from resolvers.submission import composition, file_attachments, identities, outgoing_scan
@@ -255,7 +255,7 @@ async def _earlier_draft_from_row(
     ctx: Context, row: ColumnRow, *, must_be_draft: bool
 ) -> EarlierDraft:
     (message,) = await message_opening.open_messages_unlogged(ctx.environment, [row], ctx.read)
-    readable = await upload.draft_to_replace(ctx, message)
+    readable = await message_import.draft_to_replace(ctx, message, INPUT_PATH)
     return EarlierDraft(
         row.id,
         row.digest,

@@ -1,6 +1,6 @@
 """Attach stored files to a message that is composed, or offer them by a link."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from html import escape
@@ -183,14 +183,34 @@ def _size_text(size: int) -> str:
     return f"{size} bytes" if not unit else f"{scaled_size:.1f} {SIZE_UNITS[unit]}"
 
 
-def replace_file_list_of_draft(
-    transaction: DatabaseTransaction, message_id: int, file_ids: Sequence[int]
+@dataclass(frozen=True, slots=True)
+class DraftFileChanges:
+    """Changes to the list of stored files of a draft."""
+
+    added_ids: Sequence[int] = ()
+    removed_digests: Collection[str] = ()  # of the attachments that are removed from the draft
+
+
+def change_file_list_of_draft(
+    transaction: DatabaseTransaction, message_id: int, changes: DraftFileChanges
 ) -> None:
-    """Store which files a draft has, instead of those stored before."""
+    """Change the list of stored files that a draft has.
+
+    A file leaves the list if an attachment with its content is removed.
+    """
+    if not changes.added_ids and not changes.removed_digests:
+        return
+    stored = transaction.connection.execute(
+        select(col(DraftFile.file_id), col(File.digest))
+        .join(File, col(File.id) == col(DraftFile.file_id))
+        .where(col(DraftFile.message_id) == message_id)
+        .order_by(col(DraftFile.nth))
+    )
+    kept_ids = [row.file_id for row in stored if row.digest not in changes.removed_digests]
     delete_file_list_of_draft(transaction, message_id)
     rows = [
         {"message_id": message_id, "file_id": key, "nth": nth}
-        for nth, key in enumerate(dict.fromkeys(file_ids))
+        for nth, key in enumerate(dict.fromkeys([*kept_ids, *changes.added_ids]))
     ]
     if rows:
         transaction.connection.execute(insert(DraftFile), rows)

@@ -21,7 +21,7 @@ from models.errors import (
     NotFound,
     require_all_found,
 )
-from models.events.journal import EventType
+from models.events.event_types import EventType
 from models.mailboxes.tables import HOLDING_USES
 from models.store.columns import ColumnRow, select_columns
 from models.submission.identities import Identity

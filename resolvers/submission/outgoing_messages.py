@@ -36,7 +36,7 @@ from models.validation_constraints import ValidationConstraint
 from resolvers.access import require_user_id
 from resolvers.context import Context
 from resolvers.mailboxes import loaders as mailbox_loaders
-from resolvers.messages import upload
+from resolvers.messages import message_import
 from resolvers.submission import composition, file_attachments, recipient_keys
 from resolvers.submission.composition import (
     DraftBasis,
@@ -405,7 +405,7 @@ async def _complete_whole_message(
 
     Raises Forbidden for an author the account isn't.
     """
-    raw = await upload.bytes_of_complete_message(ctx, request.raw, request.upload_id)
+    raw = await message_import.bytes_of_complete_message(ctx, request.raw, request.upload_id)
     if request.is_only_stored:
         copy_mailbox = await _mailbox_for_copy(ctx, request, None)
         return ComposedMessage(raw, "", [], copy_mailbox, request)

@@ -18,7 +18,7 @@ from mail.storage.blobs.damage_check import MAX_VERIFIED_BYTES, require_intact_b
 from mail.storage.blobs.message_layout import NewBlob
 from models.admin.tasks import Task, TaskKind, TaskState
 from models.errors import LimitReached, NotFound, require_found
-from models.events.journal import EventType
+from models.events.event_types import EventType
 from models.files.blobs import Blob
 from models.runtime.environment import DatabaseTransaction
 from models.store.columns import ColumnRow, core_table, select_columns
@@ -114,8 +114,6 @@ async def create_export(ctx: Context, new_export: NewExport) -> int:
     require_readable_account(ctx, new_export.user_id)
     user = await load_managed_user(ctx, new_export.user_id)
     foreign = user.id != ctx.viewer.user_id
-    if foreign:
-        await log_content_read(ctx, [user.id])
     settings = new_export.with_settings and bool(SETTINGS_SCOPES & expand_scopes(ctx.viewer.scopes))
     carried = new_export.with_settings and new_export.format is not ExportFormat.MBOX
     secret = passphrases.encrypted_passphrase_field(
@@ -151,6 +149,7 @@ async def create_export(ctx: Context, new_export: NewExport) -> int:
             after = {"format": new_export.format, "settings": settings, "passphrase": bool(secret)}
             entry = NewAuditLogEntry("userExport", "User", user.id, user.domain_id, None, after)
             await audit_log.log_changes(ctx, session, entry)
+            await log_content_read(ctx, [user.id])
     return key
 
 

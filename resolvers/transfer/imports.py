@@ -28,7 +28,7 @@ from mail.storage.blobs.compression import content_digest
 from mail.storage.blobs.object_stores import object_name
 from models.admin.tasks import Task, TaskKind
 from models.errors import Forbidden, InvalidInput, NotFound, OverQuota, check_limit, require_found
-from models.events.journal import EventType
+from models.events.event_types import EventType
 from models.files.blobs import Blob, Upload
 from models.runtime.environment import DatabaseTransaction, Environment
 from models.store.columns import ColumnRow, core_table

@@ -32,3 +32,8 @@ def stored_limit(limit: LimitValue, end: int, path: Sequence[str]) -> int | None
         text = f"from 1 to below 2^{end.bit_length() - 1}; null: unlimited"
         raise InvalidInput(text, constraint=ValidationConstraint.RANGE, path=path)
     return limit
+
+
+def limit_or_none(stored: int | None) -> int | None:
+    """Return a stored limit as the API shows it: None is unlimited."""
+    return None if stored == STORED_UNLIMITED else stored

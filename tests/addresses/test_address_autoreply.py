@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from models.events.journal import EventType
+from models.events.event_types import EventType
 from models.runtime.environment import Environment
 from models.users.roles import AdminPermission
 from tests.conftest import GraphQLClient
@@ -200,7 +200,7 @@ async def test_autoreply_change_is_journaled_without_text_in_audit_log(root: Gra
         _, errors = await try_update_addresses(root, AUTOREPLY_ADDRESS, autoreply=arguments)
         assert errors == []
         ((kind, _),) = await load_journal_entries(environment, domain_id, position)
-        assert kind is EventType.ADDRESS_CHANGED
+        assert kind is EventType.ADDRESS_UPDATED
     position = await load_stream_position(environment, domain_id)
     _, errors = await try_update_addresses(root, AUTOREPLY_ADDRESS, autoreply=None)
     assert errors == []

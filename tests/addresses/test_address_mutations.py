@@ -11,7 +11,7 @@ from mail.recipients import address_resolution, forward_targets
 from models.addresses.tables import Address
 from models.domains.tables import Domain
 from models.errors import NotFound
-from models.events.journal import EventType
+from models.events.event_types import EventType
 from models.runtime.environment import Environment
 from models.runtime.options import Options
 from models.runtime.secret_box import SecretBox
@@ -82,7 +82,7 @@ async def test_created_user_address_receives_mail_and_is_journaled(
     assert recipient.user_id == ada.user.id
     for stream_id, position in positions.items():
         ((kind, _),) = await load_journal_entries(environment, stream_id, position)
-        assert kind is EventType.ADDRESS_CHANGED
+        assert kind is EventType.ADDRESS_CREATED
     duplicate, errors = await try_create_address(
         root, "salesteam@example.org", user={"username": "ada"}
     )
@@ -361,7 +361,7 @@ async def test_new_main_address_replaces_the_old_one(
             (kind, len(ids))
             for kind, ids in await load_journal_entries(root.environment, stream_id, position)
         ]
-        expected = [(EventType.ADDRESS_CHANGED, 2), (EventType.USER_CHANGED, 1)]
+        expected = [(EventType.ADDRESS_UPDATED, 2), (EventType.USER_UPDATED, 1)]
         assert sorted(kinds) == sorted(expected)
     _, errors = await try_update_addresses(ada, "second@example.org", main=False)
     assert error_summary(errors) == ("VALIDATION", ["set", "main"], None, "MAIN_ADDRESS")

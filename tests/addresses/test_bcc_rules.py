@@ -15,7 +15,8 @@ from mail.delivery.listener_backend import LocalBackend
 from mail.mime.header_encoding import NamedAddress
 from models.addresses.rewrites import BccDirection
 from models.errors import NotFound
-from models.events.journal import PLATFORM, Change, EventType
+from models.events.event_types import EventType
+from models.events.journal import PLATFORM, Change
 from models.queue.tables import DeliveryState
 from models.runtime.environment import Environment
 from models.users.roles import AdminPermission, Role
@@ -576,7 +577,7 @@ async def test_rule_changes_are_journaled_and_deleted_with_the_domain(
     await run_mutation(root, BCC_RULE_UPDATE, bccRules=[{"id": key}], set={"active": False})
     await run_mutation(root, BCC_RULE_DELETE, bccRules=[{"id": key}])
     for stream in (domain_id, PLATFORM):
-        expected_changes = [(EventType.DOMAIN_CHANGED, [domain_id])] * 3
+        expected_changes = [(EventType.DOMAIN_UPDATED, [domain_id])] * 3
         assert (
             await load_journal_entries(environment, stream, positions[stream]) == expected_changes
         )

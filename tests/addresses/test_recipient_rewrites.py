@@ -16,7 +16,8 @@ from mail.mime.header_encoding import NamedAddress
 from mail.recipients import address_resolution
 from mail.smtp import lmtp
 from models.errors import NotFound
-from models.events.journal import PLATFORM, EventType
+from models.events.event_types import EventType
+from models.events.journal import PLATFORM
 from models.runtime.environment import Environment
 from models.users.roles import AdminPermission
 from tests.conftest import GraphQLClient, raw_message
@@ -342,7 +343,7 @@ async def test_rewrite_change_is_journaled_for_both_domains(
         (PLATFORM, sorted([old_domain_id, new_domain_id])),
     ):
         assert await load_journal_entries(environment, stream, positions[stream]) == [
-            (EventType.DOMAIN_CHANGED, domain_ids)
+            (EventType.DOMAIN_UPDATED, domain_ids)
         ]
 
 

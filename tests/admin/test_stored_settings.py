@@ -12,7 +12,8 @@ from mail.maintenance import housekeeping
 from models.admin.audit_log import AuditLogEntry
 from models.admin.settings import SettingChange, SettingValue
 from models.domains.tables import Domain
-from models.events.journal import PLATFORM, Change, EventType, Stream
+from models.events.event_types import EventType
+from models.events.journal import PLATFORM, Change, Stream
 from models.runtime.environment import Environment
 from models.runtime.options import Options
 from models.store.columns import select_columns

@@ -13,7 +13,8 @@ from sqlmodel import col
 from graph.types import global_ids
 from mail.maintenance import housekeeping
 from models.auth.security_log import AuthEventAction
-from models.events.journal import Change, EventType
+from models.events.event_types import SECURITY_EVENT_TYPES
+from models.events.journal import Change
 from models.runtime.environment import CommittedOptions, Environment
 from models.users.roles import Role, Scope
 from models.users.tables import User
@@ -188,7 +189,7 @@ async def test_background_events_are_written_in_few_transactions(
         await load_journaled_event_ids(ada)
     )
     query = select(col(Change.origin), col(Change.facts)).where(
-        col(Change.stream_id) == ada.user.id, col(Change.type) == EventType.SECURITY_EVENT
+        col(Change.stream_id) == ada.user.id, col(Change.type).in_(SECURITY_EVENT_TYPES)
     )
     changes = await environment.database.read(query)
     assert {(row.origin, row.facts["reason"]) for row in changes} == {
@@ -308,8 +309,8 @@ async def test_no_event_is_written_if_retention_is_zero(
     assert (await housekeeping.run_round(ada.environment, sweep=False)).events == 1
 
 
-EVENT_SUBSCRIPTION = """subscription { changes(types: [SECURITY_EVENT]) { events { type
-  ... on AccountChange { nodeId node { ... on AuthEvent { action result ip count } } } } } }"""
+EVENT_SUBSCRIPTION = """subscription { changes(types: [SIGN_IN_FAILED, TOTP_ENABLED]) { events {
+  type ... on AccountChange { nodeId node { ... on AuthEvent { action result ip count } } } } } }"""
 
 
 async def test_subscribers_get_new_and_counted_events(

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from graph.types import global_ids
-from models.events.journal import EventType
+from models.events.event_types import EventType
 from models.runtime.environment import Environment
 from models.users.roles import AdminPermission
 from tests.conftest import GraphQLClient, ManualClock, deliver_to, make_client, raw_message
@@ -171,11 +171,10 @@ async def test_changes_write_journal_entries(ada: GraphQLClient, environment: En
     await set_autoreply(ada, subject="S")
     await delete_autoreplies(ada)
     entries = await load_journal_changes(environment, ada.user.id, last)
-    event_type, user_ids = EventType.AUTOREPLY_CHANGED, [ada.user.id]
     assert entries == [
-        (event_type, user_ids, [["enabled", "text"]]),
-        (event_type, user_ids, [["subject"]]),
-        (event_type, user_ids, [["enabled"]]),
+        (EventType.AUTOREPLY_ENABLED, [ada.user.id], [["enabled", "text"]]),
+        (EventType.AUTOREPLY_CHANGED, [ada.user.id], [["subject"]]),
+        (EventType.AUTOREPLY_DISABLED, [ada.user.id], [["enabled"]]),
     ]
 
 

@@ -13,7 +13,8 @@ from sqlmodel import col
 
 from graph.types import global_ids
 from models.certificates import AcmeAccount, Certificate
-from models.events.journal import PLATFORM, EventType
+from models.events.event_types import EventType
+from models.events.journal import PLATFORM
 from models.runtime.environment import Environment
 from models.users.roles import AdminPermission
 from resolvers.admin import secret_rotation

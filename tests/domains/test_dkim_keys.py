@@ -14,7 +14,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from graph.types import global_ids
 from mail.authentication import private_keys
 from mail.authentication.private_keys import Algorithm
-from models.events.journal import PLATFORM, EventType
+from models.events.event_types import EventType
+from models.events.journal import PLATFORM
 from models.runtime.environment import Environment
 from resolvers.admin import secret_rotation
 from resolvers.domains import dkim_rotation
@@ -110,8 +111,8 @@ async def test_key_is_created_read_listed_and_deleted(
     assert await root(NODE_QUERY, id=dkim_key["id"]) == {"node": None}
     for stream, position in zip((PLATFORM, domain_id), positions_before, strict=True):
         assert await counter_check.load_journal_entries(environment, stream, position) == [
-            (EventType.DKIM_CHANGED, [key_id]),
-            (EventType.DKIM_CHANGED, [key_id]),
+            (EventType.DKIM_KEY_CREATED, [key_id]),
+            (EventType.DKIM_KEY_DELETED, [key_id]),
         ]
 
 

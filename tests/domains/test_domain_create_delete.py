@@ -11,7 +11,8 @@ from graph.types import global_ids
 from mail.recipients import address_resolution
 from models.domains.tables import Domain
 from models.errors import LimitReached, NotFound, RequestError
-from models.events.journal import PLATFORM, EventType
+from models.events.event_types import EventType
+from models.events.journal import PLATFORM
 from models.runtime.environment import Environment
 from models.runtime.options import Options
 from models.users.roles import Role
@@ -80,7 +81,7 @@ async def test_domain_create_sets_given_and_default_values(root: GraphQLClient) 
         "globalAddressList": True,
     }
     domain_id = global_ids.decode("Domain", global_id)
-    expected = [(EventType.DOMAIN_CHANGED, [domain_id])]
+    expected = [(EventType.DOMAIN_CREATED, [domain_id])]
     assert await load_journal_entries(root.environment, domain_id) == expected
     assert (await load_journal_entries(root.environment, PLATFORM))[-1:] == expected
     for name in ("bücher.example", "BÜCHER.example.", "xn--bcher-kva.example"):
@@ -426,7 +427,7 @@ async def test_domain_with_users_or_aliases_needs_cascade_to_delete(
         environment, "SELECT count(*) FROM streams WHERE id = :id", id=domain_id
     ) == [(0,)]
     assert (await load_journal_entries(environment, PLATFORM))[-1] == (
-        EventType.DOMAIN_CHANGED,
+        EventType.DOMAIN_DELETED,
         [domain_id],
     )
     await create_domain(root, "also.example")
@@ -464,7 +465,7 @@ async def test_cascade_deletes_addresses_and_journals_for_owners(
     )
     assert errors == []
     ((kind, (address,)),) = await load_journal_entries(environment, ada.user.id, position)
-    assert (kind, (address,) in address_rows) == (EventType.ADDRESS_CHANGED, True)
+    assert (kind, (address,) in address_rows) == (EventType.ADDRESS_DELETED, True)
 
 
 async def test_concurrent_user_create_and_domain_delete(

@@ -18,6 +18,8 @@ CONNECTIONS = {
         "legalHolds { nodes { accessLog { %s } } }", "legal_hold_accesses", "ip"
     ),
     "LegalHold.messages": ("legalHolds { nodes { messages { %s } } }", "held_copies", "preview"),
+    "Domain.admins": ("domains { nodes { admins { %s } } }", "users", "password"),
+    "Domain.aliases": ("domains { nodes { aliases { %s } } }", "domain_aliases", "created_at"),
     "Domain.addresses": ("domains { nodes { addresses { %s } } }", "addresses", "shown"),
     "Domain.senderRules": ("domains { nodes { senderRules { %s } } }", "sender_rules", "comment"),
     "Domain.users": ("domains { nodes { users { %s } } }", "users", "password"),
@@ -78,7 +80,7 @@ CONNECTIONS = {
 }  # fmt: skip
 LISTS_OF_ADMINS = {
     "LegalHold.accessLog", "LegalHold.messages", "Domain.addresses", "Domain.senderRules",
-    "Domain.users",
+    "Domain.admins", "Domain.aliases", "Domain.users",
     "Query.addresses", "Query.auditLog", "Query.legalHolds", "Query.authLog", "Query.bccRules",
     "Query.deletedUsers", "Query.dkimKeys", "Query.domainAliases", "Query.domains",
     "Query.filters",

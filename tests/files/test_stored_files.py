@@ -13,7 +13,7 @@ from graph.app import create_app
 from graph.types import global_ids
 from mail.maintenance import housekeeping
 from mail.storage.blobs.garbage_collector import collect_garbage
-from models.events.journal import EventType
+from models.events.event_types import EventType
 from models.runtime.environment import Environment
 from models.users.roles import AdminPermission, Role
 from resolvers.admin import tasks

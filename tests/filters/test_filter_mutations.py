@@ -10,7 +10,7 @@ from sqlmodel import col
 from graph.types import global_ids
 from mail import sieve
 from models.errors import LimitReached
-from models.events.journal import EventType
+from models.events.event_types import EventType
 from models.filters.tables import Filter
 from models.notifications.webhooks import Webhook
 from models.runtime.environment import Environment
@@ -400,7 +400,11 @@ async def test_filter_webhook_must_belong_to_user(
 ) -> None:
     webhook_ids = {}
     for client in (ada, bob):
-        arguments = {"types": ["limit.*"], "url": "https://h.example/", "user": user_ref(client)}
+        arguments = {
+            "types": ["LIMIT_REACHED"],
+            "url": "https://h.example/",
+            "user": user_ref(client),
+        }
         webhook_ids[client.user.id] = (
             await execute_mutation(root, "webhookCreate", "webhook { id }", **arguments)
         )["webhook"]["id"]

@@ -11,7 +11,7 @@ from sqlalchemy import update
 from graph.types import global_ids
 from mail.mailboxes import paths
 from models.errors import Conflict, LimitReached
-from models.events.journal import EventType
+from models.events.event_types import EventType
 from models.mailboxes.tables import Mailbox
 from models.runtime.environment import Environment
 from models.users.roles import Role, Scope

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from models.events.journal import EventType
+from models.events.event_types import EventType
 from tests.conftest import GraphQLClient, deliver_to
 from tests.support.operations.bulk_operations import inbox_selection, run_message_mutation
 from tests.support.stores.counter_check import load_journal_entries, load_stream_position

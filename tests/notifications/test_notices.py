@@ -7,7 +7,7 @@ import pytest
 
 from graph.types import global_ids
 from models.auth.security_log import AuthEventAction, AuthEventResult, AuthProtocol
-from models.events.journal import EventType
+from models.events.event_types import EventType
 from models.runtime.environment import Environment
 from resolvers.auth import security_log
 from resolvers.auth.security_log import NewSecurityEvent
@@ -56,7 +56,7 @@ async def test_new_mail_notifies_only_its_owner(
     (notification,) = received_notifications(ada_follower)
     message_id = global_ids.encode("Message", message.message_id)
     assert (notification["type"], notification["title"], notification["text"]) == (
-        "message.received",
+        "MESSAGE_RECEIVED",
         "Carol",
         "Hello",
     )
@@ -101,7 +101,7 @@ async def test_subscription_continues_after_cursor_without_gaps(
     )
     await wait_until(lambda: resync_follower.payloads)
     assert [notification["type"] for notification in received_notifications(resync_follower)] == [
-        "resync"
+        "RESYNC"
     ]
     await resync_follower.unsubscribe()
 
@@ -143,20 +143,20 @@ async def test_limits_sign_ins_and_bounces_are_notified(
             client_context(ada),
             NewSecurityEvent(action, user_id, result, protocol=AuthProtocol.IMAP),
         )
-    await record_journal_entry(ada, EventType.SUBMISSION_CHANGED, [7], state="SENT")
-    await record_journal_entry(ada, EventType.SUBMISSION_CHANGED, [7], state="FAILED")
+    await record_journal_entry(ada, EventType.SUBMISSION_SENT, [7], state="SENT")
+    await record_journal_entry(ada, EventType.SUBMISSION_BOUNCED, [7], state="FAILED")
     follower = await live_server.follow(ada, NOTIFICATIONS_SUBSCRIPTION, after=start)
     await wait_until(lambda: len(follower.payloads) == 6)
     assert [
         (notification["type"], notification["title"])
         for notification in received_notifications(follower)
     ] == [
-        ("limit.reached", "Storage: used up to 81 %"),
-        ("limit.reached", "Storage: used up"),
-        ("login.succeeded", "New sign-in"),
-        ("login.failed", "A sign-in failed"),
-        ("password.changed", "The password was changed"),
-        ("message.bounced", "A message could not be sent"),
+        ("LIMIT_REACHED", "Storage: used up to 81 %"),
+        ("LIMIT_REACHED", "Storage: used up"),
+        ("SIGN_IN_SUCCEEDED", "New sign-in"),
+        ("SIGN_IN_FAILED", "A sign-in failed"),
+        ("PASSWORD_CHANGED", "The password was changed"),
+        ("SUBMISSION_BOUNCED", "A message could not be sent"),
     ]
     assert received_notifications(follower)[2]["text"] == "IMAP"
     await follower.unsubscribe()

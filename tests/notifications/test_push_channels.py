@@ -245,9 +245,9 @@ async def test_muted_threads_and_uploaded_messages_are_not_pushed(
       errors { code } } }"""
     await ada(mute, id=node["thread"]["id"])
     await deliver_to_mailbox(ada, "Re: Talk", In_Reply_To="<t@example.net>")
-    upload = """mutation { messageUpload(input: {mailbox: {path: "INBOX"}, subject: "Put in",
-      text: "x"}) { errors { code } } }"""
-    assert (await ada(upload))["messageUpload"]["errors"] == []
+    upload = """mutation { messageImport(input: {mailbox: {path: "INBOX"},
+      raw: "Subject: Put in\\n\\nx\\n"}) { errors { code } } }"""
+    assert (await ada(upload))["messageImport"]["errors"] == []
     await push_until_idle(worker)
     assert received_texts(receiver) == ["Talk"]
 

@@ -10,7 +10,8 @@ from sqlmodel import col
 from graph.types import global_ids
 from mail.routing import password_contexts
 from models.admin.audit_log import AuditLogEntry
-from models.events.journal import PLATFORM, EventType
+from models.events.event_types import EventType
+from models.events.journal import PLATFORM
 from models.routing.tables import RelayHost
 from models.runtime.environment import Environment
 from models.runtime.secret_box import SecretBox, generate_key
@@ -400,7 +401,7 @@ async def test_deleted_relay_host_is_removed_from_domains(
     nodes = (await root(document))["domains"]["nodes"]
     assert [node["relayHost"] for node in nodes] == [None, None]
     assert (await load_journal_entries(environment, domain_id))[-1] == (
-        EventType.DOMAIN_CHANGED,
+        EventType.DOMAIN_UPDATED,
         [domain_id],
     )
     assert await select_rows(environment, "SELECT relay_host_id FROM domains") == [(None,), (None,)]

@@ -55,6 +55,7 @@ EXCEPTIONS: dict[str, dict[str, str]] = {  # by rule: the exceptions with their 
         "Mutation.userSyncReset": PART_OF_USER,
         "Mutation.userUsageReset": PART_OF_USER,
         "Mutation.webhookSecretRotate": "a part of a Webhook, which is no type of its own",
+        "Mutation.draftSave": "a draft is a Message with the draft flag",
         "Mutation.draftSend": "a draft is a Message with the draft flag",
         "Mutation.temporaryAddressCreate": ESTABLISHED_NAME,
         "Mutation.deletedMessagesRestore": ESTABLISHED_NAME,

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from graph.types import global_ids
-from models.events.journal import EventType
+from models.events.event_types import EventType
 from resolvers.messages.filters.message_filter import MessageConditions
 from resolvers.search import saved_searches
 from tests.conftest import GraphQLClient, ManualClock, client_context, deliver_to

@@ -9,7 +9,8 @@ from sqlalchemy import insert, select, text
 
 from graph.types import global_ids
 from mail.spam.sender_rules import load_matching_rules
-from models.events.journal import PLATFORM, EventType
+from models.events.event_types import EventType
+from models.events.journal import PLATFORM
 from models.runtime.environment import Environment
 from models.spam.sender_rules import (
     PLATFORM_PLACE,

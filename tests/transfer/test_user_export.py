@@ -376,6 +376,17 @@ async def test_root_can_export_and_the_access_is_logged(
     assert after == before[0][0] + 1 > 1
 
 
+@pytest.mark.usefixtures("ada")
+async def test_refused_export_is_not_logged_as_access(
+    root: GraphQLClient, environment: Environment
+) -> None:
+    arguments = {"user": {"username": "ada"}, "includeSettings": True, "passphrase": "short"}
+    payload = await execute_mutation(root, "userExport", EXPORT_FIELDS, **arguments)
+    assert error_codes_and_paths(payload) == [("VALIDATION", ["passphrase"])]
+    events = await select_rows(environment, "SELECT action FROM auth_events")
+    assert ("MESSAGES_READ",) not in events
+
+
 async def test_credential_with_mail_scope_exports_no_settings(
     ada: GraphQLClient, bob: GraphQLClient, environment: Environment, clock: ManualClock
 ) -> None:

@@ -33,7 +33,7 @@ from tests.support.accounts.quota_accounts import (
 )
 from tests.support.accounts.user_operations import count_statements_by_user_count
 from tests.support.mail_servers.lmtp_client import connect_lmtp
-from tests.support.operations.bulk_operations import MESSAGE_DELETE, MESSAGE_UPLOAD, UNDO_MUTATION
+from tests.support.operations.bulk_operations import MESSAGE_DELETE, MESSAGE_IMPORT, UNDO_MUTATION
 from tests.support.servers.live_server import LiveServer, wait_until
 
 
@@ -143,7 +143,7 @@ async def test_upload_and_sent_copy_can_pass_a_threshold(ada: GraphQLClient, met
     if method == "uploaded":
         raw = message_of_size(1_500).decode()
         arguments = {"mailbox": {"path": "INBOX"}, "raw": raw}
-        assert (await ada(MESSAGE_UPLOAD, input=arguments))["messageUpload"]["errors"] == []
+        assert (await ada(MESSAGE_IMPORT, input=arguments))["messageImport"]["errors"] == []
     else:
         assert await try_send_message(ada, "carol@example.net", text="y" * 1_000 + "\n") == []
     ((limit, level, used, _, refused),) = await load_limit_events(ada)

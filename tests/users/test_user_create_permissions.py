@@ -7,7 +7,7 @@ import pytest
 from graph.types import global_ids
 from models.domains.tables import AliasDomain
 from models.errors import Forbidden, NotFound
-from models.events.journal import EventType
+from models.events.event_types import EventType
 from models.runtime.environment import Environment
 from models.users.roles import AdminPermission, Role
 from resolvers.users.creation import create as creation_create
@@ -279,7 +279,7 @@ async def test_new_user_has_special_use_mailboxes(
     validities = await select_rows(root.environment, "SELECT DISTINCT uid_validity FROM mailboxes")
     assert len(validities) == len(paths)
     kinds = [kind for kind, _ in await load_journal_entries(root.environment, user_id)]
-    assert kinds == [EventType.ADDRESS_CHANGED, EventType.MAILBOX_CREATED]
+    assert kinds == [EventType.ADDRESS_CREATED, EventType.MAILBOX_CREATED]
 
 
 async def test_create_with_same_idempotency_key_creates_one_user(root: GraphQLClient) -> None:

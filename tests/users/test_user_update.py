@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from graph.types import global_ids
-from models.events.journal import PLATFORM, EventType
+from models.events.event_types import EventType
+from models.events.journal import PLATFORM
 from models.users.roles import AdminPermission, Role, Scope
 from models.users.tables import Usage, UsageKind
 from tests.conftest import GraphQLClient, make_api_key, make_client, make_user
@@ -76,7 +77,7 @@ async def test_update_is_journaled_for_user_and_domain(
         await load_stream_position(environment, domain),
     )
     assert (await try_update_users(ada, name="New", language="de"))[1] == []
-    expected = (EventType.USER_CHANGED, [ada.user.id], [["language", "name"]])
+    expected = (EventType.USER_UPDATED, [ada.user.id], [["language", "name"]])
     assert await load_journal_changes(environment, ada.user.id, user_position) == [expected]
     assert await load_journal_changes(environment, domain, domain_position) == [expected]
     user_position = await load_stream_position(environment, ada.user.id)
@@ -91,7 +92,7 @@ async def test_update_is_journaled_for_user_and_domain(
     user_id = global_ids.decode("User", dan["id"])
     assert (await try_update_users(root, user_id, name="D"))[1] == []
     assert await load_journal_changes(environment, PLATFORM, platform_position) == [
-        (EventType.USER_CHANGED, [user_id], [["name"]])
+        (EventType.USER_UPDATED, [user_id], [["name"]])
     ]
 
 

@@ -25,7 +25,7 @@ from merganser.errors import EXIT_USAGE, CommandError
 from merganser.server.environment_factory import user_context
 from models.admin.tasks import Task, TaskKind, TaskState
 from models.errors import OverQuota, RequestError
-from models.events.journal import EventType
+from models.events.event_types import EventType
 from models.runtime.environment import Environment
 from models.store.columns import ColumnRow, select_columns
 from models.users.tables import User

@@ -13,7 +13,7 @@ from models.auth.credentials import AccessToken
 from models.auth.second_factors import TotpSecret, WebauthnKey
 from models.auth.security_log import AuthEventAction
 from models.errors import AuthenticationFailed, Conflict, Forbidden, InvalidInput, NotFound
-from models.events.journal import EventType
+from models.events.event_types import EventType
 from models.store.columns import ColumnRow, select_columns
 from models.users.roles import Role, Scope
 from models.users.tables import User
@@ -126,17 +126,17 @@ async def _log_and_record_change(
         ctx, session, NewSecurityEvent(change.action, user.id, target=change.target)
     )
     if enabled_methods(user) != [*enabled_after]:
-        await ctx.record_change(session, user.id, EventType.USER_CHANGED, [user.id])
+        await ctx.record_change(session, user.id, EventType.USER_UPDATED, [user.id])
     if ctx.viewer.user_id == user.id:
         return
-    old_values = {"two_factor_methods": [*enabled_methods(user)]}
+    old_values = {"twoFactorMethods": [*enabled_methods(user)]}
     admin_entry = NewAuditLogEntry(
         change.mutation,
         "User",
         user.id,
         user.domain_id,
         old_values,
-        {"two_factor_methods": [*enabled_after]},
+        {"twoFactorMethods": [*enabled_after]},
     )
     await audit_log.log_changes(ctx, session, admin_entry)
 

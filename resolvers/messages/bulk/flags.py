@@ -12,7 +12,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from mail.scanners import training_worker
 from mail.storage.message_flags import SYSTEM_FLAGS, imap_flags, imap_flags_from_values
 from models.errors import InvalidInput
-from models.events.journal import EventType
+from models.events.event_types import EventType
 from models.messages.tables import Message
 from models.runtime.environment import DatabaseTransaction
 from models.store.columns import ColumnRow, core_table, select_columns

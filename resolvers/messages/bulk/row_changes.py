@@ -23,7 +23,7 @@ from mail.storage.message_flags import SYSTEM_FLAGS, imap_flags
 from mail.storage.message_insert import take_quota_and_count_received
 from mail.storage.thread_assignment import delete_empty_threads_statement
 from models.errors import InvalidInput, NotFound
-from models.events.journal import EventType
+from models.events.event_types import EventType
 from models.mailboxes.tables import Mailbox
 from models.messages.tables import Message
 from models.store.columns import ColumnRow, UtcDateTime, core_table, select_columns

@@ -13,7 +13,8 @@ from mail.storage.blobs import tier_move
 from mail.storage.blobs.tiered_store import TieredStore
 from models.admin.tasks import Task, TaskKind
 from models.errors import NotFound, ServiceUnavailable
-from models.events.journal import PLATFORM, EventType
+from models.events.event_types import EventType
+from models.events.journal import PLATFORM
 from models.files.blobs import Blob, StorageTier
 from models.messages.tables import Message
 from resolvers.admin.task_steps import (

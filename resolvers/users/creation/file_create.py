@@ -16,7 +16,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from mail.storage.blobs.blob_writer import insert_blob_rows
 from models.admin.tasks import Task, TaskKind
 from models.errors import ErrorCollector, InvalidInput, RateLimited, RequestError, require_found
-from models.events.journal import EventType
+from models.events.event_types import EventType
 from models.runtime.environment import DatabaseTransaction
 from models.store.columns import ColumnRow, core_table, select_columns
 from models.transfer import ImportArchive

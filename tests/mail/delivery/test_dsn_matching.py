@@ -11,7 +11,8 @@ from sqlmodel import col
 from mail.mime.header_encoding import NamedAddress
 from mail.smtp.mx_server import MxListener
 from mail.smtp.smtp_server import SmtpListenerConfig
-from models.events.journal import Change, EventType
+from models.events.event_types import EventType
+from models.events.journal import Change
 from models.queue.tables import QueueEntry
 from models.runtime.environment import Environment
 from models.submission.tables import Submission, SubmissionState

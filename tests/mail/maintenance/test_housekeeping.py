@@ -15,7 +15,8 @@ from mail.maintenance.housekeeping import HousekeepingResult, run_round
 from mail.storage.blobs.object_stores import FolderStore
 from models.admin.tasks import Task, TaskKind, UndoRecord
 from models.auth.credentials import THROTTLE_RESET, AccessToken, Throttle
-from models.events.journal import Change, EventType, JournalEntry, Stream, record_entry
+from models.events.event_types import EventType
+from models.events.journal import Change, JournalEntry, Stream, record_entry
 from models.files.blobs import Blob, Upload
 from models.mailboxes.tables import Mailbox
 from models.messages.tables import DeliveryReceipt, Message, Thread, ThreadKey
@@ -282,7 +283,7 @@ def make_upload(account: StoredAccount, name: str, expires_at: datetime) -> Uplo
 
 async def record_events(account: StoredAccount, event_count: int) -> None:
     async with account.environment.write_session(account.user_id) as session:
-        entry = JournalEntry(EventType.USER_CHANGED, [account.user_id] * event_count)
+        entry = JournalEntry(EventType.USER_UPDATED, [account.user_id] * event_count)
         await record_entry(session, account.user_id, entry, at=account.environment.now())
 
 

@@ -8,7 +8,7 @@ from sqlalchemy import update
 
 from graph.types import global_ids
 from mail.maintenance import housekeeping
-from models.events.journal import EventType
+from models.events.event_types import EventType
 from models.messages.tables import Message
 from models.runtime.environment import Environment
 from models.users.tables import User

@@ -10,7 +10,7 @@ from sqlmodel import col
 
 from graph.types import global_ids
 from models.admin.tasks import Task, TaskState
-from models.events.journal import EventType
+from models.events.event_types import EventType
 from models.runtime.environment import Environment
 from resolvers.admin import tasks
 from resolvers.messages.bulk import bulk_tasks

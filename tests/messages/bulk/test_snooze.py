@@ -9,7 +9,7 @@ from sqlmodel import col
 
 from graph.types import global_ids
 from mail.maintenance import snooze_worker
-from models.events.journal import EventType
+from models.events.event_types import EventType
 from models.messages.tables import Message, Thread
 from resolvers.admin import tasks
 from resolvers.mailboxes import loaders as mailbox_loaders

@@ -9,7 +9,7 @@ from graph.execution.resolver_plans import PLAN_COUNTERS
 from graph.types import global_ids
 from mail.maintenance import snooze_worker
 from mail.storage import thread_assignment
-from models.events.journal import EventType
+from models.events.event_types import EventType
 from models.users.roles import Role, Scope
 from resolvers.admin import tasks
 from tests.conftest import GraphQLClient, ManualClock, deliver_to, make_api_key, raw_message
@@ -267,7 +267,7 @@ async def test_late_parent_merges_threads(ada: GraphQLClient, clock: ManualClock
         global_ids.decode("Thread", second_thread["id"]),
     ]
     assert [kind for kind, _ in journal_entries] == [
-        EventType.MESSAGE_ADDED,
+        EventType.MESSAGE_RECEIVED,
         EventType.THREAD_CHANGED,
     ]
     assert journal_entries[1][1] == keys

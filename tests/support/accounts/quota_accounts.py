@@ -8,7 +8,8 @@ from sqlmodel import col
 from mail.recipients import address_resolution
 from models.domains.tables import Domain
 from models.errors import OverQuota, RateLimited
-from models.events.journal import Change, EventType
+from models.events.event_types import EventType
+from models.events.journal import Change
 from models.runtime.environment import Environment
 from models.store.columns import core_table
 from models.users.tables import User

@@ -177,7 +177,7 @@ async def task_cancel(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
 
 @register_call
 async def webhook_create(_ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
-    input_fields = {"url": "https://hooks.example.com/", "types": ["user.*"]}
+    input_fields = {"url": "https://hooks.example.com/", "types": ["USER_CREATED"]}
     return MutationCall(
         "webhookCreate", input_fields, "webhook { url }", journaled=False, by_root=True
     )
@@ -225,7 +225,7 @@ async def webhook_update(_ada: GraphQLClient, root: GraphQLClient) -> MutationCa
 async def _create_webhook(root: GraphQLClient) -> str:
     payload = await MutationCall(
         "webhookCreate",
-        {"url": "https://hooks.example.com/", "types": ["user.*"]},
+        {"url": "https://hooks.example.com/", "types": ["USER_CREATED"]},
         "webhook { id }",
     )(root)
     return str(payload["webhook"]["id"])

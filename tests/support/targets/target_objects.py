@@ -295,7 +295,7 @@ async def _rules(target: TargetObjects) -> None:
         "ConnectorRun", ConnectorRun, connector_id=connector, error=target.marker
     )
     webhook = await target.insert_row(
-        "Webhook", Webhook, types=["*"], url=f"https://{target.marker}.example/"
+        "Webhook", Webhook, types=None, url=f"https://{target.marker}.example/"
     )
     await target.insert_row(
         "WebhookDelivery",

@@ -76,7 +76,7 @@ QUERIES = {
     "thread": "thread(by: {id: @Thread}) { id }",
     "user": "user(by: @user) { RECORD }",
     "users": "users(filter: {patterns: [@username]}) { nodes { id } }",
-    "webhooks": "webhooks(user: @user) { nodes { url } }",
+    "webhooks": "webhooks(filter: {user: @user}) { nodes { url } }",
 }
 SUBSCRIPTIONS = {
     "changes": "changes(user: @user, after: @cursor) { events { "
