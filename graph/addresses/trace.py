@@ -1,7 +1,7 @@
 """Query of the delivery steps that mail for an address would take."""
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import strawberry
 from strawberry import UNSET
@@ -62,7 +62,16 @@ class AddressTraceQuery:
         scope=Scope.READ,
     )
     async def address_trace(
-        self, info: Info, address: str, sender: str | None = UNSET
+        self,
+        info: Info,
+        address: Annotated[
+            str,
+            strawberry.argument(
+                description="Recipient address, in any spelling, with or without a label "
+                "(`+label`)."
+            ),
+        ],
+        sender: str | None = UNSET,
     ) -> list[TraceStep]:
         steps = await trace.trace_address(info.context, address, sender or None)
         return [TraceStep.from_row(step) for step in steps]

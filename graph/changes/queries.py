@@ -43,6 +43,15 @@ MAX_FILTER_ITEMS = 100  # mailboxes or types of one subscription
 DEFAULT_PAGE_SIZE = 500
 MAX_PAGE_SIZE = 1000  # events per page
 
+ResumeArgument = Annotated[
+    Cursor | None,
+    strawberry.argument(
+        description="Streams events after this position, first the missed ones. Default: only "
+        "events from "
+        "the time of the request on."
+    ),
+]
+
 
 async def _stream_selector_of_account(info: Info, user_ref: UserRef | None) -> SelectStreams:
     """Return the function that lists the streams of an account; default: those of the viewer.
@@ -119,7 +128,13 @@ class ChangeQuery:
     async def changes(
         self,
         info: Info,
-        after: Cursor,
+        after: Annotated[
+            Cursor,
+            strawberry.argument(
+                description="Returns events after this position: `User.cursor`, "
+                "`ChangeBatch.cursor` or `journalCursor` of a payload."
+            ),
+        ],
         user: UserRef | None = UNSET,
         types: list[EventType] | None = UNSET,
         first: Annotated[
@@ -156,7 +171,7 @@ class ChangeSubscription:
         self,
         info: Info,
         user: UserRef | None = UNSET,
-        after: Cursor | None = UNSET,
+        after: ResumeArgument = UNSET,
         types: list[EventType] | None = UNSET,
         mailboxes: list[MailboxRef] | None = UNSET,
         debounce: Duration | None = UNSET,
@@ -199,7 +214,7 @@ class ChangeSubscription:
             MailboxRef,
             strawberry.argument(description="The mailbox: own by any reference, shared by ID."),
         ],
-        after: Cursor | None = UNSET,
+        after: ResumeArgument = UNSET,
     ) -> AsyncIterator[ChangeBatch]:
         row = await require_own_or_shared_mailbox(
             info.context, mailbox_selector_from_ref(mailbox), ShareRight.LOOKUP
@@ -219,7 +234,16 @@ class ChangeSubscription:
         scope=Scope.READ,
     )
     async def user_changes(
-        self, info: Info, filter: UserFilter | None = UNSET, after: Cursor | None = UNSET
+        self,
+        info: Info,
+        filter: Annotated[
+            UserFilter | None,
+            strawberry.argument(
+                description="Conditions of the users whose changes are streamed. Default: all "
+                "users."
+            ),
+        ] = UNSET,
+        after: ResumeArgument = UNSET,
     ) -> AsyncIterator[ChangeBatch]:
         conditions = (filter or UserFilter()).to_conditions()
         stream_source = managed_streams.selector_of_domain_streams(
@@ -251,7 +275,7 @@ class ChangeSubscription:
             DomainRef | None,
             strawberry.argument(description="Default: all domains that the viewer administers."),
         ] = UNSET,
-        after: Cursor | None = UNSET,
+        after: ResumeArgument = UNSET,
     ) -> AsyncIterator[ChangeBatch]:
         event_types = (
             managed_streams.USER_AND_ADDRESS_EVENT_TYPES

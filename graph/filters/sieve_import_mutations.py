@@ -22,7 +22,7 @@ class FilterImportInput(Options):
     )
     content: str = attribute_field("Sieve script (RFC 5228), at most 64 KiB.")
     replace: bool = attribute_field(
-        "Deletes all existing filters first. Default: adds the new filters after them.",
+        "Deletes all existing filters first. If false, the new filters are added after them.",
         default=False,
     )
 
@@ -32,7 +32,8 @@ class FilterImportMutation:
     @mutation(
         "Creates filters from a Sieve script, all or none. A command without an equivalent is an "
         "error with its position. A filter that behaves differently gets the warning "
-        "FILTER_DIFFERS. For another user, a DOMAIN_ADMIN needs the permission FILTERS.",
+        "FILTER_DIFFERS. Filters of another user require, for a DOMAIN_ADMIN, the permission "
+        "FILTERS.",
         scope=Scope.SETTINGS,
     )
     async def filter_import(self, info: Info, input: FilterImportInput) -> FiltersPayload:

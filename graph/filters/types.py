@@ -105,7 +105,7 @@ def _header_field_of_filter_query(query: Mapping[str, Any]) -> HeaderField | Non
 )
 class RegexTest(View):
     key: str | None = attribute_field(
-        "Name of the tested header field. Null tests the text parts of the body."
+        "Name of the tested header field. Null: the text parts of the body are tested."
     )
     pattern: str = attribute_field("Regular expression.")
 
@@ -116,35 +116,39 @@ class RegexTest(View):
 
 
 @strawberry.type(
-    description="Tests of a filter. A message matches if all tests hold. Null means that there is "
-    "no such test."
+    description="Tests of a filter. A message matches if all tests hold. Null: there is no such "
+    "test."
 )
 class FilterQuery(View):
     from_: str | None = attribute_field(
-        "Text that From or Sender contains, ignoring case.", name="from"
+        "Text that the header field From or Sender contains, ignoring case.", name="from"
     )
-    to: str | None = attribute_field("Text that To or Cc contains, ignoring case.")
-    subject: str | None = attribute_field("Text that Subject contains, ignoring case.")
-    list_id: str | None = attribute_field("Text that List-Id (RFC 2919) contains, ignoring case.")
+    to: str | None = attribute_field("Text that the header field To or Cc contains, ignoring case.")
+    subject: str | None = attribute_field("Text that the subject contains, ignoring case.")
+    list_id: str | None = attribute_field(
+        "Text that the header field List-Id (RFC 2919) contains, ignoring case."
+    )
     text: str | None = attribute_field("Text that a text part of the body contains, ignoring case.")
-    has_attachment: bool | None = attribute_field("Whether the message has an attachment.")
-    larger: ByteSize | None = attribute_field("The message is larger than this size in bytes.")
-    smaller: ByteSize | None = attribute_field("The message is smaller than this size in bytes.")
+    has_attachment: bool | None = attribute_field(
+        "True: the message must have an attachment. False: it must have none."
+    )
+    larger: ByteSize | None = attribute_field("Size in bytes that the message must exceed.")
+    smaller: ByteSize | None = attribute_field("Size in bytes that the message must not reach.")
     header: HeaderField | None = attribute_field(
         "Test of any other header field. The value is empty if the field only has to exist."
     )
     regex: RegexTest | None = attribute_field(
         "Test of a header field or of the body with a regular expression."
     )
-    query: str | None = attribute_field("Search text as it was given.")
+    query: str | None = attribute_field("Search text, as it was stored.")
     all: list["FilterQuery"] = attribute_field(
-        "Every one of these queries matches. Empty if there is no such test."
+        "Queries that must all match. Empty: there is no such test."
     )
     any: list["FilterQuery"] = attribute_field(
-        "At least one of these queries matches. Empty if there is no such test."
+        "Queries of which at least one must match. Empty: there is no such test."
     )
     not_: list["FilterQuery"] = attribute_field(
-        "None of these queries matches. Empty if there is no such test.", name="not"
+        "Queries of which none may match. Empty: there is no such test.", name="not"
     )
 
 
@@ -170,9 +174,11 @@ FilterQuery.derived_fields = {
     description="Reply of a filter. It is suppressed for the same reasons as an autoreply."
 )
 class FilterReply(View):
-    subject: str | None = attribute_field("Subject. Null: the subject of the original message.")
-    text: str | None = attribute_field("Body as plain text.")
-    html: str | None = attribute_field("Body as HTML.")
+    subject: str | None = attribute_field(
+        "Subject of the reply. Null: the subject of the original message."
+    )
+    text: str | None = attribute_field("Body of the reply as plain text. Null: there is none.")
+    html: str | None = attribute_field("Body of the reply as HTML. Null: there is none.")
 
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
         "subject": _text_field("subject"),
@@ -182,16 +188,18 @@ class FilterReply(View):
 
 
 @strawberry.type(
-    description="Actions of a filter on a matching message. Null means that the filter leaves the "
-    "decision to "
-    "other filters."
+    description="Actions of a filter on a matching message. Null: the filter leaves the decision "
+    "to other filters."
 )
 class FilterAction(View):
-    seen: bool | None = attribute_field("Whether \\Seen is set or cleared.")
-    flag: bool | None = attribute_field("Whether \\Flagged is set or cleared.")
-    delete: bool | None = attribute_field("True discards the message instead of storing it.")
+    seen: bool | None = attribute_field(r"True if the flag \Seen is set, false if it is cleared.")
+    flag: bool | None = attribute_field(
+        r"True if the flag \Flagged is set, false if it is cleared."
+    )
+    delete: bool | None = attribute_field("True if the message is discarded instead of stored.")
     spam: bool | None = attribute_field(
-        "True stores the message in Junk. False keeps it out of Junk, whatever its spam score."
+        "True: the message is stored in Junk. False: it is kept out of Junk, whatever its spam "
+        "score."
     )
     mailbox: Mailbox | None = link(
         "mailbox_id",
@@ -209,15 +217,15 @@ class FilterAction(View):
     )
     reply: FilterReply | None = attribute_field(
         "Reply to the sender, sent at most once in the interval of the setting "
-        "`autoreply.interval`."
+        "`autoreply.interval`. Null: there is none."
     )
     webhook: Annotated["Webhook", strawberry.lazy("graph.notifications.webhooks")] | None = link(
         "webhook_id",
         webhooks.load_visible_webhooks_by_id,
         lazy_view_factory("graph.notifications.webhooks", "Webhook"),
-        description="Webhook that is called. Null also if the viewer may not see webhooks.",
+        description="Webhook that is called. Null: there is none, or the caller can't see it.",
     )
-    stop: bool = attribute_field("True runs no filter after this one.")
+    stop: bool = attribute_field("True if no filter runs after this one.")
 
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
         "reply": NestedViewField(("reply",), lambda reply: reply, FilterReply)
@@ -229,14 +237,14 @@ class FilterAction(View):
         return [Mailbox.from_row(row) for row in rows if row]
 
 
-@strawberry.type(description="One test or action of a filter in words.")
+@strawberry.type(description="Test or action of a filter in words.")
 class SummaryItem:
     label: str = attribute_field("Name of the test or action, such as `Subject` or `Move to`.")
     value: str = attribute_field("Value of the test or action.")
 
 
 @strawberry.type(
-    description="Filter of a user. It runs on each received message of the user.",
+    description="Filter of a user. An active filter runs on each received message of the user.",
     directives=[Auth(scope=Scope.READ)],
 )
 class Filter(NodeView):
@@ -246,15 +254,17 @@ class Filter(NodeView):
         lazy_view_factory("graph.users.types", "User"),
         description="Owner of the filter.",
     )
-    name: str = attribute_field("Name. It can be empty.")
+    name: str = attribute_field("Name of the filter. It can be empty.")
     position: int = attribute_field(
         "Position in the run order. The lowest runs first, equal ones by age."
     )
     query: FilterQuery = attribute_field("Tests that a message must pass.")
     action: FilterAction = attribute_field("Actions on a matching message.")
-    active: bool = attribute_field("Whether the filter runs.")
-    created_at: datetime = attribute_field("Time of creation.")
-    metadata: JSON | None = attribute_field("JSON object with data of the application.")
+    active: bool = attribute_field("True if the filter runs on received messages.")
+    created_at: datetime = attribute_field("Time when the filter was created.")
+    metadata: JSON | None = attribute_field(
+        "JSON object with data of the client. Null: there is none."
+    )
     match_count: BigInt = attribute_field("Number of messages that the filter acted on.")
 
     load_batch = staticmethod(filter_loaders.load_visible_by_ids)
@@ -267,12 +277,14 @@ class Filter(NodeView):
         ),
     }
 
-    @field("Tests in words, in the language of the owner.", *QUERY_COLUMNS, "user_id")
+    @field("Tests of the filter in words, in the language of the owner.", *QUERY_COLUMNS, "user_id")
     async def query_summary(self, info: Info) -> list[SummaryItem]:
         parts = await filter_loaders.describe_query(info.context, self.row)
         return [SummaryItem(label=part.label, value=part.value) for part in parts]
 
-    @field("Actions in words, in the language of the owner.", *ACTION_COLUMNS, "user_id")
+    @field(
+        "Actions of the filter in words, in the language of the owner.", *ACTION_COLUMNS, "user_id"
+    )
     async def action_summary(self, info: Info) -> list[SummaryItem]:
         parts = await filter_loaders.describe_action(info.context, self.row)
         return [SummaryItem(label=part.label, value=part.value) for part in parts]
@@ -306,10 +318,10 @@ async def load_filter_page(
 @strawberry.type(description="Result of one filter for one message.")
 class FilterTestResult:
     filter: Filter = attribute_field("Tested filter.")
-    matches: bool = attribute_field("Whether the message passes all tests of the filter.")
+    matches: bool = attribute_field("True if the message passes all tests of the filter.")
     actions: list[str] = attribute_field(
         "Actions that the filter would do, in words in the language of the owner. Actions that an "
-        "earlier filter decided or prevented are left out."
+        "earlier filter decided or prevented are left out. Empty for an inactive filter."
     )
 
 
@@ -318,7 +330,7 @@ class FilterPayload(MutationPayload):
     filter: Filter | None = attribute_field("Created filter.", default=None)
 
 
-@strawberry.type(description="Filters after a change.")
+@strawberry.type(description="Payload of filterUpdate and filterImport.")
 class FiltersPayload(MutationPayload):
     filters: list[Filter] = attribute_field(
         "Filters in the order of the references, or of the imported script.", default_factory=list
@@ -328,9 +340,8 @@ class FiltersPayload(MutationPayload):
 @strawberry.type
 class FilterRootQuery:
     @query(
-        "Returns one filter. A DOMAIN_ADMIN with the permission FILTERS sees filters of the users "
-        "of "
-        "their domains.",
+        "Returns a filter. A DOMAIN_ADMIN with the permission FILTERS sees filters of the users "
+        "of the administered domains.",
         scope=Scope.READ,
     )
     async def filter(self, info: Info, by: Annotated[FilterRef, BY_ARGUMENT]) -> Filter | None:
@@ -338,7 +349,7 @@ class FilterRootQuery:
             await info.context.load(filter_loaders.load_visible_by_ids, id_from_ref(by, "by"))
         )
 
-    @query("Lists the filters of all users.", role=Role.ADMIN, scope=Scope.READ)
+    @query("Returns the filters of all users.", role=Role.ADMIN, scope=Scope.READ)
     async def filters(
         self,
         info: Info,
@@ -366,7 +377,11 @@ class FilterRootQuery:
             lambda: filter_loaders.count_of_all_users(info.context, conditions),
         )
 
-    @query("Runs all filters of a user on a message without any effect.", scope=Scope.READ)
+    @query(
+        "Returns the result of every filter of a user for a message, without any effect. "
+        "Inactive filters are tested, too.",
+        scope=Scope.READ,
+    )
     async def filter_test(
         self,
         info: Info,
@@ -394,7 +409,8 @@ class FilterRootQuery:
 @strawberry.type
 class FilterMutation:
     @mutation(
-        "Creates a filter. For another user, a DOMAIN_ADMIN needs the permission FILTERS.",
+        "Creates a filter. Filters of another user require, for a DOMAIN_ADMIN, the permission "
+        "FILTERS.",
         scope=Scope.SETTINGS,
     )
     async def filter_create(self, info: Info, input: FilterCreateInput) -> FilterPayload:
@@ -421,8 +437,8 @@ class FilterMutation:
         return DeletePayload(deleted_ids=[global_ids.encode("Filter", key) for key in keys])
 
     @mutation(
-        "Runs filters of the signed-in user on stored messages with a task. They move, copy, mark "
-        "or delete messages. They send no messages, replies or webhooks.",
+        "Starts a task that runs filters of the signed-in user on stored messages. The filters "
+        "move, copy, mark or delete messages. They send no messages, replies or webhooks.",
         scope=Scope.MAIL,
     )
     async def filter_apply(self, info: Info, input: FilterApplyInput) -> TaskPayload:

@@ -91,7 +91,13 @@ class MessageTraceQuery:
         info: Info,
         queue_id: str | None = UNSET,
         message_id: str | None = UNSET,
-        address: str | None = UNSET,
+        address: Annotated[
+            str | None,
+            strawberry.argument(
+                description="Returns only steps of this recipient, and steps that concern all "
+                "recipients."
+            ),
+        ] = UNSET,
     ) -> list[MessageTraceEvent]:
         search = TraceRequest(
             queue_id if isinstance(queue_id, str) else None,

@@ -289,7 +289,14 @@ class QueueSubscription:
         scope=Scope.READ,
     )
     async def queue_entry_changed(
-        self, info: Info, filter: QueueFilter | None = UNSET
+        self,
+        info: Info,
+        filter: Annotated[
+            QueueFilter | None,
+            strawberry.argument(
+                description="Conditions of the streamed entries. Default: all entries."
+            ),
+        ] = UNSET,
     ) -> AsyncIterator[QueueEntry]:
         conditions = filter.to_conditions() if filter else QueueEntryConditions()
         async for row in queue_events.follow_entries(info.context, conditions):

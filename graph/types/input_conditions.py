@@ -129,7 +129,14 @@ def has_conditions(resolver: Any) -> bool:
 
 def _annotated_types(resolver: Any) -> Iterator[Any]:
     for one in signature(resolver).parameters.values():
-        yield from (one.annotation, *get_args(one.annotation))
+        yield from _nested_types(one.annotation)
+
+
+def _nested_types(annotation: Any) -> Iterator[Any]:
+    """Yield an annotation and its members, such as those of an optional type with a description."""
+    yield annotation
+    for member in get_args(annotation):
+        yield from _nested_types(member)
 
 
 def _is_conditions_input(kind: Any) -> bool:

@@ -95,8 +95,8 @@ def mutation(
 @strawberry.directive(
     locations=[DirectiveLocation.MUTATION],
     name="atomic",
-    description="All fields are kept, or none: the first error takes all of them back, and every "
-    f"other field answers ABORTED. At most {MAX_ATOMIC_FIELDS} fields.",
+    description=f"Runs all fields in one transaction. The first error rolls back all of them, "
+    f"and every other field returns the error ABORTED. At most {MAX_ATOMIC_FIELDS} fields.",
 )
 def atomic() -> None:
     """Declare the directive. `execute_atomically` implements it."""

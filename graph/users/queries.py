@@ -1,6 +1,7 @@
 """Queries of users."""
 
 from datetime import datetime
+from typing import Annotated
 
 import strawberry
 from strawberry import UNSET
@@ -73,7 +74,14 @@ class UserFilter(ConditionsInput):
 @strawberry.type
 class UserQuery:
     @query("One user; nothing = viewer.", scope=Scope.READ)
-    async def user(self, info: Info, by: UserRef | None = UNSET) -> User | None:
+    async def user(
+        self,
+        info: Info,
+        by: Annotated[
+            UserRef | None,
+            strawberry.argument(description="User to return. Default: the signed-in user."),
+        ] = UNSET,
+    ) -> User | None:
         row = await load_user_or_viewer(info, by)
         user = User.from_row_or_none(row)
         if user and "cursor" in selected_fields(

@@ -266,7 +266,13 @@ class User(NodeView):
     async def addresses(
         self,
         info: Info,
-        query: str | None = UNSET,
+        query: Annotated[
+            str | None,
+            strawberry.argument(
+                description="Returns only addresses that contain this text, in any case. At most "
+                "1,000 characters."
+            ),
+        ] = UNSET,
         first: int | None = UNSET,
         after: str | None = UNSET,
         last: int | None = UNSET,
@@ -403,7 +409,11 @@ class User(NodeView):
         return await load_script_page(info, self.row.id, page_arguments)
 
     @field("The script of this name.", scope=Scope.READ)
-    async def sieve_script(self, info: Info, name: str) -> SieveScript | None:
+    async def sieve_script(
+        self,
+        info: Info,
+        name: Annotated[str, strawberry.argument(description="Name of the script. Case matters.")],
+    ) -> SieveScript | None:
         return await load_script_by_name(info, self.row.id, name)
 
     @field("Where the user is told of new mail, by kind.", scope=Scope.READ)
@@ -547,7 +557,13 @@ class User(NodeView):
     async def files(
         self,
         info: Info,
-        query: str | None = UNSET,
+        query: Annotated[
+            str | None,
+            strawberry.argument(
+                description="Returns only files with this text in the name, in any case. At most "
+                "1,000 characters."
+            ),
+        ] = UNSET,
         first: int | None = UNSET,
         after: str | None = UNSET,
         last: int | None = UNSET,
