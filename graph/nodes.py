@@ -53,6 +53,7 @@ from graph.users.deleted_users import DeletedUser
 from graph.users.types import User
 from models.errors import InvalidInput
 from models.users.roles import Scope
+from models.validation_constraints import ValidationConstraint
 from resolvers.messages.attachments import attachment_key
 
 MAX_IDS = 250  # of one call
@@ -152,7 +153,7 @@ def _type_name_and_key(global_id: str) -> tuple[str, int]:
     """Return the type name and row key of a node's ID. Raises InvalidInput for another text."""
     kind = ids.type_name_of(global_id)
     if kind not in NODE_TYPES:
-        raise InvalidInput("not the ID of a node", constraint="id", path=["ids"])
+        raise InvalidInput("not the ID of a node", constraint=ValidationConstraint.ID, path=["ids"])
     if kind == "Attachment":
         return kind, attachment_key(*parse_attachment_id(global_id, path="ids"))
     return kind, ids.decode(kind, global_id, path="ids")
@@ -171,5 +172,7 @@ class NodeQuery:
     )
     async def nodes(self, info: Info, ids: list[strawberry.ID]) -> list[NodeView | None]:
         if len(ids) > MAX_IDS:
-            raise InvalidInput(f"at most {MAX_IDS} ids", constraint="max", path=["ids"])
+            raise InvalidInput(
+                f"at most {MAX_IDS} ids", constraint=ValidationConstraint.MAX, path=["ids"]
+            )
         return cast("list[NodeView | None]", await load_nodes(info, ids))

@@ -38,7 +38,12 @@ from graph.mailboxes import (
 )
 from graph.mailboxes import queries as mailbox_queries
 from graph.mailboxes import types as mailbox_types
-from graph.messages import deleted_messages, labels, threads, upload_mutations
+from graph.messages import (
+    deleted_messages,
+    import_mutations,
+    labels,
+    threads,
+)
 from graph.messages import mutations as message_mutations
 from graph.messages import trace as message_trace
 from graph.messages import types as message_types
@@ -51,7 +56,7 @@ from graph.routing import types as routing_types
 from graph.search import index, saved_searches
 from graph.search import queries as search_queries
 from graph.spam import quarantine, quarantine_mutations, sender_rules
-from graph.submission import compose_requests, forward_mutations, identities
+from graph.submission import compose_requests, draft_mutations, forward_mutations, identities
 from graph.submission import types as submission_types
 from graph.transfer import types as transfer_types
 from graph.types import errors as types_errors
@@ -143,7 +148,8 @@ Mutation = merge_types(
         saved_searches.SavedSearchMutation,
         threads.ThreadMutation,
         forward_mutations.MessageRedirectMutation,
-        upload_mutations.MessageUploadMutation,
+        import_mutations.MessageImportMutation,
+        draft_mutations.DraftMutation,
         deleted_messages.ArchiveMutation,
         index.SearchIndexMutation,
         legal_holds.LegalHoldMutation,

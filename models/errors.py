@@ -22,6 +22,8 @@ from datetime import timedelta
 from enum import StrEnum
 from typing import Self, TypeVar
 
+from models.validation_constraints import ValidationConstraint
+
 Value = TypeVar("Value")
 
 
@@ -72,7 +74,7 @@ class RequestError(Exception):
 
 
 class InvalidInput(RequestError):
-    """The input breaks the rule `constraint`, such as "id", "cursor", "page" or "pattern".
+    """The input breaks the rule `constraint`.
 
     If only certain values are valid, `allowed_values` has them.
     """
@@ -83,7 +85,7 @@ class InvalidInput(RequestError):
         self,
         message: str,
         *,
-        constraint: str,
+        constraint: ValidationConstraint,
         path: Sequence[str] = (),
         index: int | None = None,
         allowed_values: Iterable[object] | None = None,
@@ -234,7 +236,7 @@ def check_count_from_one_to_limit(
 ) -> None:
     """Raise InvalidInput if `count` is 0, or LimitReached if it is above `limit`."""
     if not count:
-        raise InvalidInput(message, constraint="min", path=path)
+        raise InvalidInput(message, constraint=ValidationConstraint.MIN, path=path)
     check_limit(count, limit, message, path=path)
 
 

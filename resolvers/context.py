@@ -22,7 +22,8 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from models.errors import Forbidden, Unauthenticated
 from models.events import journal
-from models.events.journal import EventType, JournalEntry, StreamPositions
+from models.events.event_types import EventType
+from models.events.journal import JournalEntry, StreamPositions
 from models.observability import metrics
 from models.observability.traces import TimedBlock
 from models.runtime.environment import DatabaseTransaction, Environment
@@ -32,6 +33,7 @@ from models.store.database import current_transaction
 from models.store.dependent_selects import SelectStep, SelectSteps, run_steps_async
 from models.store.prepared_statements import PreparedStatement
 from models.users.roles import AdminPermission, Role, Scope, UserPermission, expand_scopes
+from models.warning_codes import WarningCode
 from resolvers.request_transaction import DryRunRollback, RequestTransaction, savepoint
 
 Key = TypeVar("Key")
@@ -188,7 +190,7 @@ def ignore_byte_charge(_byte_count: int) -> None:
 class MutationWarning:
     """A warning in the payload of a mutation that succeeded."""
 
-    code: str  # stable
+    code: WarningCode
     message: str
     path: list[str]  # inside the input
 
@@ -415,7 +417,7 @@ class Context:
             session, entries, at=self.environment.now()
         )
 
-    def add_warning(self, code: str, message: str, *, path: Sequence[str]) -> None:
+    def add_warning(self, code: WarningCode, message: str, *, path: Sequence[str]) -> None:
         """Add a warning to the payload of the current mutation."""
         self.warnings.append(MutationWarning(code, message, list(path)))
 

@@ -8,6 +8,7 @@ from sqlalchemy import ColumnElement, String, exists, false, func, or_, select
 
 from models.errors import InvalidInput
 from models.store.text_folding import fold_text
+from models.validation_constraints import ValidationConstraint
 
 MAX_TAG_LENGTH = 128  # characters
 MAX_TAGS = 100  # of one object
@@ -23,7 +24,7 @@ def contains_text_sql(column: Any, part: str) -> ColumnElement[bool]:
     """
     if len(part) > MAX_SEARCH_LENGTH:
         text = f"what is looked for has at most {MAX_SEARCH_LENGTH} characters"
-        raise InvalidInput(text, constraint="max", path=["filter"])
+        raise InvalidInput(text, constraint=ValidationConstraint.MAX, path=["filter"])
     folded = fold_text(part)
     if part and not folded:
         return false()
@@ -61,18 +62,22 @@ def validate_text(text: str | None, *, max_length: int, path: Sequence[str]) -> 
     text = (text or "").strip()
     if len(text) > max_length or _NUL_OR_SURROGATE.search(text):
         message = f"at most {max_length} characters, and none that no store takes"
-        raise InvalidInput(message, constraint="length", path=path)
+        raise InvalidInput(message, constraint=ValidationConstraint.LENGTH, path=path)
     return text or None
 
 
 def validate_tags(tags: Sequence[str], *, path: Sequence[str]) -> list[str]:
     """Return tags in their first spelling, sorted, each once in any case. Raises Invalid."""
     if len(tags) > MAX_TAGS:
-        raise InvalidInput(f"at most {MAX_TAGS} tags", constraint="max", path=path)
+        raise InvalidInput(
+            f"at most {MAX_TAGS} tags", constraint=ValidationConstraint.MAX, path=path
+        )
     for index, tag in enumerate(tags):
         if not 0 < len(tag.strip()) <= MAX_TAG_LENGTH or _NUL_OR_SURROGATE.search(tag):
             message = f"a tag has 1 to {MAX_TAG_LENGTH} characters"
-            raise InvalidInput(message, constraint="length", path=path, index=index)
+            raise InvalidInput(
+                message, constraint=ValidationConstraint.LENGTH, path=path, index=index
+            )
     spelling_by_tag = {tag.strip().casefold(): tag.strip() for tag in reversed(tags)}
     return sorted(spelling_by_tag.values())
 

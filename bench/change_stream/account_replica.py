@@ -22,7 +22,7 @@ EVENT_FIELDS = """cursor events { cursor type
 SEEN = "\\Seen"
 MAX_SHOWN_EVENTS = 12  # events shown for an object that differs
 MAX_PROBLEMS = 20  # per replica
-ADDING_TYPES = ("MESSAGE_ADDED", "MESSAGE_RESTORED")
+ADDING_TYPES = ("MESSAGE_ADDED", "MESSAGE_RECEIVED", "MESSAGE_RESTORED")
 REMOVING_TYPES = ("MESSAGE_DELETED", "MESSAGE_PURGED")
 
 EventFields = Mapping[str, Any]

@@ -31,7 +31,8 @@ from mail.recipients import address_resolution
 from mail.storage import received_messages
 from merganser.server.environment_factory import open_environment, root_context, user_context
 from merganser.settings.settings import Settings
-from models.events.journal import Change, EventType, Stream
+from models.events.event_types import EventType
+from models.events.journal import Change, Stream
 from models.runtime.environment import Environment
 from models.store.columns import ColumnRow, select_columns
 from resolvers.auth import api_keys

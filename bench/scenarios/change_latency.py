@@ -219,7 +219,7 @@ async def _measure_delivery_latency(
             raise RuntimeError(f"not delivered: {reply}")
         async with asyncio.timeout(EVENT_TIMEOUT):
             latencies.append(await coming - answered)
-        if b"MESSAGE_ADDED" not in one.watcher.event_data:
+        if b"MESSAGE_RECEIVED" not in one.watcher.event_data:
             raise RuntimeError(f"no event of a message: {one.watcher.event_data!r}")
         advance()
         await asyncio.sleep(PAUSE_BETWEEN_MESSAGES)

@@ -156,7 +156,7 @@ async def _receive_event(websocket: ClientConnection) -> float:
     async with asyncio.timeout(EVENT_TIMEOUT):
         message = await websocket.recv()
     at = time.perf_counter()
-    if "MESSAGE_ADDED" not in str(message):
+    if "MESSAGE_ADDED" not in str(message) and "MESSAGE_RECEIVED" not in str(message):
         raise RuntimeError(f"no event of a message: {message!r}")
     return at
 

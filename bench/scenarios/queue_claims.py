@@ -36,7 +36,7 @@ from models.store.columns import ColumnRow, select_columns
 from models.store.keyset_pages import PageRequest
 from models.submission.tables import Submission, SubmissionState
 from resolvers.queue import loaders as queue_loaders
-from resolvers.queue.loaders import CURSOR_KIND, QueueEntryConditions, QueueName
+from resolvers.queue.loaders import QueueEntryConditions, QueueName
 from resolvers.submission import create as submission_create
 from resolvers.submission.create import SendRequest
 
@@ -244,7 +244,7 @@ async def time_queue_pages(environment: Environment, recipient_count: int) -> li
         for _ in range(20):
             started_at = time.perf_counter()
             await queue_loaders.read_entry_page(
-                ctx, conditions, PageRequest(CURSOR_KIND, 50), {"queue_id", "envelope_from"}
+                ctx, conditions, PageRequest("queue", 50), {"queue_id", "envelope_from"}
             )
             took.append(time.perf_counter() - started_at)
         facts.append(

@@ -22,7 +22,7 @@ from resolvers.auth.api_keys import NewApiKey
 TITLE = "accounts"
 USER_COUNT = 100_000
 RUN_TIMEOUT = 600.0  # seconds
-USERS_QUERY = """query ($filter: UserFilter, $orderBy: UserOrder! = USERNAME, $after: String) {
+USERS_QUERY = """query ($filter: UserFilter, $orderBy: UserOrder! = USERNAME_ASC, $after: String) {
   users(filter: $filter, orderBy: $orderBy, first: 50, after: $after) {
     nodes { id username name address { address } domain { name } active lastLoginAt
       limits { quota { limit used } } }
@@ -36,9 +36,9 @@ def bodies_by_name(after: str) -> dict[str, dict[str, Any]]:
     lists: dict[str, dict[str, Any]] = {
         "first page": {},
         "a later page": {"after": after},
-        "by creation": {"orderBy": "CREATED"},
-        "by storage": {"orderBy": "QUOTA_USED"},
-        "by last sign-in": {"orderBy": "LAST_LOGIN"},
+        "by creation": {"orderBy": "CREATED_ASC"},
+        "by storage": {"orderBy": "STORAGE_USED_DESC"},
+        "by last sign-in": {"orderBy": "LAST_LOGIN_DESC"},
         "of a domain": {"filter": {"domain": {"name": LARGEST_DOMAIN}}},
         "inactive": {"filter": {"active": False}},
         "tagged": {"filter": {"tags": ["vip"]}},

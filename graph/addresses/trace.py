@@ -1,7 +1,7 @@
 """Query of the delivery steps that mail for an address would take."""
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import strawberry
 from strawberry import UNSET
@@ -17,6 +17,7 @@ from graph.types.fields import Info, field, query
 from graph.types.object_views import DerivedField, View
 from graph.types.row_mapping import NodeView
 from graph.users.types import User
+from models.addresses.trace_stages import TraceStage
 from models.users.roles import Role, Scope
 from resolvers.addresses import trace
 
@@ -34,11 +35,7 @@ RECORD_TYPES: Mapping[str, type[NodeView]] = {
 
 @strawberry.type(description="One decision on the way of a message.")
 class TraceStep(View):
-    stage: str = attribute_field(
-        "RECIPIENT_REWRITE, DOMAIN_ALIAS, BACKUP_MX: it goes on to other servers, ADDRESS, "
-        "ACCOUNT, SENDER_RULE, FILTER: one that may send it on, or drop it; or AUTOREPLY: it may "
-        "be answered. More may come."
-    )
+    stage: TraceStage = attribute_field("The kind of record that decides.")
     input: str = attribute_field("Before.")
     output: list[str] = attribute_field("After; empty = refused or dropped here.")
     matched: str | None = attribute_field("Address or pattern that was the best match.")
@@ -65,7 +62,16 @@ class AddressTraceQuery:
         scope=Scope.READ,
     )
     async def address_trace(
-        self, info: Info, address: str, sender: str | None = UNSET
+        self,
+        info: Info,
+        address: Annotated[
+            str,
+            strawberry.argument(
+                description="Recipient address, in any spelling, with or without a label "
+                "(`+label`)."
+            ),
+        ],
+        sender: str | None = UNSET,
     ) -> list[TraceStep]:
         steps = await trace.trace_address(info.context, address, sender or None)
         return [TraceStep.from_row(step) for step in steps]

@@ -38,7 +38,7 @@ from models.addresses.tables import AddressKind
 from models.store.keyset_pages import Cursor, ordering_name
 from models.users.roles import Role, Scope
 from resolvers.addresses import loaders as address_loaders
-from resolvers.addresses.loaders import AddressConditions, AddressPageKey
+from resolvers.addresses.loaders import AddressConditions, AddressOrder, AddressPageKey
 from resolvers.autoreply import autoreplies
 from resolvers.domains import loaders as domain_loaders
 from resolvers.users import loaders as user_loaders
@@ -206,11 +206,14 @@ class AddressQuery:
             vars(found)["primary"] = found.address if "*" not in found.address else None
         return found
 
-    @query("Listing, by local part.", scope=Scope.READ, **DOMAIN_ADMIN_GUARD)
+    @query(
+        "Lists the addresses that the viewer administers.", scope=Scope.READ, **DOMAIN_ADMIN_GUARD
+    )
     async def addresses(
         self,
         info: Info,
         filter: AddressFilter | None = UNSET,
+        order_by: AddressOrder = AddressOrder.ADDRESS_ASC,
         first: int | None = UNSET,
         after: str | None = UNSET,
         last: int | None = UNSET,
@@ -218,15 +221,20 @@ class AddressQuery:
     ) -> Connection[Address]:
         conditions = await filter.resolve_conditions(info) if filter else AddressConditions()
         list_ordering = ordering_name(
-            "addresses", None if conditions == AddressConditions() else conditions
+            f"addresses-{order_by}", None if conditions == AddressConditions() else conditions
         )
+        list_order = address_loaders.LIST_ORDERS[order_by]
         requested_page = page_request(list_ordering, first, after, last, before)
         return await connection_of_page(
             info,
             Address,
             await address_loaders.read_address_page(
-                info.context, conditions, requested_page, selected_columns(info, Address)
+                info.context,
+                conditions,
+                requested_page,
+                selected_columns(info, Address),
+                order_by,
             ),
-            lambda row: Cursor(requested_page.ordering, row.local, row.id),
+            lambda row: list_order.cursor_of_row(row, list_ordering),
             lambda: address_loaders.count_visible_addresses(info.context, conditions),
         )

@@ -18,10 +18,10 @@ from graph.types.object_views import DerivedField
 from graph.types.references import UserRef, load_user_or_viewer_id
 from graph.types.row_mapping import NodeView, global_id_field, selected_columns
 from graph.types.scalars import IPAddress
-from models.store.keyset_pages import Cursor, ordering_name
+from models.store.keyset_pages import ordering_name
 from models.users.roles import Role, Scope
 from resolvers.admin import audit_log
-from resolvers.admin.audit_log import AuditLogConditions
+from resolvers.admin.audit_log import AuditLogConditions, AuditLogOrder
 
 
 def _target_global_id(type_name: str | None, row_id: int | None) -> strawberry.ID | None:
@@ -37,23 +37,25 @@ def _target_global_id(type_name: str | None, row_id: int | None) -> strawberry.I
 
 
 @strawberry.type(
-    description="Who changed what of others, or of the platform.",
+    description="Entry of the audit log: a change that an administrator made to another account, "
+    "a domain or the platform.",
     directives=[Auth(scope=Scope.READ)],
 )
 class AuditLogEntry(NodeView):
-    at: datetime = attribute_field("When.")
+    at: datetime = attribute_field("Time of the change.")
     actor: str = attribute_field(
-        "User name, or what the key is called; operator: at the machine itself."
+        "Username or name of the API key that made the change; `operator` for a command on the "
+        "server."
     )
-    role: Role = attribute_field("In effect then.")
-    ip: IPAddress | None = attribute_field("From.")
-    mutation: str = attribute_field("As the schema calls it.")
-    target_id: strawberry.ID | None = attribute_field("What was changed, also after its deletion.")
-    before: JSON | None = attribute_field("What it was, as far as it changed; secrets are hidden.")
-    after: JSON | None = attribute_field(
-        "What it became, as far as it changed; secrets are hidden."
+    role: Role = attribute_field("Role of the actor at that time.")
+    ip: IPAddress | None = attribute_field("IP address of the actor.")
+    mutation: str = attribute_field("Name of the mutation, such as `userUpdate`.")
+    target_id: strawberry.ID | None = attribute_field(
+        "Global ID of the changed object, which may have been deleted."
     )
-    reason: str | None = attribute_field("What the caller gave as the reason.")
+    before: JSON | None = attribute_field("Old values of the changed fields. Secrets are redacted.")
+    after: JSON | None = attribute_field("New values of the changed fields. Secrets are redacted.")
+    reason: str | None = attribute_field("Reason that the caller gave in `options`.")
 
     load_batch = staticmethod(audit_log.load_visible_entries_by_id)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
@@ -62,7 +64,9 @@ class AuditLogEntry(NodeView):
     }
 
     @field(
-        "What was changed, as it is now; null when gone or invisible.", "target_kind", "target_id"
+        "Changed object with its current values. Null: it was deleted, or the caller can't see it.",
+        "target_kind",
+        "target_id",
     )
     async def target(self, info: Info) -> NodeView | None:
         key = _target_global_id(self.row.target_kind, self.row.target_id)
@@ -73,20 +77,21 @@ class AuditLogEntry(NodeView):
         return target
 
 
-@strawberry.input(description="Selects entries of the audit log. All conditions must hold.")
+@strawberry.input(description="Conditions for entries of the audit log. All of them must hold.")
 class AuditLogFilter(ConditionsInput):
     actor: UserRef | None = attribute_field(
-        "Entries of mutations that this account ran. A deleted account can only be named by its "
-        "ID.",
+        "Entries of mutations that this account ran. A deleted account can only be referred to "
+        "by its ID.",
         default=UNSET,
     )
     mutation: str | None = attribute_field(
-        "Name of the mutation, such as userUpdate.", default=UNSET
+        "Name of the mutation, such as `userUpdate`, at most 128 printable characters.",
+        default=UNSET,
     )
     target_id: strawberry.ID | None = attribute_field(
         "Global ID of the changed object, which may be deleted.", default=UNSET
     )
-    since: datetime | None = attribute_field("Entries at or after this time.", default=UNSET)
+    since: datetime | None = attribute_field("Entries at this time or later.", default=UNSET)
     before: datetime | None = attribute_field("Entries before this time.", default=UNSET)
 
     async def resolve_conditions(self, info: Info) -> AuditLogConditions:
@@ -103,8 +108,9 @@ class AuditLogFilter(ConditionsInput):
 @strawberry.type
 class AuditLogQuery:
     @query(
-        "Every administrative mutation, newest first, with before and after: those in the domains "
-        "one administers, or all for ADMIN.",
+        "Returns entries of the audit log with old and new values. A DOMAIN_ADMIN sees entries "
+        "of the administered domains, an ADMIN all except entries about legal holds of "
+        "others, a ROOT all.",
         role=Role.DOMAIN_ADMIN,
         scope=Scope.READ,
     )
@@ -112,25 +118,23 @@ class AuditLogQuery:
         self,
         info: Info,
         filter: AuditLogFilter | None = UNSET,
+        order_by: AuditLogOrder = AuditLogOrder.CREATED_DESC,
         first: int | None = UNSET,
         after: str | None = UNSET,
         last: int | None = UNSET,
         before: str | None = UNSET,
     ) -> Connection[AuditLogEntry]:
         conditions = await filter.resolve_conditions(info) if filter else AuditLogConditions()
-        ctx, requested_page = (
-            info.context,
-            page_request(
-                ordering_name(audit_log.CURSOR_KIND, conditions), first, after, last, before
-            ),
-        )
+        ctx, list_order = info.context, audit_log.LIST_ORDERS[order_by]
+        list_ordering = ordering_name(f"auditlog-{order_by}", conditions)
+        requested_page = page_request(list_ordering, first, after, last, before)
         return await connection_of_page(
             info,
             AuditLogEntry,
             await audit_log.read_entry_page(
-                ctx, conditions, requested_page, selected_columns(info, AuditLogEntry)
+                ctx, conditions, requested_page, selected_columns(info, AuditLogEntry), order_by
             ),
-            lambda row: Cursor(requested_page.ordering, row.at, row.id),
+            lambda row: list_order.cursor_of_row(row, list_ordering),
             lambda: audit_log.count_entries(ctx, conditions),
         )
 

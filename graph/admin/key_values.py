@@ -27,6 +27,7 @@ from models.errors import InvalidInput
 from models.events.journal import PLATFORM
 from models.store.keyset_pages import Cursor, ordering_name
 from models.users.roles import Scope
+from models.validation_constraints import ValidationConstraint
 from resolvers.access import require_user_id
 from resolvers.admin import key_values
 from resolvers.admin.key_values import (
@@ -37,18 +38,21 @@ from resolvers.admin.key_values import (
 )
 
 UNKNOWN_ACCOUNT_ID = -1  # no account has this id; 0 is the platform
-KeyArgument = Annotated[str, strawberry.argument(description="Key of the entry.")]
+KeyArgument = Annotated[
+    str, strawberry.argument(description="Key of the entry, at most 1,024 bytes. Case matters.")
+]
 
 
-@strawberry.type(description="One entry of a key-value store.")
+@strawberry.type(description="Entry of a key-value store.")
 class KeyValueEntry(NodeView):
-    key: str = attribute_field("Slashes make levels.")
-    value: str | None = attribute_field("Null when asked without values.")
-    store: str = attribute_field("Named store.")
-    shared: bool = attribute_field("Everybody who has signed in may read it.")
-    expires_at: datetime | None = attribute_field("End of life, null = none.")
+    key: str = attribute_field("Key of the entry. Slashes separate levels.")
+    value: str | None = attribute_field("Value of the entry. Null if the filter has `keysOnly`.")
+    store: str = attribute_field("Name of the store of the entry.")
+    shared: bool = attribute_field("True if every signed-in user can read the entry.")
+    expires_at: datetime | None = attribute_field("Time when the entry is deleted. Null: never.")
     version: BigInt = attribute_field(
-        "Modification sequence of its last change, for ifVersion: no key has one twice."
+        "MODSEQ of the last change of the entry, for `ifVersion`. Each change gives a higher "
+        "version."
     )
 
     load_batch = staticmethod(key_values.load_visible_entries_by_id)
@@ -58,24 +62,25 @@ class KeyValueEntry(NodeView):
     }
 
 
-@strawberry.input(description="Names one entry by its store and key.")
+@strawberry.input(description="Store and key of an entry.")
 class KeyValueKeyInput:
-    key: str = attribute_field("Key of the entry.")
-    store: str = attribute_field("Name of the store.", default=DEFAULT_STORE)
+    key: str = attribute_field("Key of the entry, at most 1,024 bytes. Case matters.")
+    store: str = attribute_field("Name of the store of the entry.", default=DEFAULT_STORE)
     shared: bool = attribute_field(
-        "True names an entry that everybody who is signed in can read.", default=False
+        "True refers to an entry that every signed-in user can read. It excludes `user`.",
+        default=False,
     )
     user: UserRef | None = attribute_field(
         "Owner of the entry. Default: the signed-in user.", default=UNSET
     )
 
 
-@strawberry.input(one_of=True, description="Names one entry of a key-value store.")
+@strawberry.input(one_of=True, description="Reference to one entry of a key-value store.")
 class KeyValueEntryRef(ObjectRef):
-    name: strawberry.Maybe[KeyValueKeyInput] = attribute_field("Store and key.")
+    name: strawberry.Maybe[KeyValueKeyInput] = attribute_field("Store and key of the entry.")
 
 
-@strawberry.input(description="Selects entries of one key-value store.")
+@strawberry.input(description="Conditions for the entries of one key-value store.")
 class KeyValueEntryFilter(ConditionsInput):
     fields_with_empty_texts = frozenset({"prefix", "store", "exact_key"})
     user: UserRef | None = attribute_field(
@@ -85,18 +90,20 @@ class KeyValueEntryFilter(ConditionsInput):
         f"Name of the store. Default: `{DEFAULT_STORE}`.", default=UNSET
     )
     shared: bool | None = attribute_field(
-        "Selects the entries that everybody who is signed in can read. Default: false.",
+        "Selects the entries that every signed-in user can read. It excludes `user`. Default: "
+        "false.",
         default=UNSET,
     )
     prefix: str | None = attribute_field(
-        "Start of the keys. A prefix that ends with a slash is a level. Default: the first level.",
+        "Prefix of the keys. A prefix that ends with a slash selects the level below it. "
+        "Default: the first level.",
         default=UNSET,
     )
     exact_key: str | None = attribute_field(
-        "Selects only the entry with this key. It can't be combined with `prefix`.", default=UNSET
+        "Selects only the entry with this key. It excludes `prefix`.", default=UNSET
     )
     recursive: bool | None = attribute_field(
-        "Includes the levels below. Default: false.", default=UNSET
+        "Includes all levels below the selected one. Default: false.", default=UNSET
     )
     keys_only: bool | None = attribute_field(
         "Returns keys without values. Default: false.", default=UNSET
@@ -110,7 +117,9 @@ class KeyValueEntryFilter(ConditionsInput):
         has_exact_key = is_given(self.exact_key)
         if has_exact_key and is_given(self.prefix):
             text = "give either prefix or exactKey"
-            raise InvalidInput(text, constraint="exclusive", path=["filter", "exactKey"])
+            raise InvalidInput(
+                text, constraint=ValidationConstraint.EXCLUSIVE, path=["filter", "exactKey"]
+            )
         namespace = await _resolve_query_namespace(
             info, self.user, self.store or DEFAULT_STORE, is_shared=bool(self.shared)
         )
@@ -122,10 +131,20 @@ class KeyValueEntryFilter(ConditionsInput):
 class KeyValueEntryInput(Options):
     """Base of the inputs of all key-value mutations: which store they change."""
 
-    user: UserRef | None = attribute_field("Whose, for ROOT. Default: the viewer's.", default=UNSET)
-    store: str = attribute_field("Named store.", default=DEFAULT_STORE)
-    key: str = attribute_field("Name of the value.")
-    shared: bool = attribute_field("One that everybody may read, for ADMIN.", default=False)
+    user: UserRef | None = attribute_field(
+        "Owner of the entry. Another user requires role ROOT and scope FULL. Default: the "
+        "signed-in user.",
+        default=UNSET,
+    )
+    store: str = attribute_field("Name of the store of the entry.", default=DEFAULT_STORE)
+    key: str = attribute_field(
+        "Key of the entry. Slashes separate levels. By default at most 512 bytes and 16 levels."
+    )
+    shared: bool = attribute_field(
+        "Changes an entry that every signed-in user can read. It excludes `user` and requires "
+        "role ADMIN and scope FULL.",
+        default=False,
+    )
 
     async def resolve_namespace(self, info: Info) -> KeyValueNamespace:
         """Return the namespace that the input names; default: the one of the viewer.
@@ -143,32 +162,38 @@ class KeyValueEntryInput(Options):
 
 @strawberry.input(description="Input of keyValueSet.")
 class KeyValueSetInput(KeyValueEntryInput):
-    value: str = attribute_field("Any text.")
+    value: str = attribute_field("Text to store, by default at most 64 KiB.")
     ttl: Duration | None = attribute_field(
-        "How long the value is kept: from 1 second to 3,650 days. Default: for ever.", default=UNSET
+        "Lifetime of the value, from 1 second to 3,650 days. Default: until it is deleted.",
+        default=UNSET,
     )
     if_version: BigInt | None = attribute_field(
-        "Refuse with STALE unless this is its version; 0: unless there is none.", default=UNSET
+        "Changes the entry only if this is its version, else returns a StaleError. 0: only if "
+        "there is no entry. Default: always.",
+        default=UNSET,
     )
 
 
 @strawberry.input(description="Input of keyValueIncrement.")
 class KeyValueIncrementInput(KeyValueEntryInput):
-    delta: BigInt = attribute_field("Number to add. A negative number is subtracted.")
-    create_missing: bool = attribute_field("Start at zero when missing.", default=False)
+    delta: BigInt = attribute_field("Integer to add. A negative number is subtracted.")
+    create_missing: bool = attribute_field(
+        "Creates a missing entry with the value `delta`. If false, a missing entry is an error.",
+        default=False,
+    )
 
 
 @strawberry.input(description="Input of keyValueDelete.")
 class KeyValueDeleteInput(KeyValueEntryInput):
-    recursive: bool = attribute_field("All below it too.", default=False)
+    recursive: bool = attribute_field("Deletes the entries below the key, too.", default=False)
 
 
-@strawberry.type(description="Answer of keyValueSet and keyValueIncrement.")
+@strawberry.type(description="Payload of keyValueSet and keyValueIncrement.")
 class KeyValuePayload(MutationPayload):
-    key_value_entry: KeyValueEntry | None = attribute_field("The changed entry.", default=None)
+    key_value_entry: KeyValueEntry | None = attribute_field("Entry after the change.", default=None)
 
 
-@strawberry.type(description="Answer of keyValueDelete.")
+@strawberry.type(description="Payload of keyValueDelete.")
 class KeyValueDeletePayload(MutationPayload):
     deleted_count: int = attribute_field("Number of deleted entries.", default=0)
 
@@ -177,7 +202,7 @@ def _shared_namespace(user_ref: UserRef | None, store: str) -> KeyValueNamespace
     """Return the namespace of shared entries. Raises Invalid if a user is named as well."""
     if user_ref:
         text = "what is shared is nobody's: name no user"
-        raise InvalidInput(text, constraint="exclusive", path=["shared"])
+        raise InvalidInput(text, constraint=ValidationConstraint.EXCLUSIVE, path=["shared"])
     return KeyValueNamespace(PLATFORM, store)
 
 
@@ -198,7 +223,11 @@ async def _resolve_query_namespace(
 
 @strawberry.type
 class KeyValueQuery:
-    @query("One entry; null when missing or invisible.", scope=Scope.READ)
+    @query(
+        "Returns an entry of a key-value store. Null: there is none, it is expired, or the "
+        "caller can't see it.",
+        scope=Scope.READ,
+    )
     async def key_value(
         self,
         info: Info,
@@ -216,7 +245,10 @@ class KeyValueQuery:
             await key_values.find_entry(info.context, namespace, name.key)
         )
 
-    @query("Entries by key, in the order of its bytes: of one level.", scope=Scope.READ)
+    @query(
+        "Returns the entries of one level of a key-value store, sorted by key in byte order.",
+        scope=Scope.READ,
+    )
     async def key_values(
         self,
         info: Info,
@@ -246,7 +278,8 @@ class KeyValueQuery:
 @strawberry.type
 class KeyValueMutation:
     @mutation(
-        "Sets a value: one's own; what is shared as ADMIN, and another's as ROOT, with FULL.",
+        "Sets the value of an entry. The previous value and expiry are replaced. Shared entries "
+        "require role ADMIN, entries of other users role ROOT, both with scope FULL.",
         scope=Scope.SETTINGS,
     )
     async def key_value_set(self, info: Info, input: KeyValueSetInput) -> KeyValuePayload:
@@ -260,7 +293,8 @@ class KeyValueMutation:
         return KeyValuePayload(key_value_entry=KeyValueEntry.from_row(entry))
 
     @mutation(
-        "Adds to a value that is a whole number; of several at once none is lost. Its end stays.",
+        "Adds an integer to the integer value of an entry atomically. The expiry is unchanged. "
+        "The result must be between -(2^53-1) and 2^53-1.",
         scope=Scope.SETTINGS,
     )
     async def key_value_increment(
@@ -275,7 +309,10 @@ class KeyValueMutation:
         )
         return KeyValuePayload(key_value_entry=KeyValueEntry.from_row(entry))
 
-    @mutation("Removes one entry, or all below it too.", scope=Scope.SETTINGS)
+    @mutation(
+        "Deletes an entry, or with `recursive` also all entries below its key.",
+        scope=Scope.SETTINGS,
+    )
     async def key_value_delete(
         self, info: Info, input: KeyValueDeleteInput
     ) -> KeyValueDeletePayload:

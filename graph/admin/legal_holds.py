@@ -48,28 +48,33 @@ ADMIN_GUARD = Auth(role=Role.ADMIN, scope=Scope.READ)
 MESSAGE_FIELDS = ("from_", "to", "cc", "bcc", "preview", "has_attachments")
 
 
-@strawberry.type(description="Copy of a message, for a legal hold.", directives=[ADMIN_GUARD])
+@strawberry.type(
+    description="Copy of a message that a legal hold has made.", directives=[ADMIN_GUARD]
+)
 class HeldCopy(NodeView):
-    position: BigInt = attribute_field("In the chain of copies, from 1.")
-    origin: CopyOrigin = attribute_field("How it came to be copied.")
+    position: BigInt = attribute_field("Position in the hash chain of the legal hold, from 1.")
+    origin: CopyOrigin = attribute_field("Reason why the message was copied.")
     mailbox_path: str | None = attribute_field(
-        "Folder it lay in, or was deleted from; null = none."
+        "Path of the mailbox of the message, or of the mailbox that it was deleted from. Null: "
+        "none."
     )
-    from_: MailAddress | None = attribute_field("From.", name="from")
-    to: list[MailAddress] = attribute_field("To.")
-    cc: list[MailAddress] = attribute_field("Cc.")
-    bcc: list[MailAddress] = attribute_field("Bcc.")
-    subject: str = attribute_field('Decoded, "" if none.')
-    date: datetime | None = attribute_field("Date header.")
-    received_at: datetime = attribute_field("Arrival.")
-    size: ByteSize = attribute_field("Bytes.")
-    preview: str = attribute_field("First 128 bytes of text.")
-    has_attachments: bool = attribute_field("Files attached.")
-    attachment_count: int = attribute_field("How many files.")
-    envelope_from: str | None = attribute_field("MAIL FROM, where it is known.")
-    envelope_to: list[str] = attribute_field("RCPT TO, where it is known.")
+    from_: MailAddress | None = attribute_field(
+        "Author of the message, from the header field From. Null: there is none.", name="from"
+    )
+    to: list[MailAddress] = attribute_field("Addresses in the header field To.")
+    cc: list[MailAddress] = attribute_field("Addresses in the header field Cc.")
+    bcc: list[MailAddress] = attribute_field("Addresses in the header field Bcc.")
+    subject: str = attribute_field("Decoded subject. Empty if there is none.")
+    date: datetime | None = attribute_field("Time in the header field Date. Null: there is none.")
+    received_at: datetime = attribute_field("Time when the message arrived.")
+    size: ByteSize = attribute_field("Size of the message in bytes.")
+    preview: str = attribute_field("Beginning of the text, at most 128 bytes.")
+    has_attachments: bool = attribute_field("True if the message has attachments.")
+    attachment_count: int = attribute_field("Number of attachments.")
+    envelope_from: str | None = attribute_field("Envelope sender (MAIL FROM). Null: unknown.")
+    envelope_to: list[str] = attribute_field("Envelope recipients (RCPT TO). Empty: unknown.")
     sha256: str = attribute_field("SHA-256 of the whole message, 64 hexadecimal digits.")
-    copied_at: datetime = attribute_field("Copied.")
+    copied_at: datetime = attribute_field("Time when the copy was made.")
     chain_hash: str = attribute_field(
         "Hash of this copy in the hash chain of the legal hold: SHA-256 of its fields and of the "
         "chain hash of the copy before it."
@@ -84,13 +89,16 @@ class HeldCopy(NodeView):
     }
 
 
-@strawberry.type(description="Somebody looked at copies of a legal hold.", directives=[ADMIN_GUARD])
+@strawberry.type(
+    description="Access of an administrator to the copies of a legal hold.",
+    directives=[ADMIN_GUARD],
+)
 class LegalHoldAccess(NodeView):
-    at: datetime = attribute_field("When.")
-    actor: str = attribute_field("User name, or what the key is called.")
-    role: Role = attribute_field("In effect then.")
-    ip: IPAddress | None = attribute_field("From.")
-    action: LegalHoldAccessAction = attribute_field("What was done with the copies.")
+    at: datetime = attribute_field("Time of the access.")
+    actor: str = attribute_field("Username or name of the API key that read the copies.")
+    role: Role = attribute_field("Role of the actor at that time.")
+    ip: IPAddress | None = attribute_field("IP address of the actor.")
+    action: LegalHoldAccessAction = attribute_field("Kind of the access.")
 
     load_batch = staticmethod(legal_holds.load_visible_accesses_by_id)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
@@ -98,15 +106,20 @@ class LegalHoldAccess(NodeView):
     }
 
 
-@strawberry.type(description="Legal hold of an account.", directives=[ADMIN_GUARD])
+@strawberry.type(
+    description="Legal hold: copies of the mail of an account in a period, which the account "
+    "can't see, change or delete.",
+    directives=[ADMIN_GUARD],
+)
 class LegalHold(NodeView):
     user: Annotated["User", strawberry.lazy("graph.users.types")] | None = link(
         "user_id",
         user_loaders.load_visible_users_by_id,
         lazy_view_factory("graph.users.types", "User"),
-        description="The account; null when it is gone, which ends no legal hold.",
+        description="Account whose mail is copied. Null: the account was deleted. The legal hold "
+        "continues without it.",
     )
-    username: str = attribute_field("What it was called.")
+    username: str = attribute_field("Username of the account when the legal hold was created.")
     starts_at: datetime | None = attribute_field(
         "Mail that arrived at or after this time is copied. Null: no lower limit."
     )
@@ -114,17 +127,21 @@ class LegalHold(NodeView):
         "Mail that arrives before this time is copied. Null: until the legal hold ends."
     )
     expires_at: datetime = attribute_field("End of retention: the copies are deleted at this time.")
-    reason: str | None = attribute_field("Why.")
-    created_at: datetime = attribute_field("Begun.")
-    created_by: str = attribute_field("By whom.")
-    ended_at: datetime | None = attribute_field("The copies are gone since; null = they are there.")
-    message_count: BigInt = attribute_field("Copied so far.")
-    size: ByteSize = attribute_field("Bytes of these.")
+    reason: str | None = attribute_field("Reason for the legal hold, as given at its creation.")
+    created_at: datetime = attribute_field("Time when the legal hold was created.")
+    created_by: str = attribute_field(
+        "Username or name of the API key that created the legal hold."
+    )
+    ended_at: datetime | None = attribute_field(
+        "Time when the legal hold ended and its copies became unavailable. Null: it is active."
+    )
+    message_count: BigInt = attribute_field("Number of copies.")
+    size: ByteSize = attribute_field("Size of all copies in bytes.")
     state: TaskState = link(
         "id",
         legal_holds.load_copy_task_states_by_legal_hold,
         lambda state: state,
-        description="Of the first copy.",
+        description="State of the task that copies the messages stored before the legal hold.",
     )
 
     load_batch = staticmethod(legal_holds.load_visible_legal_holds_by_id)
@@ -133,7 +150,7 @@ class LegalHold(NodeView):
         "message_count": DerivedField(("copies",), lambda copies: copies),
     }
 
-    @field("Copies, in the order they were made. Who asks is noted.")
+    @field("Copies in the order in which they were made. Each access is logged in `accessLog`.")
     async def messages(
         self,
         info: Info,
@@ -151,7 +168,7 @@ class LegalHold(NodeView):
             lambda: info.context.load(legal_holds.count_copies_by_legal_hold, page_key),
         )
 
-    @field("Who looked at the copies, the last first.")
+    @field("Accesses to the copies of the legal hold, newest first.")
     async def access_log(
         self,
         info: Info,
@@ -179,13 +196,14 @@ class LegalHold(NodeView):
         requested_page = page_request(list_ordering, *page_arguments)
         return LegalHoldPageKey(self.row.id, requested_page, selected_columns(info, item_type))
 
-    @field("mbox of everything. Who fetches it is noted.")
+    @field("URL of an mbox file with all copies. Each download is logged in `accessLog`.")
     def export_url(self, info: Info) -> URL:
         path = download_urls.legal_hold_path(self.row.id)
         return download_urls.sign_checked_path(info, path, info.context.viewer.user_id)
 
     @field(
-        "Place of the first copy that was tampered with, or is missing; null = the chain is whole.",
+        "Position of the first copy that is missing or was changed, found by checking the hash "
+        "chain. Null: the chain is intact, or the legal hold has ended.",
         "copies",
         "head",
         "ended_at",
@@ -196,27 +214,27 @@ class LegalHold(NodeView):
         return None if position is None else BigInt(position)
 
 
-@strawberry.input(one_of=True, description="Names one legal hold.")
+@strawberry.input(one_of=True, description="Reference to one legal hold.")
 class LegalHoldRef(ObjectRef):
     pass
 
 
-@strawberry.input(description="Selects legal holds.")
+@strawberry.input(description="Conditions for legal holds.")
 class LegalHoldFilter(ConditionsInput):
     user: UserRef | None = attribute_field(
-        "Legal holds of this account. A deleted account can only be named by its ID.",
+        "Legal holds of this account. A deleted account can only be referred to by its ID.",
         default=UNSET,
     )
 
 
 @strawberry.input(description="Input of legalHoldEnd.")
 class LegalHoldEndInput(Options):
-    legal_holds: list[LegalHoldRef] = attribute_field("The legal holds to end.")
+    legal_holds: list[LegalHoldRef] = attribute_field("Legal holds to end.")
 
 
 @strawberry.input(description="Input of legalHoldCreate.")
 class LegalHoldCreateInput(Options):
-    user: UserRef = attribute_field("Whose mail.")
+    user: UserRef = attribute_field("Account whose mail is copied. It can't be the caller's.")
     starts_at: datetime | None = attribute_field(
         "Copies mail that arrived at or after this time. Default: no lower limit.", default=UNSET
     )
@@ -224,25 +242,38 @@ class LegalHoldCreateInput(Options):
         "Copies mail that arrives before this time. Default: until the legal hold ends.",
         default=UNSET,
     )
-    expires_at: datetime = attribute_field("End of retention: the copies are deleted at this time.")
-    reason: str | None = attribute_field("Why; kept with the legal hold.", default=UNSET)
+    expires_at: datetime = attribute_field(
+        "End of retention, in the future and at most 36,500 days ahead. The copies are deleted at "
+        "this time."
+    )
+    reason: str | None = attribute_field(
+        "Reason for the legal hold, at most 1,000 characters.", default=UNSET
+    )
 
 
-@strawberry.type(description="A legal hold that was begun.")
+@strawberry.type(description="Payload of legalHoldCreate.")
 class LegalHoldPayload(MutationPayload):
-    legal_hold: LegalHold | None = attribute_field("Its record.", default=None)
+    legal_hold: LegalHold | None = attribute_field("Created legal hold.", default=None)
 
 
 @strawberry.type
 class LegalHoldQuery:
-    @query("One legal hold.", role=Role.ADMIN, scope=Scope.READ)
+    @query(
+        "Returns a legal hold. An ADMIN can't see legal holds of the own account.",
+        role=Role.ADMIN,
+        scope=Scope.READ,
+    )
     async def legal_hold(self, info: Info, by: LegalHoldRef) -> LegalHold | None:
         key = id_from_ref(by, "by")
         return LegalHold.from_row_or_none(
             await info.context.load(legal_holds.load_visible_legal_holds_by_id, key)
         )
 
-    @query("Legal holds, newest first.", role=Role.ADMIN, scope=Scope.READ)
+    @query(
+        "Returns legal holds, newest first. An ADMIN can't see legal holds of the own account.",
+        role=Role.ADMIN,
+        scope=Scope.READ,
+    )
     async def legal_holds(
         self,
         info: Info,
@@ -281,7 +312,8 @@ async def _held_user_id(info: Info, user_ref: UserRef | None) -> int | None:
 @strawberry.type
 class LegalHoldMutation:
     @mutation(
-        "Copies past, deleted and future mail of an account, which sees nothing of it.",
+        "Creates a legal hold, which copies stored, deleted and future mail of an account. The "
+        "account is not notified. At most 10 legal holds of an account are active.",
         role=Role.ADMIN,
         scope=Scope.FULL,
     )
@@ -300,7 +332,11 @@ class LegalHoldMutation:
             )
         )
 
-    @mutation("Ends legal holds before their time, all or none.", role=Role.ROOT, scope=Scope.FULL)
+    @mutation(
+        "Ends legal holds before their expiry and deletes their copies, all or none.",
+        role=Role.ROOT,
+        scope=Scope.FULL,
+    )
     async def legal_hold_end(self, info: Info, input: LegalHoldEndInput) -> DeletePayload:
         keys = ids_from_refs(info, input.legal_holds, "legalHolds")
         await legal_holds.end_legal_holds_and_mark_removed(info.context, keys)

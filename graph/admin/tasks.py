@@ -24,7 +24,7 @@ from graph.types.row_mapping import (
     selected_columns,
 )
 from graph.types.scalars import BigInt
-from models.admin.tasks import TaskState
+from models.admin.tasks import TaskKind, TaskState
 from models.store.keyset_pages import Cursor, ordering_name
 from models.users.roles import Scope
 from resolvers.admin import progress, tasks
@@ -36,77 +36,88 @@ if TYPE_CHECKING:
     from graph.users.types import User
 
 
-@strawberry.type(description="Background work.")
+@strawberry.type(description="Background task.")
 class Task(NodeView):
-    kind: str = attribute_field("Such as MESSAGE_UPDATE.")
-    state: TaskState = attribute_field("Where it stands.")
-    done: BigInt = attribute_field("Items finished.")
-    total: BigInt | None = attribute_field("Items in all, when known.")
+    kind: TaskKind = attribute_field("Kind of the task.")
+    state: TaskState = attribute_field("State of the task.")
+    done: BigInt = attribute_field("Number of items that are done.")
+    total: BigInt | None = attribute_field("Number of all items. Null: unknown.")
     user: Annotated["User", strawberry.lazy("graph.users.types")] | None = link(
         "user_id",
         user_loaders.load_visible_users_by_id,
         lazy_view_factory("graph.users.types", "User"),
-        description="Whose data, when one user's.",
+        description="User whose data the task processes. Null: the task is for several users or "
+        "the platform.",
     )
-    created_at: datetime = attribute_field("Asked for.")
-    started_at: datetime | None = attribute_field("Begun.")
-    finished_at: datetime | None = attribute_field("Ended.")
-    result: JSON | None = attribute_field("Summary at the end.")
-    error: str | None = attribute_field("Why it failed.")
+    created_at: datetime = attribute_field("Time when the task was created.")
+    started_at: datetime | None = attribute_field(
+        "Time when the task started. Null: it waits for a worker."
+    )
+    finished_at: datetime | None = attribute_field(
+        "Time when the task ended. Null: it has not ended."
+    )
+    result: JSON | None = attribute_field(
+        "Counts and messages of the ended task. The members depend on `kind`."
+    )
+    error: str | None = attribute_field("Reason why the task failed. Null: it did not fail.")
 
     load_batch = staticmethod(tasks.load_visible_tasks_by_id)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {"id": global_id_field("Task")}
 
 
-@strawberry.type(description="Takes a destructive mutation back.")
+@strawberry.type(description="Token that undoes a mutation once.")
 class UndoToken:
-    token: str = attribute_field("For undo.")
-    expires_at: datetime = attribute_field("Valid until.")
+    token: str = attribute_field("Secret for the mutation `undo`.")
+    expires_at: datetime = attribute_field("Time when the token expires.")
 
 
-@strawberry.input(description="Which tasks.")
+@strawberry.input(description="Conditions for tasks. All of them must hold.")
 class TaskFilter(ConditionsInput):
-    kind: str | None = attribute_field("Such as MESSAGE_UPDATE.", default=UNSET)
-    states: list[TaskState] | None = attribute_field("In one of these.", default=UNSET)
+    kinds: list[TaskKind] | None = attribute_field("Tasks of one of these kinds.", default=UNSET)
+    states: list[TaskState] | None = attribute_field("Tasks in one of these states.", default=UNSET)
 
 
-@strawberry.input(one_of=True, description="Names one background task.")
+@strawberry.input(one_of=True, description="Reference to one task.")
 class TaskRef(ObjectRef):
     pass
 
 
 @strawberry.input(description="Input of taskCancel.")
 class TaskCancelInput(Options):
-    tasks: list[TaskRef] = attribute_field("The tasks to cancel.")
+    tasks: list[TaskRef] = attribute_field("Tasks to cancel, at most 250.")
 
 
 @strawberry.type(description="Payload of taskCancel.")
 class TasksPayload(MutationPayload):
     tasks: list[Task] = attribute_field(
-        "The tasks, in the order of the references.", default_factory=list
+        "Tasks in the order of the references.", default_factory=list
     )
 
 
 @strawberry.input(description="Input of undo.")
 class UndoInput(Options):
-    token: str = attribute_field("From the payload of what is taken back.")
+    token: str = attribute_field("Token of the payload of the mutation to undo.")
 
 
-@strawberry.type(description="Answer of undo.")
+@strawberry.type(description="Payload of undo.")
 class UndoPayload(MutationPayload):
     restored_count: int = attribute_field(
-        "Messages that are as they were, or are not sent.", default=0
+        "Number of messages that were restored or are not sent.", default=0
     )
 
 
 @strawberry.type
 class TaskQuery:
-    @query("One background task.", scope=Scope.MAIL_READ)
+    @query("Returns a background task. Null: the caller can't see it.", scope=Scope.MAIL_READ)
     async def task(self, info: Info, by: TaskRef) -> Task | None:
         row = await info.context.load(tasks.load_visible_tasks_by_id, id_from_ref(by, "by"))
         return Task.from_row_or_none(row)
 
-    @query("Tasks of the viewer; all for ADMIN.", scope=Scope.MAIL_READ)
+    @query(
+        "Returns tasks, newest first: tasks that the caller started and tasks for the caller's "
+        "account. An ADMIN sees all tasks except legal hold tasks of others.",
+        scope=Scope.MAIL_READ,
+    )
     async def tasks(
         self,
         info: Info,
@@ -117,7 +128,7 @@ class TaskQuery:
         before: str | None = UNSET,
     ) -> Connection[Task]:
         conditions = (
-            TaskConditions(filter.kind or None, optional_tuple(filter.states))
+            TaskConditions(optional_tuple(filter.kinds), optional_tuple(filter.states))
             if filter
             else TaskConditions()
         )
@@ -138,7 +149,11 @@ class TaskQuery:
 
 @strawberry.type
 class TaskMutation:
-    @mutation("Stops tasks at the next safe point.", scope=Scope.MAIL)
+    @mutation(
+        "Cancels tasks at their next step. The work done before remains. Finished tasks don't "
+        "change. Some tasks, such as the deletion of a user, can't be cancelled.",
+        scope=Scope.MAIL,
+    )
     async def task_cancel(self, info: Info, input: TaskCancelInput) -> TasksPayload:
         keys = ids_from_refs(info, input.tasks, "tasks")
         await tasks.cancel_tasks(info.context, keys)
@@ -146,8 +161,8 @@ class TaskMutation:
         return TasksPayload(tasks=[Task.from_row(row) for row in rows if row])
 
     @mutation(
-        "Takes back a move, delete, flag change, or a message that is held; what has changed "
-        "since stays as it is.",
+        "Undoes a move, deletion, flag change or mute of messages, or a submission that is still "
+        "held. Values that were changed since then are kept.",
         scope=Scope.MAIL,
     )
     async def undo(self, info: Info, input: UndoInput) -> UndoPayload:
@@ -157,7 +172,8 @@ class TaskMutation:
 @strawberry.type
 class TaskSubscription:
     @subscription(
-        "A task now, and each change of state or count until its end.", scope=Scope.MAIL_READ
+        "Streams a task at once, and after each change of its state or counts until it ends.",
+        scope=Scope.MAIL_READ,
     )
     async def task_progress(self, info: Info, task: TaskRef) -> AsyncIterator[Task]:
         async for row in progress.follow_task(info.context, id_from_ref(task, "task")):

@@ -105,7 +105,7 @@ class AppPasswordCreateInput(Options):
     )
     password: str | None = attribute_field(
         "The password: exactly 16 letters from a to z. A password that is easy to "
-        "guess is refused (constraint `weak`): one with fewer than 6 different "
+        "guess is refused (constraint `WEAK`): one with fewer than 6 different "
         "letters, with a repeated part of at most 8 letters, or in alphabetical "
         "order. Default: random letters.",
         default=UNSET,
@@ -123,7 +123,7 @@ class AppPasswordCreateInput(Options):
         "Creates a configuration profile for Apple devices. It requires the scope "
         "SMTP, the scope IMAP or POP3, and an IMAP or POP3 server that the operator "
         "has set; without such a server the request is refused (constraint "
-        "`server`).",
+        "`SERVER`).",
         default=False,
     )
     address: EmailAddress | None = attribute_field(

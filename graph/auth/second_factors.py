@@ -18,6 +18,7 @@ from graph.types.references import UserRef, load_named_user_id
 from graph.types.row_mapping import NodeView, global_id_field, lazy_view_factory
 from models.errors import InvalidInput
 from models.users.roles import Role, Scope
+from models.validation_constraints import ValidationConstraint
 from resolvers.auth.second_factors import mutations as second_factors_mutations
 from resolvers.auth.second_factors import webauthn
 from resolvers.auth.second_factors.second_factor_check import SecondFactorProof, TwoFactorMethod
@@ -304,7 +305,11 @@ def _proof_from_input(proof_input: TwoFactorProofInput | None) -> SecondFactorPr
 def _validated_webauthn_response(response: object, error_path: list[str]) -> dict[str, Any]:
     """Return a WebAuthn response. Raises Invalid at `error_path` if it is not a JSON object."""
     if not isinstance(response, dict):
-        raise InvalidInput("what a key says is a JSON object", constraint="object", path=error_path)
+        raise InvalidInput(
+            "what a key says is a JSON object",
+            constraint=ValidationConstraint.OBJECT,
+            path=error_path,
+        )
     return response
 
 

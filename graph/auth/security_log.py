@@ -22,6 +22,7 @@ from graph.types.row_mapping import (
     selected_columns,
 )
 from graph.types.scalars import CIDR, IPAddress
+from models.auth.security_log import AuthEventAction, AuthEventResult, AuthProtocol
 from models.store.keyset_pages import Cursor, ordering_name
 from models.users.roles import Role, Scope
 from resolvers.auth import security_log
@@ -40,12 +41,9 @@ UNKNOWN_USER_ID = 0  # no account has this id
     directives=[Auth(scope=Scope.READ)],
 )
 class AuthEvent(NodeView):
-    action: str = attribute_field(
-        "Name of the action, such as authenticate, totp enable, password change, act as."
-    )
-    result: str = attribute_field(
-        "Result of the action: success, fail, or the state of the user that "
-        "prevented it (suspended, disabled)."
+    action: AuthEventAction = attribute_field("Action that the event records.")
+    result: AuthEventResult = attribute_field(
+        "Result of the action, or the state of the user that prevented it."
     )
     session_id: str | None = attribute_field(
         "Session that a trusted front end named at the last of the equal events."
@@ -53,8 +51,8 @@ class AuthEvent(NodeView):
     ip: IPAddress | None = attribute_field(
         "IP address of the client at the last of the equal events."
     )
-    protocol: str | None = attribute_field(
-        "Protocol of the sign-in, such as API, HTTP, IMAP or SMTP. Null: the action is no sign-in."
+    protocol: AuthProtocol | None = attribute_field(
+        "Protocol of the sign-in. Null: the action is no sign-in."
     )
     by: str | None = attribute_field(
         "Name of the administrator or API key that acted. Null: the user did."
@@ -85,20 +83,13 @@ class AuthLogFilter(ConditionsInput):
     user: UserRef | None = attribute_field(
         "User that the events are about. `User.authLog` refuses this condition.", default=UNSET
     )
-    action: str | None = attribute_field(
-        "Exact name of the action, such as authenticate: at most 128 printable characters.",
-        default=UNSET,
-    )
+    action: AuthEventAction | None = attribute_field("Action of the events.", default=UNSET)
     ip: IPAddress | None = attribute_field("IP address of the client.", default=UNSET)
     network: CIDR | None = attribute_field(
         "Network that contains the IP address of the client.", default=UNSET
     )
-    result: str | None = attribute_field(
-        "Exact result, such as success or fail: at most 128 printable characters.", default=UNSET
-    )
-    protocol: str | None = attribute_field(
-        "Exact name of the protocol, such as IMAP: at most 128 printable characters.", default=UNSET
-    )
+    result: AuthEventResult | None = attribute_field("Result of the events.", default=UNSET)
+    protocol: AuthProtocol | None = attribute_field("Protocol that the client used.", default=UNSET)
     since: datetime | None = attribute_field(
         "Earliest time of the first of equal events, inclusive.", default=UNSET
     )

@@ -11,6 +11,7 @@ from graph.types.mutations import mutation
 from graph.types.references import UserSelection, user_selector_from_selection
 from models.errors import InvalidInput
 from models.users.roles import Scope
+from models.validation_constraints import ValidationConstraint
 from resolvers.auth import sessions
 
 MAX_REASON_LENGTH = 120  # characters
@@ -64,7 +65,7 @@ class SessionMutation:
         ctx, reason = info.context, input.reason or None
         if reason and (len(reason) > MAX_REASON_LENGTH or not reason.isprintable()):
             text = f"at most {MAX_REASON_LENGTH} printable characters"
-            raise InvalidInput(text, constraint="length", path=["reason"])
+            raise InvalidInput(text, constraint=ValidationConstraint.LENGTH, path=["reason"])
         users = user_selector_from_selection(input.users or None)
         live: ConnectionRegistry | None = getattr(ctx, "live", None)
 

@@ -28,9 +28,11 @@ from graph.types.references import (
 )
 from graph.types.row_mapping import NodeView, global_id_field, link, selected_columns
 from graph.types.scalars import CIDR, Duration, IPAddress
+from models.auth.security_log import AuthProtocol
 from models.errors import ErrorCollector, InvalidInput, require_found
 from models.store.keyset_pages import Cursor
 from models.users.roles import AdminPermission, Role, Scope, UserPermission
+from models.validation_constraints import ValidationConstraint
 from resolvers.auth import (
     access_tokens,
     api_keys,
@@ -67,7 +69,9 @@ class AccessToken(NodeView):
     )
     last_used_at: datetime = attribute_field("Time of the last use, recorded at most once an hour.")
     ip: IPAddress | None = attribute_field("IP address of the client at the sign-in.")
-    protocol: str | None = attribute_field("Protocol that the client named at the sign-in.")
+    protocol: AuthProtocol | None = attribute_field(
+        "Protocol that the client named at the sign-in."
+    )
     scope: Scope = attribute_field("Scope of the access token.")
     current: bool = attribute_field("True for the access token of this request.")
 
@@ -201,9 +205,8 @@ class AuthenticateInput(Options):
         "temporary password; other scopes take an application password, or the main "
         "password if no second factor is on."
     )
-    protocol: str = attribute_field(
-        "Name of the protocol for the security log: 1 to 32 letters, digits and `.+_-`.",
-        default="API",
+    protocol: AuthProtocol = attribute_field(
+        "Protocol of the client, for the security log.", default=AuthProtocol.API
     )
     scope: Scope = attribute_field(
         "Scope to sign in for, such as FULL, IMAP, POP3 or SMTP.", default=Scope.FULL
@@ -456,8 +459,9 @@ class AuthMutation:
     )
     async def authenticate(self, info: Info, input: AuthenticateInput) -> AuthenticatePayload:
         scope = Scope(input.scope)  # strawberry passes the plain text if the schema is sorted
+        protocol = AuthProtocol(input.protocol)
         proof = _proof_from_input(input)
-        attempt = SignInRequest(scope, input.protocol, input.token, input.token_ttl or None, proof)
+        attempt = SignInRequest(scope, protocol, input.token, input.token_ttl or None, proof)
         sign_in = await authentication.authenticate(
             info.context, input.username, input.password, attempt
         )
@@ -566,7 +570,7 @@ def _proof_from_input(input: AuthenticateInput) -> SecondFactorProof:
     """
     if input.webauthn and not isinstance(input.webauthn, dict):
         text = "what a key has signed is an object"
-        raise InvalidInput(text, constraint="object", path=["webauthn"])
+        raise InvalidInput(text, constraint=ValidationConstraint.OBJECT, path=["webauthn"])
     return SecondFactorProof(
         input.totp or None, cast("Mapping[str, Any] | None", input.webauthn or None)
     )
@@ -580,5 +584,7 @@ def _validated_root_field_names(info: Info, operation_names: Sequence[str]) -> l
     for index, name in enumerate(operation_names):
         if name not in known_names:
             text = "no field of Query, Mutation or Subscription"
-            raise InvalidInput(text, constraint="unknown", path=["operations"], index=index)
+            raise InvalidInput(
+                text, constraint=ValidationConstraint.UNKNOWN, path=["operations"], index=index
+            )
     return list(operation_names)

@@ -21,7 +21,8 @@ from resolvers.users import loaders as user_loaders
 
 
 @strawberry.input(
-    description="Changes to an autoreply. An absent field stays unchanged, null sets the default."
+    description="New values of an autoreply. An absent field leaves the value unchanged, null "
+    "sets the default."
 )
 class AutoreplyPatch(RestrictionsInput):
     restriction_fields = frozenset({"addresses"})
@@ -29,36 +30,40 @@ class AutoreplyPatch(RestrictionsInput):
         "Turns the autoreply on or off. After turning it on, each sender gets a reply again."
     )
     name: strawberry.Maybe[str | None] = attribute_field(
-        "Display name in From, at most 128 characters. Null uses the name of the user or address."
+        "Display name in From, at most 128 characters. Null: the name of the user or address."
     )
     subject: strawberry.Maybe[str | None] = attribute_field(
-        "Subject, at most 2 KiB. Null uses `Auto: Re:` and the original subject."
+        "Subject of the reply, at most 2 KiB. Null: `Auto: Re:` and the original subject."
     )
     text: strawberry.Maybe[str | None] = attribute_field(
-        "Plain text, at most 128 KiB. Null removes it."
+        "Plain text of the reply, at most 128 KiB. Null: it is made from the HTML."
     )
-    html: strawberry.Maybe[str | None] = attribute_field("HTML, at most 128 KiB. Null removes it.")
+    html: strawberry.Maybe[str | None] = attribute_field(
+        "HTML of the reply, at most 128 KiB. Null: none."
+    )
     internal_subject: strawberry.Maybe[str | None] = attribute_field(
-        "Subject for senders of the same domain, at most 2 KiB. Null uses `subject`."
+        "Subject for senders of the same domain, at most 2 KiB. Null: `subject`."
     )
     internal_text: strawberry.Maybe[str | None] = attribute_field(
-        "Plain text for senders of the same domain, at most 128 KiB."
+        "Plain text for senders of the same domain, at most 128 KiB. If this and `internalHtml` "
+        "are null, they get the same reply as others."
     )
     internal_html: strawberry.Maybe[str | None] = attribute_field(
-        "HTML for senders of the same domain, at most 128 KiB."
+        "HTML for senders of the same domain, at most 128 KiB. If this and `internalText` are "
+        "null, they get the same reply as others."
     )
     starts_at: strawberry.Maybe[datetime | None] = attribute_field(
-        "Start of the replies. Null starts at once."
+        "Start of the period of replies. Null: replies start at once."
     )
     ends_at: strawberry.Maybe[datetime | None] = attribute_field(
-        "End of the replies. Null has no end."
+        "End of the period of replies. Null: no end."
     )
     addresses: strawberry.Maybe[list[EmailAddress] | None] = attribute_field(
-        "Addresses of the user to which mail is answered, at most 50. Null answers mail to any "
-        "address."
+        "Addresses of the user to which mail is answered, at most 50. Null: mail to any address "
+        "is answered."
     )
     interval: strawberry.Maybe[Duration | None] = attribute_field(
-        "Minimum time between two replies to one sender, PT1H to P366D. Null uses the setting "
+        "Minimum time between two replies to one sender, PT1H to P366D. Null: the setting "
         "`autoreply.interval`."
     )
 
@@ -73,7 +78,7 @@ class AutoreplySetInput(Options):
     users: UserSelection | None = attribute_field(
         "Users to change. Default: the signed-in user.", default=UNSET
     )
-    set: AutoreplyPatch = attribute_field("Changes to the autoreplies.")
+    set: AutoreplyPatch = attribute_field("New values of the autoreplies.")
 
 
 @strawberry.input(description="Input of autoreplyDelete.")
@@ -84,9 +89,11 @@ class AutoreplyDeleteInput(Options):
 @strawberry.type(description="Payload of autoreplySet.")
 class AutoreplySetPayload(UserSelectionPayload):
     autoreplies: list[Autoreply] = attribute_field(
-        "Autoreplies after the change.", default_factory=list
+        "Autoreplies after the change, in the order of `users`.", default_factory=list
     )
-    users: list[User] = attribute_field("Users in the same order.", default_factory=list)
+    users: list[User] = attribute_field(
+        "Users in the order of `autoreplies`.", default_factory=list
+    )
 
 
 @strawberry.type
@@ -108,7 +115,9 @@ class AutoreplyMutation:
             users=[User.from_row(row) for row in rows if row],
         )
 
-    @mutation("Deletes the autoreplies of users with their texts and times.", scope=Scope.SETTINGS)
+    @mutation(
+        "Deletes the autoreplies of users with their texts and periods.", scope=Scope.SETTINGS
+    )
     async def autoreply_delete(self, info: Info, input: AutoreplyDeleteInput) -> UsersPayload:
         ctx = info.context
         keys = await autoreplies.delete_autoreplies(ctx, user_selector_from_selection(input.users))

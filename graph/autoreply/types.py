@@ -41,27 +41,32 @@ TO_ARGUMENT = strawberry.argument(
     description="Recipient address of the user. Default: the recipient of `message`, else the main "
     "address."
 )
-MESSAGE_ARGUMENT = strawberry.argument(description="Stored message to preview the reply for.")
+MESSAGE_ARGUMENT = strawberry.argument(
+    description="Stored message to preview the reply for. Default: no message."
+)
 
 
 @strawberry.type(description="Preview of an autoreply to one sender.")
 class AutoreplyPreview:
     suppressed_because: NoReplyReason | None = attribute_field(
-        "Reason why no reply would be sent. Null if a reply would be sent."
+        "Reason why no reply would be sent. Null: a reply would be sent."
     )
     internal: bool = attribute_field(
-        "Whether the sender is in the domain of the user or address, or in an alias of it."
+        "True if the sender is in the domain of the user or address, or in an alias of it."
     )
-    from_: EmailAddress | None = attribute_field("Address in From.", name="from")
-    from_name: str | None = attribute_field("Display name in From.")
+    from_: EmailAddress | None = attribute_field(
+        "Address in the header field From of the reply.", name="from"
+    )
+    from_name: str | None = attribute_field("Display name in the header field From of the reply.")
     to: EmailAddress | None = attribute_field(
-        "Address in To. Null if there is no sender to reply to."
+        "Address in the header field To of the reply. Null: there is no sender to reply to."
     )
     subject: str = attribute_field("Subject of the reply.")
     text: str | None = attribute_field(
-        "Plain text. It is made from the HTML if only that is set. Null if there is no text."
+        "Plain text of the reply. It is made from the HTML if only that is set. Null: there is no "
+        "text."
     )
-    html: str | None = attribute_field("HTML. Null if there is none.")
+    html: str | None = attribute_field("HTML of the reply. Null: there is none.")
 
     @classmethod
     def from_preview(cls, reply_preview: AutoreplyPreviewResult) -> "AutoreplyPreview":
@@ -80,17 +85,17 @@ class AutoreplyPreview:
 
 @strawberry.type(description="Automatic reply of a user, or of a forwarding address.")
 class Autoreply(NodeView):
-    enabled: bool = attribute_field("Whether the autoreply is turned on.")
+    enabled: bool = attribute_field("True if the autoreply is turned on.")
     name: str | None = attribute_field(
-        "Display name in From. Null uses the name of the user or address."
+        "Display name in From. Null: the name of the user or address."
     )
     subject: str | None = attribute_field(
-        "Subject. Null uses `Auto: Re:` and the original subject."
+        "Subject of the reply. Null: `Auto: Re:` and the original subject."
     )
-    text: str | None = attribute_field("Plain text. Null if there is none.")
-    html: str | None = attribute_field("HTML. Null if there is none.")
+    text: str | None = attribute_field("Plain text of the reply. Null: it is made from the HTML.")
+    html: str | None = attribute_field("HTML of the reply. Null: there is none.")
     internal_subject: str | None = attribute_field(
-        "Subject for senders of the same domain. Null uses `subject`."
+        "Subject for senders of the same domain. Null: `subject`."
     )
     internal_text: str | None = attribute_field(
         "Plain text for senders of the same domain. If this and `internalHtml` are null, they get "
@@ -100,18 +105,22 @@ class Autoreply(NodeView):
         "HTML for senders of the same domain. If this and `internalText` are null, they get the "
         "same reply as others."
     )
-    starts_at: datetime | None = attribute_field("Start of the replies. Null starts at once.")
-    ends_at: datetime | None = attribute_field("End of the replies. Null has no end.")
+    starts_at: datetime | None = attribute_field(
+        "Start of the period of replies. Null: replies start at once."
+    )
+    ends_at: datetime | None = attribute_field("End of the period of replies. Null: no end.")
     addresses: list[EmailAddress] = attribute_field(
-        "Addresses to which mail is answered. Empty if mail to any address is answered."
+        "Addresses to which mail is answered. Empty: mail to any address is answered."
     )
     interval: Duration = attribute_field(
         "Minimum time between two replies to one sender. Default: the setting `autoreply.interval`."
     )
     active_now: bool = attribute_field(
-        "Whether the autoreply is turned on and the current time is in its period."
+        "True if the autoreply is turned on and the current time is in its period."
     )
-    created_at: datetime | None = attribute_field("Time of creation. Null if it was never set.")
+    created_at: datetime | None = attribute_field(
+        "Time when the autoreply was first set. Null: it was never set."
+    )
 
     load_batch = staticmethod(autoreplies.load_autoreplies_by_id)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
@@ -120,7 +129,7 @@ class Autoreply(NodeView):
         **TEXT_FIELDS,
     }
 
-    @field("Previews the reply to one sender without sending it.", "id", cost=5)
+    @field("Preview of the reply to one sender. Nothing is sent.", "id", cost=5)
     async def preview(
         self,
         info: Info,

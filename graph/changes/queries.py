@@ -21,9 +21,11 @@ from graph.types.references import (
 from graph.types.scalars import Cursor, Duration
 from graph.users.queries import UserFilter
 from models.errors import InvalidInput, require_found
-from models.events.journal import EventType, StreamPositions
+from models.events.event_types import DOMAIN_EVENT_TYPES, EventType
+from models.events.journal import StreamPositions
 from models.mailboxes.shares import ShareRight
 from models.users.roles import Role, Scope
+from models.validation_constraints import ValidationConstraint
 from resolvers.access import require_user_id
 from resolvers.changes import managed_streams
 from resolvers.changes.stream_reader import (
@@ -40,6 +42,15 @@ MAX_DEBOUNCE = timedelta(minutes=1)
 MAX_FILTER_ITEMS = 100  # mailboxes or types of one subscription
 DEFAULT_PAGE_SIZE = 500
 MAX_PAGE_SIZE = 1000  # events per page
+
+ResumeArgument = Annotated[
+    Cursor | None,
+    strawberry.argument(
+        description="Streams events after this position, first the missed ones. Default: only "
+        "events from "
+        "the time of the request on."
+    ),
+]
 
 
 async def _stream_selector_of_account(info: Info, user_ref: UserRef | None) -> SelectStreams:
@@ -67,7 +78,9 @@ def resume_position_or_now(info: Info, after: object) -> StreamPositions | None:
 def _check_item_count(items: Sequence[object] | None, argument_name: str) -> None:
     """Raise Invalid if a list argument has too many items."""
     if len(items or ()) > MAX_FILTER_ITEMS:
-        raise InvalidInput(f"at most {MAX_FILTER_ITEMS}", constraint="max", path=[argument_name])
+        raise InvalidInput(
+            f"at most {MAX_FILTER_ITEMS}", constraint=ValidationConstraint.MAX, path=[argument_name]
+        )
 
 
 async def _follow_batches(info: Info, request: FollowRequest) -> AsyncIterator[ChangeBatch]:
@@ -115,7 +128,13 @@ class ChangeQuery:
     async def changes(
         self,
         info: Info,
-        after: Cursor,
+        after: Annotated[
+            Cursor,
+            strawberry.argument(
+                description="Returns events after this position: `User.cursor`, "
+                "`ChangeBatch.cursor` or `journalCursor` of a payload."
+            ),
+        ],
         user: UserRef | None = UNSET,
         types: list[EventType] | None = UNSET,
         first: Annotated[
@@ -123,7 +142,11 @@ class ChangeQuery:
         ] = DEFAULT_PAGE_SIZE,
     ) -> ChangeBatch:
         if not 0 < first <= MAX_PAGE_SIZE:
-            raise InvalidInput(f"first is 1 to {MAX_PAGE_SIZE}", constraint="page", path=["first"])
+            raise InvalidInput(
+                f"first is 1 to {MAX_PAGE_SIZE}",
+                constraint=ValidationConstraint.PAGE,
+                path=["first"],
+            )
         _check_item_count(types, "types")
         position = after if isinstance(after, dict) else {}
         request = FollowRequest(
@@ -148,7 +171,7 @@ class ChangeSubscription:
         self,
         info: Info,
         user: UserRef | None = UNSET,
-        after: Cursor | None = UNSET,
+        after: ResumeArgument = UNSET,
         types: list[EventType] | None = UNSET,
         mailboxes: list[MailboxRef] | None = UNSET,
         debounce: Duration | None = UNSET,
@@ -162,7 +185,9 @@ class ChangeSubscription:
     ) -> AsyncIterator[ChangeBatch]:
         window = debounce if isinstance(debounce, timedelta) else DEFAULT_DEBOUNCE
         if not timedelta(0) <= window <= MAX_DEBOUNCE:
-            raise InvalidInput("at most a minute", constraint="max", path=["debounce"])
+            raise InvalidInput(
+                "at most a minute", constraint=ValidationConstraint.MAX, path=["debounce"]
+            )
         _check_item_count(types, "types")
         _check_item_count(mailboxes, "mailboxes")
         request = FollowRequest(
@@ -189,7 +214,7 @@ class ChangeSubscription:
             MailboxRef,
             strawberry.argument(description="The mailbox: own by any reference, shared by ID."),
         ],
-        after: Cursor | None = UNSET,
+        after: ResumeArgument = UNSET,
     ) -> AsyncIterator[ChangeBatch]:
         row = await require_own_or_shared_mailbox(
             info.context, mailbox_selector_from_ref(mailbox), ShareRight.LOOKUP
@@ -209,11 +234,22 @@ class ChangeSubscription:
         scope=Scope.READ,
     )
     async def user_changes(
-        self, info: Info, filter: UserFilter | None = UNSET, after: Cursor | None = UNSET
+        self,
+        info: Info,
+        filter: Annotated[
+            UserFilter | None,
+            strawberry.argument(
+                description="Conditions of the users whose changes are streamed. Default: all "
+                "users."
+            ),
+        ] = UNSET,
+        after: ResumeArgument = UNSET,
     ) -> AsyncIterator[ChangeBatch]:
         conditions = (filter or UserFilter()).to_conditions()
         stream_source = managed_streams.selector_of_domain_streams(
-            conditions.domain, managed_streams.USER_EVENT_TYPES, path=["filter", "domain"]
+            conditions.domain,
+            managed_streams.USER_AND_ADDRESS_EVENT_TYPES,
+            path=["filter", "domain"],
         )
         event_filter = managed_streams.user_event_filter_ignoring_domain(conditions)
         async for batch in _follow_batches(
@@ -239,11 +275,11 @@ class ChangeSubscription:
             DomainRef | None,
             strawberry.argument(description="Default: all domains that the viewer administers."),
         ] = UNSET,
-        after: Cursor | None = UNSET,
+        after: ResumeArgument = UNSET,
     ) -> AsyncIterator[ChangeBatch]:
         event_types = (
-            managed_streams.USER_EVENT_TYPES
-            | managed_streams.DOMAIN_EVENT_TYPES
+            managed_streams.USER_AND_ADDRESS_EVENT_TYPES
+            | DOMAIN_EVENT_TYPES
             | managed_streams.DOMAIN_RULE_EVENT_TYPES
         )
         stream_source = managed_streams.selector_of_domain_streams(

@@ -5,6 +5,7 @@ from typing import Any
 
 import strawberry
 
+from graph.changes.changed_types import TYPE_NAME_BY_EVENT_TYPE
 from graph.mailboxes.types import Mailbox
 from graph.messages.types import Message
 from graph.nodes import load_node
@@ -15,7 +16,8 @@ from graph.types.fields import Info, field
 from graph.types.row_mapping import NodeView, link
 from graph.types.scalars import BigInt, Cursor
 from graph.users.types import User
-from models.events.journal import EventType, JournalEvent
+from models.events.event_types import SUBMISSION_EVENT_TYPES, EventType
+from models.events.journal import JournalEvent
 from models.users.tables import LimitKind, UsageLevel
 from resolvers.changes.stream_reader import EventBatch, ResyncReason
 from resolvers.mailboxes import loaders as mailbox_loaders
@@ -181,34 +183,6 @@ class AccountChange(Change):
         )
 
 
-TYPE_NAME_BY_EVENT_TYPE = {
-    EventType.ADDRESS_CHANGED: "Address",
-    EventType.FILE_CHANGED: "File",
-    EventType.FILTER_CHANGED: "Filter",
-    EventType.IDENTITY_CHANGED: "Identity",
-    EventType.USER_CHANGED: "User",
-    EventType.DOMAIN_CHANGED: "Domain",
-    EventType.TASK_CHANGED: "Task",
-    EventType.SECURITY_EVENT: "AuthEvent",
-    EventType.KEY_VALUE_CHANGED: "KeyValueEntry",
-    EventType.LABEL_CHANGED: "Label",
-    EventType.AUTOREPLY_CHANGED: "Autoreply",
-    EventType.SIEVE_CHANGED: "SieveScript",
-    EventType.THREAD_CHANGED: "Thread",
-    EventType.SAVED_SEARCH_CHANGED: "SavedSearch",
-    EventType.SENDER_RULE_CHANGED: "SenderRule",
-    EventType.QUARANTINE_CHANGED: "QuarantineItem",
-    EventType.CONNECTOR_CHANGED: "Connector",
-    EventType.DKIM_CHANGED: "DkimKey",
-    EventType.RELAY_HOST_CHANGED: "RelayHost",
-    EventType.TRANSPORT_CHANGED: "Transport",
-    EventType.TLS_POLICY_CHANGED: "TlsPolicy",
-    EventType.FORWARDING_HOST_CHANGED: "ForwardingHost",
-    EventType.COMPOSE_REQUESTED: "ComposeRequest",
-    EventType.CERTIFICATE_CHANGED: "Certificate",
-}
-
-
 @strawberry.type(description="The stream cannot go on from the cursor given.")
 class ResyncChange(Change):
     reason: ResyncReason = attribute_field("Fetch state again, then go on from cursor.")
@@ -220,7 +194,7 @@ def change_from_event(event: JournalEvent) -> Change:
         return MailboxChange.from_event(event)
     if event.type.startswith("MESSAGE_"):
         return MessageChange.from_event(event)
-    if event.type is EventType.SUBMISSION_CHANGED:
+    if event.type in SUBMISSION_EVENT_TYPES:
         return SubmissionChange.from_event(event)
     if event.type is EventType.LIMIT_REACHED:
         return LimitChange.from_event(event)

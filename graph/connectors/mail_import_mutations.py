@@ -27,25 +27,27 @@ from resolvers.connectors.mail_import import NewMailImport, RemoteAccount
 
 
 @strawberry.input(
-    description="Account on a remote server whose messages are fetched once. Its password is then "
-    "deleted."
+    description="Account on a remote server whose messages are fetched once. Its password is "
+    "deleted when the run ends."
 )
 class ImportRemoteInput(RemoteAccountInput):
     pass
 
 
-@strawberry.input(one_of=True, description="Source of a mail import.")
+@strawberry.input(
+    one_of=True, description="Source of a mail import. Exactly one field must be set."
+)
 class ImportSource:
     upload: strawberry.Maybe[Upload] = attribute_field(
         "Uploaded archive: mbox, a ZIP of .eml files, a tar of a Maildir, or a file of userExport. "
         "The import consumes the upload."
     )
     path: strawberry.Maybe[str] = attribute_field(
-        "Path of an archive on the server, below the configured import folder. Needs the role ROOT."
+        "Path of an archive on the server, below the configured import folder. Requires role ROOT."
     )
     remote: strawberry.Maybe[ImportRemoteInput] = attribute_field("Account on a remote server.")
     user: strawberry.Maybe[UserRef] = attribute_field(
-        "Another user of this server. Only ROOT can name a user other than the signed-in one."
+        "User of this platform. Only a ROOT can refer to a user other than the signed-in one."
     )
 
 
@@ -56,14 +58,15 @@ class MailImportInput(Options):
     )
     source: ImportSource = attribute_field("Source of the messages.")
     parent_mailbox: MailboxRef | None = attribute_field(
-        "Mailbox that contains all imported mailboxes, also INBOX. A mailbox named by its path is "
-        "created if it does not exist. For several users it must be named by path or role.",
+        "Mailbox that contains all imported mailboxes, also INBOX. A missing mailbox is created "
+        "if it is given by its path. For several users the reference must be a path or a "
+        "special use.",
         default=UNSET,
     )
     filter: MessageFilter | None = attribute_field(
-        "Imports only matching messages. Mailboxes are those of the source. For archives and "
-        "remote "
-        "servers, conditions that only stored messages have are an error.",
+        "Imports only messages that meet these conditions. Conditions on mailboxes refer to the "
+        "source. For archives and remote servers, conditions on stored messages are an "
+        "error.",
         default=UNSET,
     )
     subscribe: bool = attribute_field(
@@ -101,7 +104,7 @@ class MailImportInput(Options):
 @strawberry.type(description="Payload of mailImport.")
 class MailImportPayload(MutationPayload):
     connector_runs: list[ConnectorRun] = attribute_field(
-        "One queued run for each user, ordered by user.", default_factory=list
+        "One queued run for each user, sorted by user.", default_factory=list
     )
 
 
@@ -109,8 +112,9 @@ class MailImportPayload(MutationPayload):
 class MailImportMutation:
     @mutation(
         "Imports messages once, with one run for each user. A run continues after a crash and is "
-        "kept for 30 days. Messages that a mailbox already contains are skipped. Other users need "
-        "the right to manage their connectors, a remote server the permission CONNECTORS.",
+        "kept for 30 days. Messages that a mailbox already contains are skipped. An import "
+        "for other users requires the right to manage their connectors, an import from a "
+        "remote server the permission CONNECTORS.",
         scope=Scope.MAIL,
     )
     async def mail_import(self, info: Info, input: MailImportInput) -> MailImportPayload:

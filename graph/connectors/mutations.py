@@ -24,6 +24,7 @@ from mail.connectors.remote_server import ConnectorStage, RemoteFailure
 from models.connectors import AuthMechanism, ConnectorProtocol, ConnectorSecurity
 from models.errors import ConnectorFailure, InvalidInput
 from models.users.roles import Scope
+from models.validation_constraints import ValidationConstraint
 from resolvers.connectors import check
 from resolvers.connectors import loaders as connector_loaders
 from resolvers.connectors import mutations as connector_mutations
@@ -45,18 +46,19 @@ NOT_ATOMIC = AtomicExclusion("a check of an account elsewhere")
 @strawberry.input(description="Rule that renames mailboxes of the remote server.")
 class FolderRewriteInput:
     pattern: str = attribute_field(
-        "Regular expression that is searched for in the whole remote path, ignoring case."
+        "Regular expression that is searched for in the whole remote path, ignoring case. The "
+        "first match is replaced."
     )
     replacement: str = attribute_field(
-        "Replacement of each match. `$1` to `$9` are the groups of the match."
+        "Replacement of the first match. `$1` to `$9` are the groups of the match."
     )
 
 
 @strawberry.input(description="Custom option of a connector.")
 class ConnectorOptionInput:
-    name: OptionName = attribute_field("Name of the option.")
+    name: OptionName = attribute_field("Name of the custom option.")
     value: str | None = attribute_field(
-        "Value of the option. Default for switches: `true`.", default=UNSET
+        "Value of the option. Default: `true` for options that are on or off.", default=UNSET
     )
 
 
@@ -65,13 +67,17 @@ class ConnectorOptionInput:
     "token."
 )
 class ConnectorOauthInput:
-    token_url: URL = attribute_field("URL of the token endpoint.")
-    client_id: str = attribute_field("Client ID of this server at the token endpoint.")
+    token_url: URL = attribute_field(
+        "URL of the token endpoint. It must be `https` unless private networks are allowed."
+    )
+    client_id: str = attribute_field(
+        "Client ID of this server at the token endpoint, at most 1,000 characters."
+    )
     client_secret: str | None = attribute_field(
-        "Client secret. It is never returned.", default=UNSET
+        "Client secret of this server at the token endpoint. It is never returned.", default=UNSET
     )
     scope: str | None = attribute_field(
-        "Requested scope. Default: the scope of the refresh token.", default=UNSET
+        "Requested OAuth scope. Default: the scope of the refresh token.", default=UNSET
     )
 
 
@@ -99,7 +105,9 @@ def column_values(connector_input: Any) -> dict[str, Any]:
     if _input_value(getattr(connector_input, "delete_source", UNSET)) is True:
         if values.get("source_retention"):
             text = "the same as sourceRetention PT0S: one of both"
-            raise InvalidInput(text, constraint="exclusive", path=["deleteSource"])
+            raise InvalidInput(
+                text, constraint=ValidationConstraint.EXCLUSIVE, path=["deleteSource"]
+            )
         values["source_retention"] = timedelta(0)
     return values
 
@@ -127,43 +135,53 @@ class RemoteAccountInput:
         "Protocol of the remote server: IMAP or POP3.", default=ConnectorProtocol.IMAP
     )
     host: str = attribute_field(
-        "Host name or IP address. Private networks need the setting "
+        "Host name or IP address of the remote server. Private networks require the setting "
         "`connectors.allowPrivateNetworks`."
     )
     port: int | None = attribute_field(
-        "TCP port. Default: the port of the protocol and the security.", default=UNSET
+        "TCP port of the remote server. Default: IMAP 993 with TLS, else 143; POP3 995 with TLS, "
+        "else 110.",
+        default=UNSET,
     )
     security: ConnectorSecurity = attribute_field(
-        "Encryption of the connection. NONE needs permission for private networks.",
+        "Encryption of the connection. NONE requires the setting "
+        "`connectors.allowPrivateNetworks`.",
         default=ConnectorSecurity.TLS,
     )
-    username: str = attribute_field("User name on the remote server.")
+    username: str = attribute_field("Username on the remote server, at most 255 characters.")
     password: str = attribute_field(
-        "Password. For XOAUTH2 and OAUTHBEARER the access token, or with `oauth` the refresh "
-        "token. It is never returned."
+        "Password on the remote server. For XOAUTH2 and OAUTHBEARER: the access token, or with "
+        "`oauth` the refresh token. It is never returned."
     )
     auth_mechanism: AuthMechanism = attribute_field(
-        "SASL mechanism of the sign-in.", default=AuthMechanism.PLAIN
+        "SASL mechanism for signing in on the remote server.", default=AuthMechanism.PLAIN
     )
-    oauth: ConnectorOauthInput | None = attribute_field("Source of access tokens.", default=UNSET)
+    oauth: ConnectorOauthInput | None = attribute_field(
+        "Token endpoint for access tokens. Only for XOAUTH2 and OAUTHBEARER.", default=UNSET
+    )
     target_domain: str | None = attribute_field(
-        "Domain that recipient addresses are rewritten to.", default=UNSET
+        "Domain of the recipient address that filters see for fetched messages. Default: the "
+        "domain of the user's main address.",
+        default=UNSET,
     )
     max_age: Duration | None = attribute_field(
-        "Maximum age of fetched messages. Default: unlimited.", default=UNSET
+        "Maximum age of fetched messages, at least PT1M. Default: unlimited.", default=UNSET
     )
     max_bytes_per_second: ByteSize | None = attribute_field(
         "Maximum transfer rate in bytes per second, at least 1. Default: unlimited.", default=UNSET
     )
     exclude: str | None = attribute_field(
-        "Regular expression for paths of mailboxes that are not fetched. Null excludes none.",
+        "Regular expression for paths of remote mailboxes that are not fetched. Null: none is "
+        "excluded.",
         default=DEFAULT_EXCLUDE,
     )
     folder_rewrites: list[FolderRewriteInput] | None = attribute_field(
         "Rules that rename remote mailboxes, at most 50.", default=UNSET
     )
     auto_map_folders: bool = attribute_field(
-        "Maps remote mailboxes by role, such as Sent Items to Sent.", default=True
+        "Maps remote mailboxes to local ones by special use or usual name, such as Sent Items to "
+        "Sent.",
+        default=True,
     )
     skip_cross_duplicates: bool = attribute_field(
         "Fetches a message that is in several remote mailboxes only once.", default=False
@@ -178,7 +196,7 @@ class RemoteAccountInput:
         "Maximum time without a response of the remote server, PT1S to PT1H.", default=TEN_MINUTES
     )
     local_timeout: Duration = attribute_field(
-        "Maximum time of a local transaction, PT1S to PT1H.", default=TEN_MINUTES
+        "Maximum time of a database transaction of the run, PT1S to PT1H.", default=TEN_MINUTES
     )
     custom_options: list[ConnectorOptionInput] | None = attribute_field(
         "Custom options, at most 50.", default=UNSET
@@ -196,77 +214,99 @@ class ConnectorCreateInput(Options, RemoteAccountInput):
         "User who gets the messages. Default: the signed-in user.", default=UNSET
     )
     name: str | None = attribute_field(
-        "Name, at most 255 characters. Default: the remote account.", default=UNSET
+        "Name of the connector, at most 255 characters. Default: username and host of the remote "
+        "account.",
+        default=UNSET,
     )
     target_folder: str | None = attribute_field(
-        "Path of the mailbox that contains all fetched mailboxes.", default=UNSET
+        "Path of the local mailbox that contains all fetched mailboxes. Default: the remote "
+        "hierarchy.",
+        default=UNSET,
     )
     interval: Duration | None = attribute_field(
-        "Time between two runs, more than PT4M and at most P30D. Null runs only on request.",
+        "Time between two runs, more than PT4M and at most P30D. Null: runs are only started by "
+        "`connectorStart`.",
         default=HALF_AN_HOUR,
     )
     subscribe_all: bool = attribute_field(
         "Subscribes to mailboxes that a run creates.", default=True
     )
     source_retention: Duration | None = attribute_field(
-        "Time after which a fetched message is deleted on the remote server. Null deletes nothing.",
+        "Time after which a fetched message is deleted on the remote server. PT0S: at once. "
+        "Null: never.",
         default=UNSET,
     )
     mirror_deletes: bool = attribute_field(
-        "Deletes messages here after they were deleted on the remote server.", default=False
+        "Deletes local messages after they were deleted on the remote server. Only for IMAP. It "
+        "excludes `sourceRetention`.",
+        default=False,
     )
-    active: bool = attribute_field("Whether the connector runs at its interval.", default=True)
+    active: bool = attribute_field("Runs the connector at its interval.", default=True)
 
 
-@strawberry.input(description="Changes to connectors. An absent field stays unchanged.")
+@strawberry.input(
+    description="New values of connectors. An absent field leaves the value unchanged."
+)
 class ConnectorPatch:
     user: strawberry.Maybe[UserRef] = attribute_field(
         "User who gets the messages. All messages are fetched again for a new user."
     )
     name: strawberry.Maybe[str | None] = attribute_field(
-        "Name, at most 255 characters. Null uses the remote account."
+        "Name of the connector, at most 255 characters. Null: username and host of the remote "
+        "account."
     )
     protocol: strawberry.Maybe[ConnectorProtocol] = attribute_field(
-        "Protocol of the remote server."
+        "Protocol of the remote server: IMAP or POP3."
     )
-    host: strawberry.Maybe[str] = attribute_field("Host name or IP address of the remote server.")
+    host: strawberry.Maybe[str] = attribute_field(
+        "Host name or IP address of the remote server. A new host requires `password`."
+    )
     port: strawberry.Maybe[int | None] = attribute_field(
-        "TCP port. Null uses the port of the protocol and the security."
+        "TCP port of the remote server. Null: the default port of `protocol` and `security`."
     )
-    security: strawberry.Maybe[ConnectorSecurity] = attribute_field("Encryption of the connection.")
-    username: strawberry.Maybe[str] = attribute_field("User name on the remote server.")
+    security: strawberry.Maybe[ConnectorSecurity] = attribute_field(
+        "Encryption of the connection. NONE requires the setting `connectors.allowPrivateNetworks`."
+    )
+    username: strawberry.Maybe[str] = attribute_field(
+        "Username on the remote server, at most 255 characters."
+    )
     password: strawberry.Maybe[str] = attribute_field(
-        "New password or token. It is required for another host or user."
+        "Password or token on the remote server. It is required for another host or user."
     )
     auth_mechanism: strawberry.Maybe[AuthMechanism] = attribute_field(
-        "SASL mechanism of the sign-in."
+        "SASL mechanism for signing in on the remote server."
     )
     oauth: strawberry.Maybe[ConnectorOauthInput | None] = attribute_field(
-        "Source of access tokens."
+        "Token endpoint for access tokens. Only for XOAUTH2 and OAUTHBEARER. Null: the password "
+        "is used as it is."
     )
     target_domain: strawberry.Maybe[str | None] = attribute_field(
-        "Domain that recipient addresses are rewritten to. Null leaves them unchanged."
+        "Domain of the recipient address that filters see for fetched messages. Null: the domain "
+        "of the user's main address."
     )
     target_folder: strawberry.Maybe[str | None] = attribute_field(
-        "Path of the mailbox that contains all fetched mailboxes."
+        "Path of the local mailbox that contains all fetched mailboxes. Null: the remote hierarchy."
     )
     interval: strawberry.Maybe[Duration | None] = attribute_field(
-        "Time between two runs, more than PT4M and at most P30D. Null runs only on request."
+        "Time between two runs, more than PT4M and at most P30D. Null: runs are only started by "
+        "`connectorStart`."
     )
     max_age: strawberry.Maybe[Duration | None] = attribute_field(
-        "Maximum age of fetched messages. Null is unlimited."
+        "Maximum age of fetched messages, at least PT1M. Null: unlimited."
     )
     max_bytes_per_second: strawberry.Maybe[ByteSize | None] = attribute_field(
-        "Maximum transfer rate in bytes per second, at least 1. Null is unlimited."
+        "Maximum transfer rate in bytes per second, at least 1. Null: unlimited."
     )
     exclude: strawberry.Maybe[str | None] = attribute_field(
-        "Regular expression for paths of mailboxes that are not fetched. Null excludes none."
+        "Regular expression for paths of remote mailboxes that are not fetched. Null: none is "
+        "excluded."
     )
     folder_rewrites: strawberry.Maybe[list[FolderRewriteInput] | None] = attribute_field(
-        "All rules that rename remote mailboxes, at most 50."
+        "All rules that rename remote mailboxes, at most 50. They replace the stored rules."
     )
     auto_map_folders: strawberry.Maybe[bool] = attribute_field(
-        "Maps remote mailboxes by role, such as Sent Items to Sent."
+        "Maps remote mailboxes to local ones by special use or usual name, such as Sent Items to "
+        "Sent."
     )
     subscribe_all: strawberry.Maybe[bool] = attribute_field(
         "Subscribes to mailboxes that a run creates."
@@ -278,20 +318,22 @@ class ConnectorPatch:
         "Skips messages that the local mailbox already contains."
     )
     source_retention: strawberry.Maybe[Duration | None] = attribute_field(
-        "Time after which a fetched message is deleted on the remote server. Null deletes nothing."
+        "Time after which a fetched message is deleted on the remote server. PT0S: at once. Null: "
+        "never."
     )
     delete_source: strawberry.Maybe[bool] = attribute_field("True sets `sourceRetention` to PT0S.")
     mirror_deletes: strawberry.Maybe[bool] = attribute_field(
-        "Deletes messages here after they were deleted on the remote server."
+        "Deletes local messages after they were deleted on the remote server. Only for IMAP. It "
+        "excludes `sourceRetention`."
     )
     remote_timeout: strawberry.Maybe[Duration] = attribute_field(
         "Maximum time without a response of the remote server, PT1S to PT1H."
     )
     local_timeout: strawberry.Maybe[Duration] = attribute_field(
-        "Maximum time of a local transaction, PT1S to PT1H."
+        "Maximum time of a database transaction of the run, PT1S to PT1H."
     )
     custom_options: strawberry.Maybe[list[ConnectorOptionInput] | None] = attribute_field(
-        "All custom options, at most 50."
+        "All custom options, at most 50. They replace the stored options."
     )
     spam_check: strawberry.Maybe[bool] = attribute_field(
         "Scans messages fetched into INBOX for spam."
@@ -301,30 +343,39 @@ class ConnectorPatch:
         "Runs the filters of the user on messages fetched into INBOX."
     )
     active: strawberry.Maybe[bool] = attribute_field(
-        "Whether the connector runs at its interval. An activated connector runs at once."
+        "Runs the connector at its interval. An activated connector runs at once."
     )
 
 
 @strawberry.input(description="Input of connectorUpdate.")
 class ConnectorUpdateInput(Options):
     connectors: list[ConnectorRef] = attribute_field("Connectors to change.")
-    set: ConnectorPatch = attribute_field("Changes to all of them.")
+    set: ConnectorPatch = attribute_field("New values for all of the connectors.")
 
 
 @strawberry.input(description="Input of connectorTest.")
 class ConnectorTestInput(Options):
     protocol: ConnectorProtocol = attribute_field("Protocol of the remote server: IMAP or POP3.")
-    security: ConnectorSecurity = attribute_field("Encryption of the connection.")
+    security: ConnectorSecurity = attribute_field(
+        "Encryption of the connection. NONE requires the setting `connectors.allowPrivateNetworks`."
+    )
     host: str = attribute_field("Host name or IP address of the remote server.")
     port: int | None = attribute_field(
-        "TCP port. Default: the port of the protocol and the security.", default=UNSET
+        "TCP port of the remote server. Default: IMAP 993 with TLS, else 143; POP3 995 with TLS, "
+        "else 110.",
+        default=UNSET,
     )
-    username: str = attribute_field("User name on the remote server.")
-    password: str = attribute_field("Password or token.")
+    username: str = attribute_field("Username on the remote server, at most 255 characters.")
+    password: str = attribute_field(
+        "Password on the remote server. For XOAUTH2 and OAUTHBEARER: the access token, or with "
+        "`oauth` the refresh token. It is not stored."
+    )
     auth_mechanism: AuthMechanism = attribute_field(
-        "SASL mechanism of the sign-in.", default=AuthMechanism.PLAIN
+        "SASL mechanism for signing in on the remote server.", default=AuthMechanism.PLAIN
     )
-    oauth: ConnectorOauthInput | None = attribute_field("Source of access tokens.", default=UNSET)
+    oauth: ConnectorOauthInput | None = attribute_field(
+        "Token endpoint for access tokens. Only for XOAUTH2 and OAUTHBEARER.", default=UNSET
+    )
     timeout: Duration = attribute_field(
         "Maximum time without a response of the remote server, PT1S to PT1M.",
         default=timedelta(seconds=10),
@@ -334,9 +385,10 @@ class ConnectorTestInput(Options):
 @strawberry.type(description="Result of one stage of connectorTest.")
 class ConnectorTestStage:
     stage: ConnectorStage = attribute_field("Tested stage.")
-    ok: bool = attribute_field("Whether the stage succeeded.")
+    ok: bool = attribute_field("True if the stage succeeded.")
     message: str | None = attribute_field(
-        "Error, in the words of the remote server if it sent a text."
+        "Error of the stage, in the words of the remote server if it sent a text. Null: the stage "
+        "succeeded."
     )
 
 
@@ -345,23 +397,25 @@ class ConnectorPayload(MutationPayload):
     connector: Connector | None = attribute_field("Created connector.", default=None)
 
 
-@strawberry.type(description="Result of connectorTest.")
+@strawberry.type(description="Payload of connectorTest.")
 class ConnectorTestPayload(MutationPayload):
-    ok: bool = attribute_field("Whether messages can be fetched.", default=False)
+    ok: bool = attribute_field("True if messages can be fetched.", default=False)
     stages: list[ConnectorTestStage] = attribute_field(
-        "Stages that were reached.", default_factory=list
+        "Stages of the test that were reached.", default_factory=list
     )
     capabilities: list[str] = attribute_field(
-        "Capabilities of the remote server.", default_factory=list
+        "Capabilities that the remote server announced.", default_factory=list
     )
     folders: list[str] = attribute_field(
-        "Paths of remote mailboxes, at most 1,000.", default_factory=list
+        "Paths of the remote mailboxes, at most 1,000.", default_factory=list
     )
 
 
 @strawberry.type
 class ConnectorEditMutation:
-    @mutation("Creates a connector. It runs at once if it has an interval.", **WRITE_GUARD)
+    @mutation(
+        "Creates a connector. It runs at once if it is active and has an interval.", **WRITE_GUARD
+    )
     async def connector_create(self, info: Info, input: ConnectorCreateInput) -> ConnectorPayload:
         owner = await load_named_user_id(info, input.user or None)
         key = await connector_mutations.create_connector(
@@ -385,15 +439,17 @@ class ConnectorEditMutation:
         return await load_connectors_payload(info, keys)
 
     @mutation(
-        "Connects to a remote account, signs in and lists its mailboxes. Stores nothing. A failure "
-        "is an error with its stage.",
+        "Connects to a remote account, signs in and lists its mailboxes, without storing "
+        "anything. A failure is a ConnectorFailureError with its stage.",
         atomic_exclusion=NOT_ATOMIC,
         scope=Scope.SETTINGS,
     )
     async def connector_test(self, info: Info, input: ConnectorTestInput) -> ConnectorTestPayload:
         shortest, longest = CHECK_TIMEOUT_RANGE
         if not shortest <= input.timeout <= longest:
-            raise InvalidInput("PT1S to PT1M", constraint="range", path=["timeout"])
+            raise InvalidInput(
+                "PT1S to PT1M", constraint=ValidationConstraint.RANGE, path=["timeout"]
+            )
         values = {**column_values(input), "remote_timeout": input.timeout}
         is_dry_run = bool(input.options and input.options.validate_only)
         result = await check.check_new_connector(

@@ -62,10 +62,11 @@ def _duration_field(column: str) -> DerivedField:
 @strawberry.type(description="Rule that renames mailboxes of the remote server.")
 class FolderRewrite(View):
     pattern: str = attribute_field(
-        "Regular expression that is searched for in the whole remote path."
+        "Regular expression that is searched for in the whole remote path, ignoring case. The "
+        "first match is replaced."
     )
     replacement: str = attribute_field(
-        "Replacement of each match. `$1` to `$9` are the groups of the match."
+        "Replacement of the first match. `$1` to `$9` are the groups of the match."
     )
 
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
@@ -76,7 +77,7 @@ class FolderRewrite(View):
 
 @strawberry.type(description="Custom option of a connector.")
 class ConnectorOption(View):
-    name: OptionName = attribute_field("Name of the option.")
+    name: OptionName = attribute_field("Name of the custom option.")
     value: str = attribute_field("Value of the option. Empty for an option without a value.")
 
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
@@ -93,7 +94,7 @@ class ConnectorOauth(View):
     token_url: URL = attribute_field("URL of the token endpoint.")
     client_id: str = attribute_field("Client ID of this server at the token endpoint.")
     scope: str | None = attribute_field(
-        "Requested scope. Null requests the scope of the refresh token."
+        "Requested OAuth scope. Null: the scope of the refresh token."
     )
 
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
@@ -103,11 +104,14 @@ class ConnectorOauth(View):
 
 
 @strawberry.type(
-    description="Account on a remote IMAP or POP3 server whose messages are fetched regularly.",
+    description="Connector to an account on a remote IMAP or POP3 server whose messages are "
+    "fetched regularly.",
     directives=[Auth(scope=Scope.READ)],
 )
 class Connector(NodeView):
-    name: str = attribute_field("Name of the connector. Default: the remote account.")
+    name: str = attribute_field(
+        "Name of the connector, by default username and host of the remote account."
+    )
     user: Annotated["User", strawberry.lazy("graph.users.types")] = link(
         "user_id",
         user_loaders.load_visible_users_by_id,
@@ -118,67 +122,74 @@ class Connector(NodeView):
     host: str = attribute_field("Host name or IP address of the remote server.")
     port: int = attribute_field("TCP port of the remote server.")
     security: ConnectorSecurity = attribute_field("Encryption of the connection.")
-    auth_mechanism: AuthMechanism = attribute_field("SASL mechanism of the sign-in.")
-    username: str = attribute_field("User name on the remote server.")
+    auth_mechanism: AuthMechanism = attribute_field(
+        "SASL mechanism for signing in on the remote server."
+    )
+    username: str = attribute_field("Username on the remote server.")
     oauth: ConnectorOauth | None = attribute_field(
-        "Source of access tokens. Null if the password is used as it is."
+        "Token endpoint for access tokens. Null: the password is used as it is."
     )
     target_domain: str | None = attribute_field(
-        "Domain that recipient addresses are rewritten to. Null leaves them unchanged."
+        "Domain of the recipient address that filters see for fetched messages. Null: the domain "
+        "of the user's main address."
     )
     target_folder: str | None = attribute_field(
-        "Path of the mailbox that contains all fetched mailboxes. Null keeps the remote hierarchy."
+        "Path of the local mailbox that contains all fetched mailboxes. Null: the remote hierarchy."
     )
     interval: Duration | None = attribute_field(
-        "Time between two runs. Null if it runs only on request."
+        "Time between two runs. Null: runs are only started by `connectorStart`."
     )
-    max_age: Duration | None = attribute_field(
-        "Maximum age of fetched messages. Null is unlimited."
-    )
+    max_age: Duration | None = attribute_field("Maximum age of fetched messages. Null: unlimited.")
     max_bytes_per_second: ByteSize | None = attribute_field(
-        "Maximum transfer rate in bytes per second. Null is unlimited."
+        "Maximum transfer rate in bytes per second. Null: unlimited."
     )
     exclude: str | None = attribute_field(
-        "Regular expression for paths of mailboxes that are not fetched. Null excludes none."
+        "Regular expression for paths of remote mailboxes that are not fetched. Null: none is "
+        "excluded."
     )
     folder_rewrites: list[FolderRewrite] = attribute_field("Rules that rename remote mailboxes.")
     auto_map_folders: bool = attribute_field(
-        "Maps remote mailboxes by role, such as Sent Items to Sent."
+        "True if remote mailboxes are mapped to local ones by special use or usual name, such as "
+        "Sent Items to Sent."
     )
-    subscribe_all: bool = attribute_field("Subscribes to mailboxes that a run creates.")
+    subscribe_all: bool = attribute_field("True if a run subscribes to mailboxes that it creates.")
     skip_cross_duplicates: bool = attribute_field(
-        "Fetches a message that is in several remote mailboxes only once."
+        "True if a message that is in several remote mailboxes is fetched only once."
     )
     remove_duplicates: bool = attribute_field(
-        "Skips messages that the local mailbox already contains."
+        "True if messages that the local mailbox already contains are skipped."
     )
     source_retention: Duration | None = attribute_field(
-        "Time after which a fetched message is deleted on the remote server. Null deletes nothing, "
-        "PT0S deletes at once."
+        "Time after which a fetched message is deleted on the remote server. PT0S: at once. Null: "
+        "never."
     )
     mirror_deletes: bool = attribute_field(
-        "Deletes messages here after they were deleted on the remote server."
+        "True if local messages are deleted after they were deleted on the remote server."
     )
     remote_timeout: Duration = attribute_field(
         "Maximum time without a response of the remote server."
     )
-    local_timeout: Duration = attribute_field("Maximum time of a local transaction.")
-    custom_options: list[ConnectorOption] = attribute_field("Custom options.")
-    spam_check: bool = attribute_field("Scans messages fetched into INBOX for spam.")
-    virus_check: bool = attribute_field("Scans fetched messages for viruses.")
+    local_timeout: Duration = attribute_field("Maximum time of a database transaction of a run.")
+    custom_options: list[ConnectorOption] = attribute_field("Custom options of the connector.")
+    spam_check: bool = attribute_field("True if messages fetched into INBOX are scanned for spam.")
+    virus_check: bool = attribute_field("True if fetched messages are scanned for viruses.")
     apply_filters: bool = attribute_field(
-        "Runs the filters of the user on messages fetched into INBOX."
+        "True if the filters of the user run on messages fetched into INBOX."
     )
-    active: bool = attribute_field("Whether the connector runs at its interval.")
-    running: bool = attribute_field("Whether a run is queued or in progress.")
-    last_run_at: datetime | None = attribute_field("Time when the last run started.")
-    last_success_at: datetime | None = attribute_field("Time when the last successful run ended.")
-    last_error: str | None = attribute_field("Error of the last run. Null if it succeeded.")
-    next_run_at: datetime | None = attribute_field(
-        "Time of the next run. Null if none is scheduled."
+    active: bool = attribute_field("True if the connector runs at its interval.")
+    running: bool = attribute_field("True if a run is queued or in progress.")
+    last_run_at: datetime | None = attribute_field(
+        "Time when the last run started. Null: there was none."
     )
-    created_at: datetime = attribute_field("Time of creation.")
-    updated_at: datetime | None = attribute_field("Time of the last change.")
+    last_success_at: datetime | None = attribute_field(
+        "Time when the last successful run ended. Null: there was none."
+    )
+    last_error: str | None = attribute_field("Error of the last run. Null: it succeeded.")
+    next_run_at: datetime | None = attribute_field("Time of the next run. Null: none is scheduled.")
+    created_at: datetime = attribute_field("Time when the connector was created.")
+    updated_at: datetime | None = attribute_field(
+        "Time of the last change of the connector. Null: never changed."
+    )
 
     load_batch = staticmethod(connector_loaders.load_visible_connectors_by_id)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
@@ -199,18 +210,18 @@ class Connector(NodeView):
     }
 
     @field(
-        "Whether a message is deleted on the remote server right after it was fetched.",
+        "True if a message is deleted on the remote server at once after it was fetched.",
         "source_retention",
     )
     def delete_source(self) -> bool:
         return bool(self.row.source_retention == 0)
 
-    @field("Log of the last run. Null if there was no run.", cost=5)
+    @field("Log of the last run, one line for each entry. Null: there was no run.", cost=5)
     async def last_log(self, info: Info) -> str | None:
         lines = await info.context.load(connector_loaders.load_last_logs_by_connector, self.row.id)
         return None if lines is None else "\n".join(lines)
 
-    @field("The last 100 runs, the newest first.")
+    @field("The last 100 runs of the connector, newest first.")
     async def runs(
         self,
         info: Info,
@@ -238,29 +249,31 @@ class ConnectorRun(NodeView):
         "connector_id",
         connector_loaders.load_visible_connectors_by_id,
         Connector.from_row_or_none,
-        description="Connector of the run. Null for a mail import.",
+        description="Connector of the run. Null: a mail import.",
     )
     state: TaskState = attribute_field("State of the run.")
     correlation_id: str = attribute_field("ID of the run in the logs of the server.")
     dry_run: bool = attribute_field("True if the run stores and deletes nothing.")
-    started_at: datetime | None = attribute_field(
-        "Time when the run started. Null while it is queued."
+    started_at: datetime | None = attribute_field("Time when the run started. Null: it is queued.")
+    finished_at: datetime | None = attribute_field(
+        "Time when the run ended. Null: it has not ended."
     )
-    finished_at: datetime | None = attribute_field("Time when the run ended. Null before that.")
     stage: ConnectorStage | None = attribute_field(
-        "Current stage, or the stage at which the run failed."
+        "Current stage, or the stage at which the run failed. Null: it has not started."
     )
-    folder: str | None = attribute_field("Path of the mailbox that is fetched.")
+    folder: str | None = attribute_field("Path of the mailbox that is being fetched. Null: none.")
     seen_count: BigInt = attribute_field("Number of messages in the remote mailboxes so far.")
     imported_count: BigInt = attribute_field(
-        "Number of stored messages. In a dry run, of messages that would be stored."
+        "Number of stored messages. In a dry run: of messages that would be stored."
     )
-    skipped_count: BigInt = attribute_field("Number of messages left out or already present.")
+    skipped_count: BigInt = attribute_field(
+        "Number of messages that were left out or already present."
+    )
     deleted_remote_count: BigInt = attribute_field(
         "Number of messages deleted on the remote server."
     )
     size: ByteSize = attribute_field("Size of the fetched messages in bytes.")
-    error: str | None = attribute_field("Error of the run. Null if there was none.")
+    error: str | None = attribute_field("Error of the run. Null: there was none.")
     log: list[str] = attribute_field(
         "Lines of the log, at most 200. Lines in the middle of a longer log are left out."
     )
@@ -287,29 +300,33 @@ async def load_connector_page(
     )
 
 
-@strawberry.input(one_of=True, description="Names one connector.")
+@strawberry.input(one_of=True, description="Reference to one connector.")
 class ConnectorRef(ObjectRef):
     pass
 
 
-@strawberry.input(one_of=True, description="Names one run of a connector or of a mail import.")
+@strawberry.input(
+    one_of=True, description="Reference to one run of a connector or of a mail import."
+)
 class ConnectorRunRef(ObjectRef):
     pass
 
 
-@strawberry.input(
-    description="Conditions for a list of connectors. All given conditions must hold."
-)
+@strawberry.input(description="Conditions for connectors. All of them must hold.")
 class ConnectorFilter(ConditionsInput):
-    users: UserSelection | None = attribute_field("Users of the connectors.", default=UNSET)
-    active: bool | None = attribute_field("Whether the connector is active.", default=UNSET)
-    failing: bool | None = attribute_field("Whether the last run failed.", default=UNSET)
+    users: UserSelection | None = attribute_field("Connectors of these users.", default=UNSET)
+    active: bool | None = attribute_field(
+        "True selects active connectors, false inactive ones.", default=UNSET
+    )
+    failing: bool | None = attribute_field(
+        "True selects connectors whose last run failed, false the others.", default=UNSET
+    )
 
 
 @strawberry.input(description="Input of connectorStart.")
 class ConnectorStartInput(Options):
     connectors: list[ConnectorRef] = attribute_field("Connectors to start.")
-    dry_run: bool = attribute_field("Stores and deletes nothing.", default=False)
+    dry_run: bool = attribute_field("Runs without storing or deleting anything.", default=False)
 
 
 @strawberry.input(description="Input of connectorRunCancel.")
@@ -322,14 +339,14 @@ class ConnectorDeleteInput(Options):
     connectors: list[ConnectorRef] = attribute_field("Connectors to delete.")
 
 
-@strawberry.type(description="Connectors after a change.")
+@strawberry.type(description="Payload of connectorUpdate.")
 class ConnectorsPayload(MutationPayload):
     connectors: list[Connector] = attribute_field(
         "Connectors in the order of the references.", default_factory=list
     )
 
 
-@strawberry.type(description="Runs of connectors after a change.")
+@strawberry.type(description="Payload of connectorStart and connectorRunCancel.")
 class ConnectorRunsPayload(MutationPayload):
     connector_runs: list[ConnectorRun] = attribute_field(
         "Runs in the order of the references.", default_factory=list
@@ -339,8 +356,8 @@ class ConnectorRunsPayload(MutationPayload):
 @strawberry.type
 class ConnectorQuery:
     @query(
-        "Lists connectors, ordered by user. Administrators see those of their users, a "
-        "DOMAIN_ADMIN only with the permission CONNECTORS.",
+        "Returns connectors, sorted by user and creation. Administrators see connectors of their "
+        "users, a DOMAIN_ADMIN only with the permission CONNECTORS.",
         scope=Scope.READ,
     )
     async def connectors(
@@ -367,7 +384,10 @@ class ConnectorQuery:
             lambda: connector_loaders.count_connectors(info.context, conditions),
         )
 
-    @query("Returns one run of a connector or of a mail import.", scope=Scope.READ)
+    @query(
+        "Returns a run of a connector or of a mail import. Null: the caller can't see it.",
+        scope=Scope.READ,
+    )
     async def connector_run(
         self, info: Info, by: Annotated[ConnectorRunRef, BY_ARGUMENT]
     ) -> ConnectorRun | None:
@@ -386,8 +406,8 @@ class ConnectorMutation:
         return DeletePayload(deleted_ids=[global_ids.encode("Connector", key) for key in keys])
 
     @mutation(
-        "Starts a run of each connector, also of inactive ones. If a run is queued or in progress, "
-        "it is returned instead.",
+        "Starts a run of each connector, also of inactive ones. A run that is queued or in "
+        "progress is returned instead.",
         **WRITE_GUARD,
     )
     async def connector_start(self, info: Info, input: ConnectorStartInput) -> ConnectorRunsPayload:
@@ -399,7 +419,7 @@ class ConnectorMutation:
 
     @mutation(
         "Cancels runs at the next safe point. Fetched messages stay, and the next run continues "
-        "after them. Finished runs stay unchanged. Runs of connectors need the permission "
+        "after them. Finished runs are unchanged. Runs of connectors require the permission "
         "CONNECTORS.",
         scope=Scope.MAIL,
     )
@@ -414,8 +434,8 @@ class ConnectorMutation:
 @strawberry.type
 class ConnectorSubscription:
     @subscription(
-        "Sends a run and each progress of it until it ends. Without a reference, sends the "
-        "progress of all runs of the signed-in user.",
+        "Streams a run at once and after each change until it ends. Without a reference: streams "
+        "all runs of the signed-in user.",
         scope=Scope.READ,
     )
     async def connector_run_progress(

@@ -23,6 +23,7 @@ from mail.domains.dns_advice import DnsState, PublishedSigningKey, dkim_record_a
 from models.domains.dkim_keys import DkimAlgorithm, DkimKeyState
 from models.store.keyset_pages import Cursor, ordering_name
 from models.users.roles import Role, Scope
+from models.warning_codes import WarningCode
 from resolvers.context import Context
 from resolvers.domains import dkim_key_mutations, dkim_keys, dkim_rotation
 from resolvers.domains.dkim_domains import DEFAULT_SELECTOR
@@ -304,7 +305,7 @@ async def _load_payload_warning_of_weak_keys(info: Info, key_ids: list[int]) -> 
         f"some servers believe no RSA key below {MIN_SAFE_RSA_BITS} bits: {', '.join(weak_domains)}"
     )
     warnings = (
-        [types_errors.Warning(code="WEAK_KEY", message=text, path=["keySize"])]
+        [types_errors.Warning(code=WarningCode.WEAK_KEY, message=text, path=["keySize"])]
         if weak_domains
         else []
     )

@@ -20,6 +20,7 @@ from graph.types.scalars import ByteSize
 from graph.users.limits import limit_value
 from models.errors import InvalidInput
 from models.users.roles import AdminPermission, Role, Scope
+from models.validation_constraints import ValidationConstraint
 from resolvers.domains import aliases, rename
 from resolvers.domains import mutations as domain_mutations
 from resolvers.domains.aliases import NewAliasDomain
@@ -71,7 +72,7 @@ def _column_values(
         if "default_user_quota" in columns:
             text = "inheritDefaultUserQuota excludes a default quota of the domain"
             path = [*error_path, "inheritDefaultUserQuota"]
-            raise InvalidInput(text, constraint="exclusive", path=path)
+            raise InvalidInput(text, constraint=ValidationConstraint.EXCLUSIVE, path=path)
         columns["default_user_quota"] = None
     if "password_policy" in columns:
         columns |= password_policy.policy_column_values(columns.pop("password_policy"))

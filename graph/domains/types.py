@@ -32,11 +32,11 @@ from graph.types.row_mapping import (
     global_id_field,
     lazy_view_factory,
     link,
-    objects_from_rows_with_links,
     selected_columns,
 )
 from graph.types.scalars import BigInt, ByteSize
 from mail.domains.dns_advice import DnsState
+from models.domains.dns_record_values import DnsRecordKind, DnsRecordPurpose
 from models.spam.sender_rules import SenderAction
 from models.store.keyset_pages import Cursor, ordering_name
 from models.users.roles import Role, Scope
@@ -46,7 +46,7 @@ from resolvers.domains import listing as domain_listing
 from resolvers.domains import loaders as domain_loaders
 from resolvers.domains.dns_records import DnsRecordsKey
 from resolvers.domains.listing import DomainMembersPageKey
-from resolvers.domains.loaders import DomainConditions
+from resolvers.domains.loaders import DomainConditions, DomainOrder
 from resolvers.queue import rate_limits
 from resolvers.routing import loaders as routing_loaders
 from resolvers.spam import sender_rules
@@ -104,15 +104,18 @@ class DomainStorage(View):
 
 @strawberry.type(description="What DNS should say.")
 class DnsRecord(View):
-    type: str = attribute_field("Such as MX or TXT.")
+    type: DnsRecordKind = attribute_field("Type of the record.")
     name: str = attribute_field("Whole name, as DNS has it.")
-    value: str = attribute_field(
-        'What it should be; begins with "not configured" where there is nothing yet.'
+    value: str | None = attribute_field(
+        "Value that the record should have. Null if the server lacks a setting for it: `problem` "
+        "says what to configure."
     )
-    purpose: str = attribute_field("What it is for.")
+    purpose: DnsRecordPurpose = attribute_field("What the record is for.")
     state: DnsState = attribute_field("As looked up.")
     found: list[str] = attribute_field("What DNS has there, as far as it is about this.")
-    problem: str | None = attribute_field("Why the state is UNKNOWN.")
+    problem: str | None = attribute_field(
+        "Reason for the state UNKNOWN, and what to configure if `value` is null."
+    )
 
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
         **{
@@ -279,22 +282,50 @@ class Domain(NodeView):
             lambda: info.context.load(domain_listing.count_addresses_by_domain, page_key),
         )
 
-    @field("Other names, by name.", **DOMAIN_ADMIN_GUARD)
+    @field("Domain aliases of the domain, ordered by name.", **DOMAIN_ADMIN_GUARD)
     async def aliases(
-        self, info: Info
-    ) -> list[Annotated["DomainAlias", strawberry.lazy("graph.domains.types")]]:
-        rows = await info.context.load(aliases.load_aliases_by_domain, self.row.id)
-        return await objects_from_rows_with_links(info, DomainAlias, rows)
-
-    @field("In charge, by user name.", **DOMAIN_ADMIN_GUARD)
-    async def admins(
-        self, info: Info
-    ) -> list[Annotated["User", strawberry.lazy("graph.users.types")]]:
-        rows = await info.context.load(domain_listing.load_admins_by_domain, self.row.id)
-        admins: list[User] = await objects_from_rows_with_links(
-            info, _graphql_type_by_name("User"), rows
+        self,
+        info: Info,
+        first: int | None = UNSET,
+        after: str | None = UNSET,
+        last: int | None = UNSET,
+        before: str | None = UNSET,
+    ) -> Connection[Annotated["DomainAlias", strawberry.lazy("graph.domains.types")]]:
+        requested_page = page_request("domain-aliases", first, after, last, before)
+        page_key = DomainMembersPageKey(
+            self.row.id, requested_page, selected_columns(info, DomainAlias)
         )
-        return admins
+        return await connection_of_page(
+            info,
+            DomainAlias,
+            await info.context.load(domain_listing.load_alias_pages_by_domain, page_key),
+            lambda row: Cursor(requested_page.ordering, row.alias, row.id),
+            lambda: info.context.load(domain_listing.count_aliases_by_domain, page_key),
+        )
+
+    @field("Accounts that administer the domain, ordered by user name.", **DOMAIN_ADMIN_GUARD)
+    async def admins(
+        self,
+        info: Info,
+        first: int | None = UNSET,
+        after: str | None = UNSET,
+        last: int | None = UNSET,
+        before: str | None = UNSET,
+    ) -> Connection[Annotated["User", strawberry.lazy("graph.users.types")]]:
+        user_type, requested_page = (
+            _graphql_type_by_name("User"),
+            page_request("domain-admins", first, after, last, before),
+        )
+        page_key = DomainMembersPageKey(
+            self.row.id, requested_page, selected_columns(info, user_type)
+        )
+        return await connection_of_page(
+            info,
+            user_type,
+            await info.context.load(domain_listing.load_admin_pages_by_domain, page_key),
+            lambda row: Cursor(requested_page.ordering, row.username_key, row.id),
+            lambda: info.context.load(domain_listing.count_admins_by_domain, page_key),
+        )
 
     @field("Senders whose mail is never spam, or always, by pattern.", **DOMAIN_ADMIN_GUARD)
     async def sender_rules(
@@ -416,11 +447,12 @@ class DomainQuery:
         (row,) = await domain_loaders.load_administered_domains_by_id(info.context, [ref.id])
         return Domain.from_row_or_none(row)
 
-    @query("Those the viewer administers, by name.", scope=Scope.READ, **DOMAIN_ADMIN_GUARD)
+    @query("Lists the domains that the viewer administers.", scope=Scope.READ, **DOMAIN_ADMIN_GUARD)
     async def domains(
         self,
         info: Info,
         filter: DomainFilter | None = UNSET,
+        order_by: DomainOrder = DomainOrder.NAME_ASC,
         first: int | None = UNSET,
         after: str | None = UNSET,
         last: int | None = UNSET,
@@ -428,16 +460,17 @@ class DomainQuery:
     ) -> Connection[Domain]:
         conditions = await filter.resolve_conditions(info) if filter else DomainConditions()
         list_ordering = ordering_name(
-            "domain", None if conditions == DomainConditions() else conditions
+            f"domains-{order_by}", None if conditions == DomainConditions() else conditions
         )
+        list_order = domain_loaders.LIST_ORDERS[order_by]
         requested_page = page_request(list_ordering, first, after, last, before)
         return await connection_of_page(
             info,
             Domain,
             await domain_loaders.read_domain_page(
-                info.context, conditions, requested_page, selected_columns(info, Domain)
+                info.context, conditions, requested_page, selected_columns(info, Domain), order_by
             ),
-            lambda row: Cursor(requested_page.ordering, row.name, row.id),
+            lambda row: list_order.cursor_of_row(row, list_ordering),
             lambda: domain_loaders.count_domains(info.context, conditions),
         )
 

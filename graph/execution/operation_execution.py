@@ -55,13 +55,18 @@ from models.runtime.concurrency_limits import ConcurrencySlot
 from models.store.committed_transactions import WorkProgress, current_work
 from models.store.outages import StorageUnavailable, storage_failure
 from models.users.roles import Role, expand_scopes
+from models.validation_constraints import ValidationConstraint
 from resolvers.changes import stream_reader
 from resolvers.context import Context
 
 log = logging.getLogger(__name__)
 
 # extensions.code of a refused query
-ERROR_CODE_BY_CONSTRAINT = {"id": "BAD_ID", "cursor": "BAD_CURSOR", "page": "BAD_PAGINATION"}
+ERROR_CODE_BY_CONSTRAINT = {
+    ValidationConstraint.ID: "BAD_ID",
+    ValidationConstraint.CURSOR: "BAD_CURSOR",
+    ValidationConstraint.PAGE: "BAD_PAGINATION",
+}
 DEFAULT_LIMITS = OperationLimits()
 NOT_SIGNED_IN = "sign in first: no valid credential was sent"
 

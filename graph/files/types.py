@@ -29,6 +29,7 @@ from models.errors import Forbidden, InvalidInput
 from models.files.tables import FileAttachmentMode
 from models.store.keyset_pages import Cursor, ordering_name
 from models.users.roles import Scope
+from models.validation_constraints import ValidationConstraint
 from resolvers.files import shares, stored_files
 from resolvers.files.shares import MAX_LIFETIME, NewShare
 from resolvers.files.stored_files import LIST_ORDERING, FilePageKey, NewFile
@@ -184,7 +185,9 @@ class FutureTimeInput:
             return self.at.value
         after = self.from_now.value if self.from_now else timedelta(0)  # one of the two is given
         if after > MAX_LIFETIME:
-            raise InvalidInput("at most a hundred years", constraint="range", path=["expiresAt"])
+            raise InvalidInput(
+                "at most a hundred years", constraint=ValidationConstraint.RANGE, path=["expiresAt"]
+            )
         return info.context.environment.now() + after
 
 

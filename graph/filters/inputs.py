@@ -23,6 +23,7 @@ from graph.types.references import (
 from graph.types.scalars import ByteSize, validate_custom_data
 from mail.filters.filter_compiler import MAX_DEPTH
 from models.errors import InvalidInput
+from models.validation_constraints import ValidationConstraint
 from resolvers.filters.loaders import FilterListConditions
 from resolvers.filters.validation import MAX_COPIES
 
@@ -37,26 +38,28 @@ SIMPLE_TESTS = {
 }  # fmt: skip
 
 
-@strawberry.input(one_of=True, description="Names one filter.")
+@strawberry.input(one_of=True, description="Reference to one filter.")
 class FilterRef(ObjectRef):
     pass
 
 
-@strawberry.input(description="Tests one header field.")
+@strawberry.input(description="Test of one header field.")
 class HeaderTestInput:
-    key: str = attribute_field("Name of the header field, without the colon.")
+    key: str = attribute_field(
+        "Name of the header field without the colon, at most 128 characters."
+    )
     value: str | None = attribute_field(
-        "Text that the value contains, ignoring case. Null tests only that the field exists.",
+        "Text that the value contains, ignoring case. Null: the field only has to exist.",
         default=UNSET,
     )
 
 
 @strawberry.input(
-    description="Tests a text with a POSIX extended regular expression, ignoring case."
+    description="Test of a text with a POSIX extended regular expression, ignoring case."
 )
 class RegexTestInput:
     key: str | None = attribute_field(
-        "Name of the header field. Null tests the text parts of the body.", default=UNSET
+        "Name of the header field. Null: the text parts of the body are tested.", default=UNSET
     )
     pattern: str = attribute_field(
         "Regular expression of 1 to 200 characters. The test fails if it takes too many steps."
@@ -64,34 +67,39 @@ class RegexTestInput:
 
 
 @strawberry.input(
-    description="Tests of a filter. A message matches if all given tests hold; without tests every "
-    "message matches. Each text has 1 to 255 characters and matches a part of the value, ignoring "
-    "case. Runs of white space count as one space. In an update, null removes a test."
+    description="Tests of a filter, at most 100 including groups and their tests. A message "
+    "matches if all tests hold; without tests every message matches. Each text has 1 to 255 "
+    "characters and matches a part of the value, ignoring case. Runs of white space count as "
+    "one space. In an update, null removes a test."
 )
 class FilterQueryInput(RestrictionsInput):
     restriction_fields = frozenset({"all", "any", "not_"})
     from_: str | None = attribute_field(
-        "Text that From or Sender contains.", name="from", default=UNSET
+        "Text that the header field From or Sender contains.", name="from", default=UNSET
     )
-    to: str | None = attribute_field("Text that To or Cc contains.", default=UNSET)
-    subject: str | None = attribute_field("Text that Subject contains.", default=UNSET)
-    list_id: str | None = attribute_field("Text that List-Id (RFC 2919) contains.", default=UNSET)
+    to: str | None = attribute_field("Text that the header field To or Cc contains.", default=UNSET)
+    subject: str | None = attribute_field("Text that the subject contains.", default=UNSET)
+    list_id: str | None = attribute_field(
+        "Text that the header field List-Id (RFC 2919) contains.", default=UNSET
+    )
     text: str | None = attribute_field(
         "Text that a text part of the body contains. HTML is tested without its tags.",
         default=UNSET,
     )
     has_attachment: bool | None = attribute_field(
-        "Whether the message has an attachment.", default=UNSET
+        "True matches messages with an attachment, false messages without one.", default=UNSET
     )
     larger: ByteSize | None = attribute_field(
-        "The message is larger than this size, at least 1 byte.", default=UNSET
+        "Matches messages that are larger than this size, at least 1 byte.", default=UNSET
     )
     smaller: ByteSize | None = attribute_field(
-        "The message is smaller than this size, at least 1 byte.", default=UNSET
+        "Matches messages that are smaller than this size, at least 1 byte.", default=UNSET
     )
-    header: HeaderTestInput | None = attribute_field("Tests any other header field.", default=UNSET)
+    header: HeaderTestInput | None = attribute_field(
+        "Test of any other header field.", default=UNSET
+    )
     regex: RegexTestInput | None = attribute_field(
-        "Tests a header field or the body with a regular expression.", default=UNSET
+        "Test of a header field or of the body with a regular expression.", default=UNSET
     )
     query: str | None = attribute_field(
         "Search text in the language of `messages(query:)`, such as `from:ann (subject:bill OR "
@@ -100,13 +108,13 @@ class FilterQueryInput(RestrictionsInput):
         default=UNSET,
     )
     all: list["FilterQueryInput"] | None = attribute_field(
-        "Every one of these queries matches.", default=UNSET
+        "Queries that must all match.", default=UNSET
     )
     any: list["FilterQueryInput"] | None = attribute_field(
-        "At least one of these queries matches.", default=UNSET
+        "Queries of which at least one must match.", default=UNSET
     )
     not_: list["FilterQueryInput"] | None = attribute_field(
-        "None of these queries matches.", name="not", default=UNSET
+        "Queries of which none may match.", name="not", default=UNSET
     )
 
     def to_stored_query(self, error_path: Sequence[str], depth: int = 0) -> dict[str, Any]:
@@ -117,7 +125,7 @@ class FilterQueryInput(RestrictionsInput):
         """
         if depth > MAX_DEPTH:
             message = f"all, any and not go {MAX_DEPTH} levels deep"
-            raise InvalidInput(message, constraint="depth", path=error_path)
+            raise InvalidInput(message, constraint=ValidationConstraint.DEPTH, path=error_path)
         tests = {
             stored_name: value
             for name, stored_name in SIMPLE_TESTS.items()
@@ -137,14 +145,18 @@ class FilterQueryInput(RestrictionsInput):
         return tests
 
 
-@strawberry.input(description="Reply to the sender of a message. It needs text, HTML or both.")
+@strawberry.input(
+    description="Reply of a filter to the sender of a message. Text, HTML or both are required."
+)
 class FilterReplyInput:
     subject: str | None = attribute_field(
-        "Subject, at most 512 bytes. Null or absent: the subject of the original message.",
+        "Subject of the reply, at most 512 bytes. Default: the subject of the original message.",
         default=UNSET,
     )
-    text: str | None = attribute_field("Body as plain text, at most 16 KiB.", default=UNSET)
-    html: str | None = attribute_field("Body as HTML, at most 16 KiB.", default=UNSET)
+    text: str | None = attribute_field(
+        "Body of the reply as plain text, at most 16 KiB.", default=UNSET
+    )
+    html: str | None = attribute_field("Body of the reply as HTML, at most 16 KiB.", default=UNSET)
 
 
 @strawberry.input(
@@ -153,10 +165,14 @@ class FilterReplyInput:
     "filters. In an update, null removes an action."
 )
 class FilterActionInput:
-    seen: bool | None = attribute_field("Sets or clears \\Seen.", default=UNSET)
-    flag: bool | None = attribute_field("Sets or clears \\Flagged.", default=UNSET)
+    seen: bool | None = attribute_field(
+        r"True sets the flag \Seen, false clears it.", default=UNSET
+    )
+    flag: bool | None = attribute_field(
+        r"True sets the flag \Flagged, false clears it.", default=UNSET
+    )
     delete: bool | None = attribute_field(
-        "True discards the message instead of storing it.", default=UNSET
+        "Discards the message instead of storing it.", default=UNSET
     )
     spam: bool | None = attribute_field(
         "True stores the message in Junk. False keeps it out of Junk, whatever its spam score.",
@@ -175,7 +191,7 @@ class FilterActionInput:
         default=UNSET,
     )
     keywords: list[str] | None = attribute_field(
-        "Keywords to add to the message, at most 32.", default=UNSET
+        "Keywords that are added to the message, at most 32.", default=UNSET
     )
     remove_keywords: list[str] | None = attribute_field(
         "Keywords that the message does not get, even if another filter or a script adds them, "
@@ -183,13 +199,14 @@ class FilterActionInput:
         default=UNSET,
     )
     reply: FilterReplyInput | None = attribute_field(
-        "Replies to the sender, at most once in the interval of the setting `autoreply.interval`.",
+        "Reply to the sender, sent at most once in the interval of the setting "
+        "`autoreply.interval`.",
         default=UNSET,
     )
     webhook: WebhookRef | None = attribute_field(
         "Webhook that is called. It must belong to the owner of the filter.", default=UNSET
     )
-    stop: bool | None = attribute_field("True runs no filter after this one.", default=UNSET)
+    stop: bool | None = attribute_field("Runs no filter after this one.", default=UNSET)
 
     def to_stored_action(self, *error_path: str) -> dict[str, Any]:
         """Return the actions in their stored form.
@@ -210,7 +227,9 @@ class FilterActionInput:
             mailboxes = self.copy_to or ()
             if len(mailboxes) > MAX_COPIES:
                 message = f"at most {MAX_COPIES} mailboxes"
-                raise InvalidInput(message, constraint="max", path=[*error_path, "copyTo"])
+                raise InvalidInput(
+                    message, constraint=ValidationConstraint.MAX, path=[*error_path, "copyTo"]
+                )
             actions["copyTo"] = [
                 mailbox_selector_from_ref(one, path=[*error_path, "copyTo"], index=index)
                 for index, one in enumerate(mailboxes)
@@ -233,42 +252,41 @@ class FilterCreateInput(Options):
     user: UserRef | None = attribute_field(
         "Owner of the filter. Default: the signed-in user.", default=UNSET
     )
-    name: str | None = attribute_field("Name, at most 255 characters.", default=UNSET)
+    name: str | None = attribute_field(
+        "Name of the filter, at most 255 characters. Default: empty.", default=UNSET
+    )
     query: FilterQueryInput = attribute_field("Tests that a message must pass.")
     action: FilterActionInput = attribute_field("Actions on a matching message, at least one.")
-    active: bool | None = attribute_field("Whether the filter runs.", default=True)
+    active: bool | None = attribute_field("Runs the filter on received messages.", default=True)
     position: int | None = attribute_field(
         "Position in the run order, a 32-bit integer. The lowest runs first, equal ones by age. "
         "Default: after the last filter.",
         default=UNSET,
     )
-    metadata: JSON | None = attribute_field(
-        "JSON object with data of the application.", default=UNSET
-    )
+    metadata: JSON | None = attribute_field("JSON object with data of the client.", default=UNSET)
 
     def to_column_values(self) -> dict[str, Any]:
         """Return the values that the input sets, by column. Raises Invalid."""
         return _column_values(self, ())
 
 
-@strawberry.input(description="Changes to filters. An absent field stays unchanged.")
+@strawberry.input(description="New values of filters. An absent field leaves the value unchanged.")
 class FilterPatch:
     name: str | None = attribute_field(
-        "Name, at most 255 characters. Null removes it.", default=UNSET
+        "Name of the filter, at most 255 characters. Null: empty.", default=UNSET
     )
     query: FilterQueryInput | None = attribute_field(
-        "Tests to set, or to remove with null. Other tests stay unchanged.", default=UNSET
+        "Tests to set, or to remove with null. Other tests are unchanged.", default=UNSET
     )
     action: FilterActionInput | None = attribute_field(
-        "Actions to set, or to remove with null. Other actions stay unchanged.", default=UNSET
+        "Actions to set, or to remove with null. Other actions are unchanged.", default=UNSET
     )
-    active: bool | None = attribute_field("Whether the filter runs.", default=UNSET)
+    active: bool | None = attribute_field("Runs the filter on received messages.", default=UNSET)
     position: int | None = attribute_field(
-        "Position in the run order, a 32-bit integer. The lowest runs first.", default=UNSET
+        "Position in the run order, a 32-bit integer. The lowest runs first, equal ones by age.",
+        default=UNSET,
     )
-    metadata: JSON | None = attribute_field(
-        "JSON object with data of the application.", default=UNSET
-    )
+    metadata: JSON | None = attribute_field("JSON object with data of the client.", default=UNSET)
 
     def to_column_values(self) -> dict[str, Any]:
         """Return the values that the input sets, by column. Raises Invalid."""
@@ -296,7 +314,7 @@ def _column_values(
 @strawberry.input(description="Input of filterUpdate.")
 class FilterUpdateInput(Options):
     filters: list[FilterRef] = attribute_field("Filters to change.")
-    set: FilterPatch = attribute_field("Changes to all of them.")
+    set: FilterPatch = attribute_field("New values for all of the filters.")
 
 
 @strawberry.input(description="Input of filterDelete.")
@@ -312,12 +330,12 @@ class FilterApplyInput(Options):
     select: MessageSelection = attribute_field("Messages of the signed-in user.")
 
 
-@strawberry.input(description="Conditions for a list of filters. All given conditions must hold.")
+@strawberry.input(description="Conditions for filters. All of them must hold.")
 class FilterFilter(ConditionsInput):
     forward: str | None = attribute_field(
-        "Text that a target of `forwardTo` contains.", default=UNSET
+        "Filters with a target of `forwardTo` that contains this text.", default=UNSET
     )
-    user: UserRef | None = attribute_field("Owner of the filters.", default=UNSET)
+    user: UserRef | None = attribute_field("Filters of this user.", default=UNSET)
 
     async def resolve_conditions(self, info: Info) -> FilterListConditions:
         """Convert the filter to conditions of the resolvers.

@@ -10,6 +10,7 @@ from graph.types.mutations import mutation
 from graph.types.references import UserRef, load_named_user_id
 from models.errors import require_found
 from models.users.roles import Scope
+from models.warning_codes import WarningCode
 from resolvers.filters import loaders as filter_loaders
 from resolvers.filters import sieve_import
 
@@ -21,7 +22,7 @@ class FilterImportInput(Options):
     )
     content: str = attribute_field("Sieve script (RFC 5228), at most 64 KiB.")
     replace: bool = attribute_field(
-        "Deletes all existing filters first. Default: adds the new filters after them.",
+        "Deletes all existing filters first. If false, the new filters are added after them.",
         default=False,
     )
 
@@ -31,7 +32,8 @@ class FilterImportMutation:
     @mutation(
         "Creates filters from a Sieve script, all or none. A command without an equivalent is an "
         "error with its position. A filter that behaves differently gets the warning "
-        "FILTER_DIFFERS. For another user, a DOMAIN_ADMIN needs the permission FILTERS.",
+        "FILTER_DIFFERS. Filters of another user require, for a DOMAIN_ADMIN, the permission "
+        "FILTERS.",
         scope=Scope.SETTINGS,
     )
     async def filter_import(self, info: Info, input: FilterImportInput) -> FiltersPayload:
@@ -44,7 +46,7 @@ class FilterImportMutation:
             filters=[Filter.from_row(require_found(row)) for row in rows],
             warnings=[
                 Warning(
-                    code="FILTER_DIFFERS",
+                    code=WarningCode.FILTER_DIFFERS,
                     message=sieve_import.text_with_position(warning),
                     path=["content"],
                 )

@@ -22,25 +22,28 @@ from graph.users.types import User
 from graph.users.update_mutations import UsersPayload
 from models.errors import InvalidInput, check_limit, require_found
 from models.users.roles import Scope
+from models.validation_constraints import ValidationConstraint
+from models.warning_codes import WarningCode
 from resolvers.filters import sieve_script_mutations, sieve_scripts
 from resolvers.filters.sieve_script_mutations import ScriptSelector
 from resolvers.users import loaders as user_loaders
 from resolvers.users.selection import UserSelector
 
 USERS_DESCRIPTION = (
-    "Owners of the scripts. Default: the signed-in user, or the owners of scripts named by ID."
+    "Owners of the scripts. Default: the signed-in user, or the owners of scripts that are "
+    "referred to by ID."
 )
-SCRIPT_DESCRIPTION = "Script to change. A name selects the script of each user."
+SCRIPT_DESCRIPTION = "Script to change. A name refers to the script of each user."
 
 
 @strawberry.input(description="Input of sieveScriptSet.")
 class SieveScriptSetInput(Options):
     users: UserSelection | None = attribute_field(USERS_DESCRIPTION, default=UNSET)
     name: str = attribute_field(
-        "Name of 1 to 128 characters, without control characters and slashes."
+        "Name of the script: 1 to 128 characters, without control characters and slashes."
     )
     content: str = attribute_field("Sieve script (RFC 5228), at most 64 KiB. It must compile.")
-    activate: bool = attribute_field("Makes the script the active one.", default=False)
+    activate: bool = attribute_field("Makes the script the active one of the user.", default=False)
 
 
 @strawberry.input(description="Input of sieveScriptActivate.")
@@ -58,10 +61,10 @@ class SieveScriptDeactivateInput(Options):
 class SieveScriptDeleteInput(Options):
     users: UserSelection | None = attribute_field(USERS_DESCRIPTION, default=UNSET)
     sieve_scripts: list[SieveScriptRef] = attribute_field(
-        "Scripts to delete. A name selects the script of each user."
+        "Scripts to delete. A name refers to the script of each user."
     )
     ignore_active: bool = attribute_field(
-        "Deletes also the active script. Default: the active script is an error.", default=False
+        "Deletes the active script, too. If false, the active script is an error.", default=False
     )
 
 
@@ -70,22 +73,23 @@ class SieveScriptRenameInput(Options):
     users: UserSelection | None = attribute_field(USERS_DESCRIPTION, default=UNSET)
     sieve_script: SieveScriptRef = attribute_field(SCRIPT_DESCRIPTION)
     new_name: str = attribute_field(
-        "New name, with the rules of `SieveScriptSetInput.name`. It must be free."
+        "New name of the script, with the rules of `SieveScriptSetInput.name`. The user must have "
+        "no other script with it."
     )
 
 
-@strawberry.type(description="Sieve scripts after a change.")
+@strawberry.type(description="Payload of the mutations of Sieve scripts.")
 class SieveScriptsPayload(MutationPayload):
     sieve_scripts: list[SieveScript] = attribute_field(
-        "One script of each user.", default_factory=list
+        "The changed script of each user.", default_factory=list
     )
 
 
 @strawberry.type
 class SieveMutation:
     @mutation(
-        "Stores a script for each user, in place of one with the same name. An included script "
-        "that does not exist is a warning.",
+        "Stores a Sieve script for each user and replaces one with the same name. A user has at "
+        "most 25 scripts. An included script that does not exist is a warning.",
         scope=Scope.SIEVE,
     )
     async def sieve_script_set(self, info: Info, input: SieveScriptSetInput) -> SieveScriptsPayload:
@@ -99,7 +103,7 @@ class SieveMutation:
         payload = await _load_payload(info, list(stored.script_ids))
         payload.warnings = [
             Warning(
-                code="SIEVE_INCLUDE_MISSING",
+                code=WarningCode.SIEVE_INCLUDE_MISSING,
                 message=f'there is no script "{name}" to include',
                 path=["content"],
             )
@@ -108,8 +112,8 @@ class SieveMutation:
         return payload
 
     @mutation(
-        "Makes a script the active one. It runs on each received message, and other scripts of the "
-        "user become inactive.",
+        "Makes a Sieve script the active one. It runs on each received message, and other "
+        "scripts of the user become inactive.",
         scope=Scope.SIEVE,
     )
     async def sieve_script_activate(
@@ -122,7 +126,7 @@ class SieveMutation:
             info, await sieve_script_mutations.activate_script(info.context, users, selector)
         )
 
-    @mutation("Deactivates the active scripts of users.", scope=Scope.SIEVE)
+    @mutation("Deactivates the active Sieve scripts of users.", scope=Scope.SIEVE)
     async def sieve_script_deactivate(
         self, info: Info, input: SieveScriptDeactivateInput
     ) -> UsersPayload:
@@ -133,7 +137,7 @@ class SieveMutation:
         rows = await ctx.load_many(user_loaders.load_visible_users_by_id, keys)
         return UsersPayload(users=[User.from_row(row) for row in rows if row])
 
-    @mutation("Deletes scripts, all or none.", scope=Scope.SIEVE)
+    @mutation("Deletes Sieve scripts, all or none.", scope=Scope.SIEVE)
     async def sieve_script_delete(self, info: Info, input: SieveScriptDeleteInput) -> DeletePayload:
         users, selectors = await _select_scripts(
             info, input.users or None, input.sieve_scripts, "sieveScripts"
@@ -144,7 +148,8 @@ class SieveMutation:
         return DeletePayload(deleted_ids=[global_ids.encode("SieveScript", key) for key in keys])
 
     @mutation(
-        "Renames a script. It stays active. Scripts that include it must use the new name.",
+        "Renames a Sieve script. An active script stays active. Scripts that include it must use "
+        "the new name.",
         scope=Scope.SIEVE,
     )
     async def sieve_script_rename(
@@ -190,7 +195,7 @@ async def _select_scripts(
         return user_selector_from_selection(selection), selectors
     if len(owner_ids) < len(refs):  # a name would select the scripts of all these owners
         text = "name all scripts by ID, or all by name, or give `users`"
-        raise InvalidInput(text, constraint="exclusive", path=[field_name])
+        raise InvalidInput(text, constraint=ValidationConstraint.EXCLUSIVE, path=[field_name])
     return UserSelector(was_sent=True, ids=tuple(dict.fromkeys(owner_ids))), selectors
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar
 import strawberry
 from strawberry import UNSET
 
-from graph.types.connections import Connection, connection_of_page, page_request
+from graph.types.connections import Connection, PageArguments, connection_of_page, page_request
 from graph.types.errors import attribute_field
 from graph.types.fields import Info, query
 from graph.types.object_references import ObjectRef
@@ -29,26 +29,27 @@ from resolvers.filters.sieve_scripts import ScriptCheck, SieveScriptListing
 CONTENT_ARGUMENT = strawberry.argument(description="Sieve script (RFC 5228) to compile.")
 USER_ARGUMENT = strawberry.argument(description="User to test for. Default: the signed-in user.")
 MESSAGE_ARGUMENT = strawberry.argument(
-    description="Stored message of the user to run the script on. Default: only compile."
+    description="Stored message of the user to run the script on. Default: the script is only "
+    "compiled."
 )
 
 
 @strawberry.type(description="Sieve script of a user (RFC 5228).")
 class SieveScript(NodeView):
-    name: str = attribute_field("Name of 1 to 128 characters, case-sensitive.")
+    name: str = attribute_field("Name of the script, 1 to 128 characters. Case matters.")
     content: str = attribute_field("Text of the script.")
     active: bool = attribute_field(
-        "Whether the script runs on received messages. At most one script of a user is active."
+        "True if the script runs on received messages. At most one script of a user is active."
     )
-    size: ByteSize = attribute_field("Size in bytes.")
-    updated_at: datetime = attribute_field("Time of the last change.")
+    size: ByteSize = attribute_field("Size of the script in bytes.")
+    updated_at: datetime = attribute_field("Time of the last change of the script.")
     requires: list[str] = attribute_field("Sieve extensions that the script uses.")
     last_error: str | None = attribute_field(
-        "Last error of this version of the script. After an error the message is kept in INBOX, or "
-        "the failed action is skipped. Null if there was none."
+        "Last error of this version of the script. After an error the message is kept in INBOX, "
+        "or the failed action is skipped. Null: there was none."
     )
     last_error_at: datetime | None = attribute_field(
-        "Time of the last error. A repeated error is recorded once an hour."
+        "Time of the last error. A repeated error is recorded once an hour. Null: there was none."
     )
 
     load_batch = staticmethod(sieve_scripts.load_visible_by_ids)
@@ -56,13 +57,10 @@ class SieveScript(NodeView):
 
 
 async def load_script_page(
-    info: Info, user_id: int, first: int | None, after: str | None
+    info: Info, user_id: int, page_arguments: PageArguments
 ) -> Connection[SieveScript]:
     """Load a page of the Sieve scripts of an account, by name."""
-    ctx, requested_page = (
-        info.context,
-        page_request(sieve_scripts.CURSOR_KIND, first, after, None, None),
-    )
+    ctx, requested_page = info.context, page_request(sieve_scripts.CURSOR_KIND, *page_arguments)
     page_key = SieveScriptListing(user_id, requested_page, selected_columns(info, SieveScript))
     return await connection_of_page(
         info,
@@ -80,40 +78,47 @@ async def load_script_by_name(info: Info, user_id: int, name: str) -> SieveScrip
     )
 
 
-@strawberry.input(one_of=True, description="Names one Sieve script.")
+@strawberry.input(one_of=True, description="Reference to one Sieve script.")
 class SieveScriptRef(ObjectRef):
-    name: strawberry.Maybe[str] = attribute_field("Name of the script, case-sensitive.")
+    name: strawberry.Maybe[str] = attribute_field("Name of the script. Case matters.")
 
 
-@strawberry.type(description="Error in a script.")
+@strawberry.type(description="Error in a Sieve script.")
 class SieveProblem:
-    line: int = attribute_field("Line number, from 1.")
-    column: int = attribute_field("Column number, from 1.")
+    line: int = attribute_field("Line of the error, counted from 1.")
+    column: int = attribute_field("Column of the error, counted from 1.")
     message: str = attribute_field("Text of the error.")
 
 
-@strawberry.type(description="Step of a script: a command or a test with its result.")
+@strawberry.type(description="Step of a Sieve script: a command or a test with its result.")
 class SieveStep:
-    line: int = attribute_field("Line number, from 1.")
-    column: int = attribute_field("Column number, from 1.")
+    line: int = attribute_field("Line of the command or test, counted from 1.")
+    column: int = attribute_field("Column of the command or test, counted from 1.")
     script: str | None = attribute_field(
-        "Name of the included script. Null for the tested script itself."
+        "Name of the included script. Null: the tested script itself."
     )
     text: str = attribute_field("Command or test with its effect or result.")
 
 
-@strawberry.type(description="Result of compiling a script and of its dry run.")
+@strawberry.type(description="Result of compiling a Sieve script and of its dry run.")
 class SieveTestResult:
-    valid: bool = attribute_field("Whether the script compiles.")
+    valid: bool = attribute_field("True if the script compiles.")
     line: int | None = attribute_field(
-        "Line of the first error of the compilation or the run, from 1."
+        "Line of the first error of the compilation or the run, counted from 1. Null: there is "
+        "none."
     )
-    column: int | None = attribute_field("Column of the first error, from 1.")
-    message: str | None = attribute_field("Text of the first error. Null if there is none.")
-    problems: list[SieveProblem] = attribute_field("All errors, at most 20.")
+    column: int | None = attribute_field(
+        "Column of the first error, counted from 1. Null: there is none."
+    )
+    message: str | None = attribute_field("Text of the first error. Null: there is none.")
+    problems: list[SieveProblem] = attribute_field("All errors of the script, at most 20.")
     requires: list[str] = attribute_field("Sieve extensions that the script uses.")
-    actions: list[str] = attribute_field("Actions on the message in their order.")
-    trace: list[SieveStep] = attribute_field("Steps of the run on the message.")
+    actions: list[str] = attribute_field(
+        "Actions on the message in their order. Empty without a message."
+    )
+    trace: list[SieveStep] = attribute_field(
+        "Steps of the run on the message. Empty without a message."
+    )
 
     @classmethod
     def from_result(cls, result: ScriptCheck) -> "SieveTestResult":
@@ -142,7 +147,8 @@ class SieveTestResult:
 @strawberry.type
 class SieveQuery:
     @query(
-        "Compiles a script and runs it on a message without any effect.",
+        "Returns the result of compiling a Sieve script and running it on a message, without any "
+        "effect.",
         scope=Scope.READ,
     )
     async def sieve_test(

@@ -21,7 +21,7 @@ from graph.mailboxes.types import Mailbox
 from graph.messages.deleted_messages import TaskPayload
 from graph.messages.mime_parts import HeaderField
 from graph.types import global_ids
-from graph.types.connections import Connection, connection_of_page, page_request
+from graph.types.connections import Connection, PageArguments, connection_of_page, page_request
 from graph.types.errors import DeletePayload, MutationPayload, attribute_field
 from graph.types.fields import Auth, Info, field, query
 from graph.types.mutations import mutation
@@ -45,17 +45,16 @@ from graph.types.row_mapping import (
 from graph.types.scalars import BigInt, ByteSize
 from mail.mime import DecodedField
 from models.errors import NotFound, require_found
-from models.store.keyset_pages import Cursor, ordering_name
+from models.store.keyset_pages import ordering_name
 from models.users.roles import Role, Scope
 from resolvers.filters import apply_task, filter_tests
 from resolvers.filters import loaders as filter_loaders
 from resolvers.filters import mutations as filter_mutations
 from resolvers.filters.loaders import (
-    CREATED_ORDER_CURSOR_KIND,
-    RUN_ORDER_CURSOR_KIND,
     FilterActionValues,
     FilterListConditions,
     FilterListing,
+    FilterOrder,
 )
 from resolvers.mailboxes import loaders as mailbox_loaders
 from resolvers.notifications import webhooks
@@ -106,7 +105,7 @@ def _header_field_of_filter_query(query: Mapping[str, Any]) -> HeaderField | Non
 )
 class RegexTest(View):
     key: str | None = attribute_field(
-        "Name of the tested header field. Null tests the text parts of the body."
+        "Name of the tested header field. Null: the text parts of the body are tested."
     )
     pattern: str = attribute_field("Regular expression.")
 
@@ -117,35 +116,39 @@ class RegexTest(View):
 
 
 @strawberry.type(
-    description="Tests of a filter. A message matches if all tests hold. Null means that there is "
-    "no such test."
+    description="Tests of a filter. A message matches if all tests hold. Null: there is no such "
+    "test."
 )
 class FilterQuery(View):
     from_: str | None = attribute_field(
-        "Text that From or Sender contains, ignoring case.", name="from"
+        "Text that the header field From or Sender contains, ignoring case.", name="from"
     )
-    to: str | None = attribute_field("Text that To or Cc contains, ignoring case.")
-    subject: str | None = attribute_field("Text that Subject contains, ignoring case.")
-    list_id: str | None = attribute_field("Text that List-Id (RFC 2919) contains, ignoring case.")
+    to: str | None = attribute_field("Text that the header field To or Cc contains, ignoring case.")
+    subject: str | None = attribute_field("Text that the subject contains, ignoring case.")
+    list_id: str | None = attribute_field(
+        "Text that the header field List-Id (RFC 2919) contains, ignoring case."
+    )
     text: str | None = attribute_field("Text that a text part of the body contains, ignoring case.")
-    has_attachment: bool | None = attribute_field("Whether the message has an attachment.")
-    larger: ByteSize | None = attribute_field("The message is larger than this size in bytes.")
-    smaller: ByteSize | None = attribute_field("The message is smaller than this size in bytes.")
+    has_attachment: bool | None = attribute_field(
+        "True: the message must have an attachment. False: it must have none."
+    )
+    larger: ByteSize | None = attribute_field("Size in bytes that the message must exceed.")
+    smaller: ByteSize | None = attribute_field("Size in bytes that the message must not reach.")
     header: HeaderField | None = attribute_field(
         "Test of any other header field. The value is empty if the field only has to exist."
     )
     regex: RegexTest | None = attribute_field(
         "Test of a header field or of the body with a regular expression."
     )
-    query: str | None = attribute_field("Search text as it was given.")
+    query: str | None = attribute_field("Search text, as it was stored.")
     all: list["FilterQuery"] = attribute_field(
-        "Every one of these queries matches. Empty if there is no such test."
+        "Queries that must all match. Empty: there is no such test."
     )
     any: list["FilterQuery"] = attribute_field(
-        "At least one of these queries matches. Empty if there is no such test."
+        "Queries of which at least one must match. Empty: there is no such test."
     )
     not_: list["FilterQuery"] = attribute_field(
-        "None of these queries matches. Empty if there is no such test.", name="not"
+        "Queries of which none may match. Empty: there is no such test.", name="not"
     )
 
 
@@ -171,9 +174,11 @@ FilterQuery.derived_fields = {
     description="Reply of a filter. It is suppressed for the same reasons as an autoreply."
 )
 class FilterReply(View):
-    subject: str | None = attribute_field("Subject. Null: the subject of the original message.")
-    text: str | None = attribute_field("Body as plain text.")
-    html: str | None = attribute_field("Body as HTML.")
+    subject: str | None = attribute_field(
+        "Subject of the reply. Null: the subject of the original message."
+    )
+    text: str | None = attribute_field("Body of the reply as plain text. Null: there is none.")
+    html: str | None = attribute_field("Body of the reply as HTML. Null: there is none.")
 
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
         "subject": _text_field("subject"),
@@ -183,16 +188,18 @@ class FilterReply(View):
 
 
 @strawberry.type(
-    description="Actions of a filter on a matching message. Null means that the filter leaves the "
-    "decision to "
-    "other filters."
+    description="Actions of a filter on a matching message. Null: the filter leaves the decision "
+    "to other filters."
 )
 class FilterAction(View):
-    seen: bool | None = attribute_field("Whether \\Seen is set or cleared.")
-    flag: bool | None = attribute_field("Whether \\Flagged is set or cleared.")
-    delete: bool | None = attribute_field("True discards the message instead of storing it.")
+    seen: bool | None = attribute_field(r"True if the flag \Seen is set, false if it is cleared.")
+    flag: bool | None = attribute_field(
+        r"True if the flag \Flagged is set, false if it is cleared."
+    )
+    delete: bool | None = attribute_field("True if the message is discarded instead of stored.")
     spam: bool | None = attribute_field(
-        "True stores the message in Junk. False keeps it out of Junk, whatever its spam score."
+        "True: the message is stored in Junk. False: it is kept out of Junk, whatever its spam "
+        "score."
     )
     mailbox: Mailbox | None = link(
         "mailbox_id",
@@ -210,15 +217,15 @@ class FilterAction(View):
     )
     reply: FilterReply | None = attribute_field(
         "Reply to the sender, sent at most once in the interval of the setting "
-        "`autoreply.interval`."
+        "`autoreply.interval`. Null: there is none."
     )
     webhook: Annotated["Webhook", strawberry.lazy("graph.notifications.webhooks")] | None = link(
         "webhook_id",
         webhooks.load_visible_webhooks_by_id,
         lazy_view_factory("graph.notifications.webhooks", "Webhook"),
-        description="Webhook that is called. Null also if the viewer may not see webhooks.",
+        description="Webhook that is called. Null: there is none, or the caller can't see it.",
     )
-    stop: bool = attribute_field("True runs no filter after this one.")
+    stop: bool = attribute_field("True if no filter runs after this one.")
 
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
         "reply": NestedViewField(("reply",), lambda reply: reply, FilterReply)
@@ -230,14 +237,14 @@ class FilterAction(View):
         return [Mailbox.from_row(row) for row in rows if row]
 
 
-@strawberry.type(description="One test or action of a filter in words.")
+@strawberry.type(description="Test or action of a filter in words.")
 class SummaryItem:
     label: str = attribute_field("Name of the test or action, such as `Subject` or `Move to`.")
     value: str = attribute_field("Value of the test or action.")
 
 
 @strawberry.type(
-    description="Filter of a user. It runs on each received message of the user.",
+    description="Filter of a user. An active filter runs on each received message of the user.",
     directives=[Auth(scope=Scope.READ)],
 )
 class Filter(NodeView):
@@ -247,15 +254,17 @@ class Filter(NodeView):
         lazy_view_factory("graph.users.types", "User"),
         description="Owner of the filter.",
     )
-    name: str = attribute_field("Name. It can be empty.")
+    name: str = attribute_field("Name of the filter. It can be empty.")
     position: int = attribute_field(
         "Position in the run order. The lowest runs first, equal ones by age."
     )
     query: FilterQuery = attribute_field("Tests that a message must pass.")
     action: FilterAction = attribute_field("Actions on a matching message.")
-    active: bool = attribute_field("Whether the filter runs.")
-    created_at: datetime = attribute_field("Time of creation.")
-    metadata: JSON | None = attribute_field("JSON object with data of the application.")
+    active: bool = attribute_field("True if the filter runs on received messages.")
+    created_at: datetime = attribute_field("Time when the filter was created.")
+    metadata: JSON | None = attribute_field(
+        "JSON object with data of the client. Null: there is none."
+    )
     match_count: BigInt = attribute_field("Number of messages that the filter acted on.")
 
     load_batch = staticmethod(filter_loaders.load_visible_by_ids)
@@ -268,12 +277,14 @@ class Filter(NodeView):
         ),
     }
 
-    @field("Tests in words, in the language of the owner.", *QUERY_COLUMNS, "user_id")
+    @field("Tests of the filter in words, in the language of the owner.", *QUERY_COLUMNS, "user_id")
     async def query_summary(self, info: Info) -> list[SummaryItem]:
         parts = await filter_loaders.describe_query(info.context, self.row)
         return [SummaryItem(label=part.label, value=part.value) for part in parts]
 
-    @field("Actions in words, in the language of the owner.", *ACTION_COLUMNS, "user_id")
+    @field(
+        "Actions of the filter in words, in the language of the owner.", *ACTION_COLUMNS, "user_id"
+    )
     async def action_summary(self, info: Info) -> list[SummaryItem]:
         parts = await filter_loaders.describe_action(info.context, self.row)
         return [SummaryItem(label=part.label, value=part.value) for part in parts]
@@ -289,19 +300,17 @@ class Filter(NodeView):
 
 
 async def load_filter_page(
-    info: Info, user_id: int, first: int | None, after: str | None
+    info: Info, user_id: int, order: FilterOrder, page_arguments: PageArguments
 ) -> Connection[Filter]:
-    """Load a page of the filters of an account, in the order they are run."""
-    ctx, requested_page = (
-        info.context,
-        page_request(RUN_ORDER_CURSOR_KIND, first, after, None, None),
-    )
-    page_key = FilterListing(user_id, requested_page, selected_columns(info, Filter))
+    """Load a page of the filters of an account."""
+    ctx, list_order = info.context, filter_loaders.LIST_ORDERS[order]
+    requested_page = page_request(f"filters-{order}", *page_arguments)
+    page_key = FilterListing(user_id, requested_page, selected_columns(info, Filter), order)
     return await connection_of_page(
         info,
         Filter,
         await ctx.load(filter_loaders.load_pages, page_key),
-        lambda row: Cursor(RUN_ORDER_CURSOR_KIND, row.position, row.id),
+        lambda row: list_order.cursor_of_row(row, requested_page.ordering),
         lambda: ctx.load(filter_loaders.count_listings, page_key),
     )
 
@@ -309,10 +318,10 @@ async def load_filter_page(
 @strawberry.type(description="Result of one filter for one message.")
 class FilterTestResult:
     filter: Filter = attribute_field("Tested filter.")
-    matches: bool = attribute_field("Whether the message passes all tests of the filter.")
+    matches: bool = attribute_field("True if the message passes all tests of the filter.")
     actions: list[str] = attribute_field(
         "Actions that the filter would do, in words in the language of the owner. Actions that an "
-        "earlier filter decided or prevented are left out."
+        "earlier filter decided or prevented are left out. Empty for an inactive filter."
     )
 
 
@@ -321,7 +330,7 @@ class FilterPayload(MutationPayload):
     filter: Filter | None = attribute_field("Created filter.", default=None)
 
 
-@strawberry.type(description="Filters after a change.")
+@strawberry.type(description="Payload of filterUpdate and filterImport.")
 class FiltersPayload(MutationPayload):
     filters: list[Filter] = attribute_field(
         "Filters in the order of the references, or of the imported script.", default_factory=list
@@ -331,9 +340,8 @@ class FiltersPayload(MutationPayload):
 @strawberry.type
 class FilterRootQuery:
     @query(
-        "Returns one filter. A DOMAIN_ADMIN with the permission FILTERS sees filters of the users "
-        "of "
-        "their domains.",
+        "Returns a filter. A DOMAIN_ADMIN with the permission FILTERS sees filters of the users "
+        "of the administered domains.",
         scope=Scope.READ,
     )
     async def filter(self, info: Info, by: Annotated[FilterRef, BY_ARGUMENT]) -> Filter | None:
@@ -341,11 +349,12 @@ class FilterRootQuery:
             await info.context.load(filter_loaders.load_visible_by_ids, id_from_ref(by, "by"))
         )
 
-    @query("Lists the filters of all users, the oldest first.", role=Role.ADMIN, scope=Scope.READ)
+    @query("Returns the filters of all users.", role=Role.ADMIN, scope=Scope.READ)
     async def filters(
         self,
         info: Info,
         filter: FilterFilter | None = UNSET,
+        order_by: FilterOrder = FilterOrder.CREATED_ASC,
         first: int | None = UNSET,
         after: str | None = UNSET,
         last: int | None = UNSET,
@@ -353,20 +362,26 @@ class FilterRootQuery:
     ) -> Connection[Filter]:
         conditions = await filter.resolve_conditions(info) if filter else FilterListConditions()
         list_ordering = ordering_name(
-            CREATED_ORDER_CURSOR_KIND, None if conditions == FilterListConditions() else conditions
+            f"filters-of-all-{order_by}",
+            None if conditions == FilterListConditions() else conditions,
         )
+        list_order = filter_loaders.LIST_ORDERS[order_by]
         requested_page = page_request(list_ordering, first, after, last, before)
         return await connection_of_page(
             info,
             Filter,
             await filter_loaders.load_page_of_all_users(
-                info.context, conditions, requested_page, selected_columns(info, Filter)
+                info.context, conditions, requested_page, selected_columns(info, Filter), order_by
             ),
-            lambda row: Cursor(requested_page.ordering, row.created_at, row.id),
+            lambda row: list_order.cursor_of_row(row, list_ordering),
             lambda: filter_loaders.count_of_all_users(info.context, conditions),
         )
 
-    @query("Runs all filters of a user on a message without any effect.", scope=Scope.READ)
+    @query(
+        "Returns the result of every filter of a user for a message, without any effect. "
+        "Inactive filters are tested, too.",
+        scope=Scope.READ,
+    )
     async def filter_test(
         self,
         info: Info,
@@ -394,7 +409,8 @@ class FilterRootQuery:
 @strawberry.type
 class FilterMutation:
     @mutation(
-        "Creates a filter. For another user, a DOMAIN_ADMIN needs the permission FILTERS.",
+        "Creates a filter. Filters of another user require, for a DOMAIN_ADMIN, the permission "
+        "FILTERS.",
         scope=Scope.SETTINGS,
     )
     async def filter_create(self, info: Info, input: FilterCreateInput) -> FilterPayload:
@@ -421,8 +437,8 @@ class FilterMutation:
         return DeletePayload(deleted_ids=[global_ids.encode("Filter", key) for key in keys])
 
     @mutation(
-        "Runs filters of the signed-in user on stored messages with a task. They move, copy, mark "
-        "or delete messages. They send no messages, replies or webhooks.",
+        "Starts a task that runs filters of the signed-in user on stored messages. The filters "
+        "move, copy, mark or delete messages. They send no messages, replies or webhooks.",
         scope=Scope.MAIL,
     )
     async def filter_apply(self, info: Info, input: FilterApplyInput) -> TaskPayload:

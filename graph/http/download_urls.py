@@ -10,6 +10,7 @@ from graph.types.fields import Info
 from graph.types.scalars import URL
 from models.errors import InvalidInput
 from models.users.roles import Role
+from models.validation_constraints import ValidationConstraint
 from resolvers.files import signed_urls
 from resolvers.messages.content_access import require_readable_row
 
@@ -41,7 +42,9 @@ def parse_attachment_id(id: str, *, path: str = "id", index: int | None = None) 
             return key, number
     except ValueError:
         pass
-    raise InvalidInput("not the id of an Attachment", constraint="id", path=[path], index=index)
+    raise InvalidInput(
+        "not the id of an Attachment", constraint=ValidationConstraint.ID, path=[path], index=index
+    )
 
 
 def quarantined_message_path(item_key: int, *subpath: str) -> str:

@@ -1,4 +1,4 @@
-"""POST of a raw message into a mailbox: `messageUpload` without GraphQL."""
+"""POST of a raw message into a mailbox: `messageImport` without GraphQL."""
 
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -24,11 +24,11 @@ from mail.smtp.spool_file import SpoolFile
 from models.errors import require_found
 from resolvers.files import signed_urls
 from resolvers.mailboxes.loaders import MailboxSelector
-from resolvers.messages import upload
-from resolvers.messages.upload import NewMessage
+from resolvers.messages import message_import
+from resolvers.messages.message_import import NewMessage
 
 MESSAGE_MEDIA_TYPES = ("message/rfc822", "message/global")  # RFC 5322, and with SMTPUTF8 RFC 6532
-FLAG_PARAMETERS = ("unseen", "flagged", "draft")
+DEFAULT_FLAGS = {"seen": True, "flagged": False, "draft": False}
 BOOLEAN_BY_TEXT = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
 
@@ -44,7 +44,7 @@ async def store_posted_message(service: UploadService, request: Request) -> Resp
     flags, size = _flags_from_query(request), announced_size_of_raw_body(request.headers)
     max_bytes = service.environment.options.message_max_size
     check_size(size, max_bytes)
-    await upload.require_upload_allowed(ctx, box, size)
+    await message_import.require_upload_allowed(ctx, box, size)
     with (
         checked_disk_space(service, size),
         limited_per_user(service, ctx.viewer.user_id),
@@ -57,12 +57,12 @@ async def store_posted_message(service: UploadService, request: Request) -> Resp
         new = NewMessage(
             mailbox=box,
             received_source=source,
-            is_seen=not flags["unseen"],
+            is_seen=flags["seen"],
             is_flagged=flags["flagged"],
             is_draft=flags["draft"],
         )
         async with service.large_message_slots if isinstance(source, Path) else nullcontext():
-            row = require_found((await upload.store_message(ctx, new)).message)
+            row = require_found(await message_import.store_message(ctx, new))
     response_body = {
         "id": global_ids.encode("Message", row.id),
         "uid": row.uid,
@@ -85,12 +85,12 @@ def _check_content_type(headers: Mapping[str, str]) -> None:
 
 
 def _flags_from_query(request: Request) -> dict[str, bool]:
-    """Parse the flags in the query string; missing flags are false. Raises RequestRejected."""
-    flags = dict.fromkeys(FLAG_PARAMETERS, False)
+    """Parse the flags in the query string. Raises RequestRejected."""
+    flags = dict(DEFAULT_FLAGS)
     for name, text in request.query_params.multi_items():
         if name not in flags:
             raise graphql_request.bad_request(
-                f"Only {', '.join(FLAG_PARAMETERS)} can be said in the address."
+                f"Only {', '.join(DEFAULT_FLAGS)} can be said in the address."
             )
         if text.lower() not in BOOLEAN_BY_TEXT:
             raise graphql_request.bad_request(f"{name} is true or false.")

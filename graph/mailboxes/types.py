@@ -167,7 +167,17 @@ class Mailbox(NodeView):
         ]
 
     @field("One annotation.", "id")
-    async def annotation(self, info: Info, key: str) -> Annotation | None:
+    async def annotation(
+        self,
+        info: Info,
+        key: Annotated[
+            str,
+            strawberry.argument(
+                description="Name of the annotation (RFC 5464), which begins with `/private/` or "
+                "`/shared/`, in any case."
+            ),
+        ],
+    ) -> Annotation | None:
         name = annotations.validate_key(key)
         row = await info.context.load(annotations.load_annotations_by_key, (self.row.id, name))
         return Annotation(key=row.key, value=row.value) if row else None
@@ -256,7 +266,16 @@ class MailboxesPayload(MutationPayload):
 class MailboxQuery:
     @query("One folder, or null.", scope=Scope.MAIL_READ)
     async def mailbox(
-        self, info: Info, by: MailboxRef, user: UserRef | None = UNSET
+        self,
+        info: Info,
+        by: MailboxRef,
+        user: Annotated[
+            UserRef | None,
+            strawberry.argument(
+                description="Owner of the mailbox. Default: the signed-in user, or the owner of "
+                "the mailbox that an ID names."
+            ),
+        ] = UNSET,
     ) -> Mailbox | None:
         owner = await load_user_or_viewer_id(info, user) if user else None
         if user and owner is None:

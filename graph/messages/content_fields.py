@@ -316,7 +316,13 @@ class MessageContentFields(NodeView):
         return await content.header_block_text(await load_stored_message(info, self.row))
 
     @field("Values of one header.", cost=2)
-    async def header(self, info: Info, name: str) -> list[str]:
+    async def header(
+        self,
+        info: Info,
+        name: Annotated[
+            str, strawberry.argument(description="Name of the header field, in any case.")
+        ],
+    ) -> list[str]:
         return await content.header_values(await load_stored_message(info, self.row), name)
 
     @field("Body as stored, base64 when not UTF-8.", cost=10)
@@ -325,7 +331,23 @@ class MessageContentFields(NodeView):
 
     @field("IMAP BODY[section]<offset.maxBytes>, as stored; base64 when not UTF-8.", cost=10)
     async def body_part(
-        self, info: Info, section: str, offset: int = 0, max_bytes: int | None = UNSET
+        self,
+        info: Info,
+        section: Annotated[
+            str,
+            strawberry.argument(
+                description="Section of the message in IMAP notation (RFC 9051), such as `1.2`, "
+                "`HEADER`, `TEXT` or `2.MIME`. An empty text is the whole message."
+            ),
+        ],
+        offset: int = 0,
+        max_bytes: Annotated[
+            int | None,
+            strawberry.argument(
+                description="Returns at most this number of bytes, 1 to 16,777,216. Default: the "
+                "whole section; a section above 16 MiB is an error."
+            ),
+        ] = UNSET,
     ) -> str | None:
         stored = await load_stored_message(info, self.row)
         return await content.imap_body_section(

@@ -32,6 +32,7 @@ from models.errors import InvalidInput
 from models.files.blobs import StorageTier
 from models.mailboxes.tables import SpecialUse
 from models.submission.tables import SubmissionState
+from models.validation_constraints import ValidationConstraint
 from resolvers.messages.filters.filter_conditions import MessageSelector
 from resolvers.messages.filters.filter_lookups import MAX_DEPTH
 from resolvers.messages.filters.message_filter import MessageConditions
@@ -73,7 +74,9 @@ class PastTimeInput:
         try:
             return info.context.environment.now() - ago
         except OverflowError as problem:
-            raise InvalidInput("too long ago", constraint="min", path=["ago"]) from problem
+            raise InvalidInput(
+                "too long ago", constraint=ValidationConstraint.MIN, path=["ago"]
+            ) from problem
 
 
 @strawberry.input(description="Test of one header.")
@@ -183,7 +186,7 @@ class MessageFilter(ConditionsInput):
         """
         if depth > MAX_DEPTH:
             message = f"and, or and not go {MAX_DEPTH} levels deep"
-            raise InvalidInput(message, constraint="depth", path=["filter"])
+            raise InvalidInput(message, constraint=ValidationConstraint.DEPTH, path=["filter"])
         times = {
             name: limit.resolve_time(info)
             for name in TIME_FIELDS
@@ -201,7 +204,9 @@ class MessageFilter(ConditionsInput):
         for name in ("uids", "seqs"):
             if getattr(self, name) and not self.mailbox:
                 message = f"{name} go with a mailbox"
-                raise InvalidInput(message, constraint="required", path=["filter", name])
+                raise InvalidInput(
+                    message, constraint=ValidationConstraint.REQUIRED, path=["filter", name]
+                )
         return MessageConditions(
             every=all_of,
             some=self._conditions_of_filters(self.or_, info, depth),
@@ -223,7 +228,9 @@ class MessageFilter(ConditionsInput):
         path = ["filter", "query"]
         if found := fields_from_valid_query(self.query, now, path):
             return found
-        raise InvalidInput("this text selects every message", constraint="required", path=path)
+        raise InvalidInput(
+            "this text selects every message", constraint=ValidationConstraint.REQUIRED, path=path
+        )
 
     @staticmethod
     def _conditions_of_filters(
@@ -248,7 +255,9 @@ class MessageFilter(ConditionsInput):
                 continue
             if len(items) > MAX_LIST_LENGTHS[name]:
                 message = f"at most {MAX_LIST_LENGTHS[name]} of {name}"
-                raise InvalidInput(message, constraint="max", path=["filter", name])
+                raise InvalidInput(
+                    message, constraint=ValidationConstraint.MAX, path=["filter", name]
+                )
             conditions[name] = tuple(items)
         if "mailboxes" in conditions:
             refs = conditions["mailboxes"]
@@ -280,7 +289,10 @@ def _check_pattern_lengths(patterns: Sequence[str]) -> None:
         if len(pattern) > MAX_PATTERN_LENGTH:
             message = f"a pattern has at most {MAX_PATTERN_LENGTH} characters"
             raise InvalidInput(
-                message, constraint="max", path=["filter", "mailboxPatterns"], index=index
+                message,
+                constraint=ValidationConstraint.MAX,
+                path=["filter", "mailboxPatterns"],
+                index=index,
             )
 
 
@@ -395,13 +407,15 @@ class MessageSelection(ConditionsInput):
         """
         if self.filter and self.all:
             text = "select by ids, by mailbox, by filter, or all: by one of them"
-            raise InvalidInput(text, constraint="exclusive", path=["select", "all"])
+            raise InvalidInput(
+                text, constraint=ValidationConstraint.EXCLUSIVE, path=["select", "all"]
+            )
         keys = None
         if self.ids is not UNSET and self.ids is not None:
             if len(self.ids) > MAX_SELECTED_IDS:
                 raise InvalidInput(
                     f"at most {MAX_SELECTED_IDS} ids; select more by mailbox or filter",
-                    constraint="max",
+                    constraint=ValidationConstraint.MAX,
                     path=["select", "ids"],
                 )
             keys = global_ids.decode_all("Message", self.ids, path=["select", "ids"])

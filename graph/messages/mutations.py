@@ -28,6 +28,7 @@ from graph.types.scalars import BigInt, validate_custom_data
 from models.errors import InvalidInput
 from models.files.blobs import StorageTier
 from models.users.roles import Role, Scope
+from models.validation_constraints import ValidationConstraint
 from resolvers.messages import loaders as message_loaders
 from resolvers.messages.bulk import bulk_changes, storage_tiers
 from resolvers.messages.bulk.bulk_requests import BulkOutcome, BulkRequest
@@ -73,7 +74,7 @@ class MessagePatch:
         if self.flags and (self.add_flags or self.remove_flags):
             raise InvalidInput(
                 "flags replaces all: without addFlags and removeFlags",
-                constraint="exclusive",
+                constraint=ValidationConstraint.EXCLUSIVE,
                 path=["set", "flags"],
             )
         changes = FlagChanges.from_flag_names(

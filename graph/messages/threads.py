@@ -24,6 +24,7 @@ from graph.types.references import maybe_value
 from graph.types.row_mapping import NodeView, global_id_field
 from models.errors import InvalidInput
 from models.users.roles import Scope
+from models.validation_constraints import ValidationConstraint
 from resolvers.mailboxes import loaders as mailbox_loaders
 from resolvers.messages import loaders as message_loaders
 from resolvers.messages.bulk import threads
@@ -99,7 +100,7 @@ class ThreadMutation:
     async def thread_update(self, info: Info, input: ThreadUpdateInput) -> ThreadsPayload:
         if not 0 < len(input.threads) <= threads.MAX_THREADS:
             text = f"one to {threads.MAX_THREADS} threads"
-            raise InvalidInput(text, constraint="range", path=["threads"])
+            raise InvalidInput(text, constraint=ValidationConstraint.RANGE, path=["threads"])
         keys = ids_from_refs(info, input.threads, "threads")
         changes = input.set.to_changes()
         request = ThreadChangeRequest(keys, changes, maybe_value(input.set.muted))

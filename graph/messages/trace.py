@@ -13,7 +13,7 @@ from graph.types.input_conditions import ConditionsInput
 from graph.types.object_views import View
 from graph.types.references import value_or_none
 from graph.types.row_mapping import lazy_view_factory
-from models.messages.message_trace import LogComponent
+from models.messages.message_trace import LogComponent, MessageTraceEventKind
 from models.store.keyset_pages import Cursor, ordering_name
 from models.users.roles import Role, Scope
 from resolvers.messages import loaders as message_loaders
@@ -31,11 +31,7 @@ class MessageTraceEvent(View):
     )
     queue_id: str = attribute_field("That was given when it came in, or into the queue.")
     component: LogComponent = attribute_field("What decided.")
-    event: str = attribute_field(
-        "accepted, turned away, judged, held, released, stored, not stored, answered, not "
-        "answered, sent on, not sent on, dropped or refused of what came in; queued, copied, and "
-        "the state of each delivery of what goes out. More may come."
-    )
+    event: MessageTraceEventKind = attribute_field("What happened to the message.")
     detail: str | None = attribute_field("More about it, for people.")
     address: str | None = attribute_field("Of the recipient, as given.")
     sender: str | None = attribute_field(
@@ -95,7 +91,13 @@ class MessageTraceQuery:
         info: Info,
         queue_id: str | None = UNSET,
         message_id: str | None = UNSET,
-        address: str | None = UNSET,
+        address: Annotated[
+            str | None,
+            strawberry.argument(
+                description="Returns only steps of this recipient, and steps that concern all "
+                "recipients."
+            ),
+        ] = UNSET,
     ) -> list[MessageTraceEvent]:
         search = TraceRequest(
             queue_id if isinstance(queue_id, str) else None,

@@ -6,36 +6,42 @@ from datetime import datetime
 import strawberry
 from strawberry import UNSET
 
-from graph.changes.queries import resume_position_or_now
+from graph.changes.queries import ResumeArgument, resume_position_or_now
 from graph.messages.types import Message
 from graph.types.errors import attribute_field
 from graph.types.fields import Info, subscription
 from graph.types.row_mapping import link
 from graph.types.scalars import Cursor
+from models.events.event_types import EventType
 from models.users.roles import Scope
 from resolvers.changes.stream_reader import load_last_stream_positions
 from resolvers.messages import loaders as message_loaders
 from resolvers.notifications.live_notifications import LiveNotification, follow_notifications
 
 
-@strawberry.type(description="Something worth showing.")
+@strawberry.type(description="Event that a client can show to the user.")
 class Notification:
     row: strawberry.Private[LiveNotification]
-    type: str = attribute_field(
-        "message.received, message.bounced, limit.reached, login.succeeded and others of "
-        "webhookTypes; resync where something may not have been told. New types may come."
+    type: EventType = attribute_field(
+        "Type of the event: MESSAGE_RECEIVED, SUBMISSION_BOUNCED, LIMIT_REACHED, an event of the "
+        "security log, or RESYNC if events may be missing. New types can be added."
     )
-    title: str = attribute_field("For people, in English; of mail who sent it.")
-    text: str | None = attribute_field("More of it; of mail its subject.")
+    title: str = attribute_field(
+        "Title for people, in English. For a received message: its sender."
+    )
+    text: str | None = attribute_field(
+        "Text for people, in English. For a received message: its subject. Null: there is none."
+    )
     message: Message | None = link(
         "message_id",
         message_loaders.load_visible_by_ids,
         Message.from_row_or_none,
-        description="The mail it tells of, null when gone.",
+        description="Received message. Null: the event is about no message, or the message was "
+        "deleted.",
     )
-    at: datetime = attribute_field("When it happened.")
-    cursor: Cursor = attribute_field("Resume after this.")
-    has_more: bool = attribute_field("More is coming at once (catching up).")
+    at: datetime = attribute_field("Time of the event.")
+    cursor: Cursor = attribute_field("Position of the event, for `after`.")
+    has_more: bool = attribute_field("True if more notifications follow at once.")
 
     @classmethod
     def from_live_notification(cls, live_notification: LiveNotification) -> "Notification":
@@ -54,14 +60,14 @@ class Notification:
 @strawberry.type
 class NotificationSubscription:
     @subscription(
-        "New mail and events worth showing to the viewer, of the own account: mail that came and "
-        "is unread, outside of Junk, Trash and muted conversations; limits, sign-ins and other "
-        "security events, mail that could not be sent. From a position on: missed, then live.",
+        "Streams events of the signed-in user's account that a client can show: received unread "
+        "messages outside of Junk, Trash and muted threads, reached limits, sign-ins and "
+        "other security events, and messages that could not be sent.",
         load_positions=load_last_stream_positions,
         scope=Scope.MAIL_READ,
     )
     async def notifications(
-        self, info: Info, after: Cursor | None = UNSET
+        self, info: Info, after: ResumeArgument = UNSET
     ) -> AsyncIterator[Notification]:
         async for notice in follow_notifications(info.context, resume_position_or_now(info, after)):
             yield Notification.from_live_notification(notice)

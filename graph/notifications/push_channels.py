@@ -39,41 +39,56 @@ PLACEHOLDERS_DESCRIPTION = (
 )
 
 
-@strawberry.type(description="Where a user is told of new mail: one of each kind.")
+@strawberry.type(
+    description="Push channel: sends push notifications of new mail to a user. A user has one "
+    "channel of each kind."
+)
 class PushChannel(NodeView):
-    kind: PushKind = attribute_field("By which service.")
+    kind: PushKind = attribute_field("Service of the channel.")
     user: Annotated["User", strawberry.lazy("graph.users.types")] = link(
         "user_id",
         user_loaders.load_visible_users_by_id,
         lazy_view_factory("graph.users.types", "User"),
-        description="Who is told.",
+        description="User who gets the notifications.",
     )
     active: bool = attribute_field(
-        "In force. The service switches it off by saying that it is gone: of Web Push 404 or 410, "
-        "of Pushover 400, of others 410."
+        "True if the channel sends notifications. A response of the service that the channel is "
+        "gone deactivates it: 404 or 410 of Web Push, 400 of Pushover, 410 of others."
     )
     title: str | None = attribute_field(
-        f"Title, with {PLACEHOLDERS_DESCRIPTION}; null = {{SENDER}}."
+        f"Template of the title, with {PLACEHOLDERS_DESCRIPTION}. Null: {{SENDER}}."
     )
-    text: str | None = attribute_field("Text, with the same; null = {SUBJECT}.")
+    text: str | None = attribute_field(
+        f"Template of the text, with {PLACEHOLDERS_DESCRIPTION}. Null: {{SUBJECT}}."
+    )
     senders: list[str] = attribute_field(
-        "Only from these: addresses, domains, patterns with one *."
+        "Senders whose messages are notified: addresses, domains, or patterns with one `*`. "
+        "Empty, with `sendersRegex` null: all senders."
     )
-    senders_regex: str | None = attribute_field("Or these.")
-    high_priority_only: bool = attribute_field("Only mail of high priority.")
-    pass_priority: bool = attribute_field("Mail of high priority is pushed with priority.")
+    senders_regex: str | None = attribute_field(
+        "Regular expression for senders whose messages are notified, in addition to `senders`. "
+        "Null: there is none."
+    )
+    high_priority_only: bool = attribute_field(
+        "True if only messages of high priority are notified."
+    )
+    pass_priority: bool = attribute_field(
+        "True if messages of high priority are notified with high priority."
+    )
     last_error: str | None = attribute_field(
-        "What went wrong last; null when the last push was taken."
+        "Error of the last notification. Null: the service accepted it."
     )
-    last_push_at: datetime | None = attribute_field("Last push that was taken.")
-    created_at: datetime = attribute_field("Creation.")
+    last_push_at: datetime | None = attribute_field(
+        "Time of the last accepted notification. Null: there was none."
+    )
+    created_at: datetime = attribute_field("Time when the channel was created.")
 
     load_batch = staticmethod(push_channels.load_visible_channels_by_id)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {"id": global_id_field("PushChannel")}
 
     @field(
-        "Only mail that comes in these folders, as far as the viewer sees them; empty = INBOX. "
-        "Where all are deleted it is INBOX again.",
+        "Mailboxes whose new messages are notified. Mailboxes that the caller can't see are left "
+        "out. Empty: INBOX, also after all of them were deleted.",
         "mailboxes",
     )
     async def mailboxes(self, info: Info) -> list[Mailbox]:
@@ -81,47 +96,66 @@ class PushChannel(NodeView):
         return [Mailbox.from_row(row) for row in rows if row]
 
 
-@strawberry.input(description="Input of pushChannelSet; absent = unchanged.")
+@strawberry.input(
+    description="Input of pushChannelSet. An absent field leaves the value unchanged."
+)
 class PushChannelSetInput(Options, RestrictionsInput):
     restriction_fields = frozenset({"mailboxes", "senders"})
-    users: UserSelection | None = attribute_field("Whose; default: the viewer's.", default=UNSET)
-    kind: PushKind = attribute_field("Which of their channels.", default=PushKind.PUSHOVER)
+    users: UserSelection | None = attribute_field(
+        "Users whose channel is set. Default: the signed-in user.", default=UNSET
+    )
+    kind: PushKind = attribute_field("Service of the channel.", default=PushKind.PUSHOVER)
     active: bool | None = attribute_field(
-        "In force, as a new one is. What comes while it is not is not told later.", default=UNSET
+        "Sends notifications. Messages that arrive while the channel is inactive are never "
+        "notified. Default of a new channel: true.",
+        default=UNSET,
     )
     key: str | None = attribute_field(
-        "PUSHOVER: key of a user or a group. Write only.", default=UNSET
+        "Pushover key of a user or group, at most 512 characters. Required for a new PUSHOVER "
+        "channel. It is never returned.",
+        default=UNSET,
     )
     token: str | None = attribute_field(
-        "PUSHOVER: token of the application. HTTP: bearer, null = none. Write only.", default=UNSET
+        "PUSHOVER: token of the application, required for a new channel. HTTP: bearer token; "
+        "null: none. At most 512 characters. It is never returned.",
+        default=UNSET,
     )
     endpoint: JSON | None = attribute_field(
-        "WEB_PUSH: what PushSubscription.toJSON() says. HTTP: address, as text. Public, unless "
-        "push.allowPrivateNetworks is set. Write only.",
+        "WEB_PUSH: result of `PushSubscription.toJSON()` in the browser. HTTP: URL as a string. "
+        "Private networks require the setting `push.allowPrivateNetworks`. It is never "
+        "returned.",
         default=UNSET,
     )
     title: str | None = attribute_field(
-        f"At most 250 characters, with {PLACEHOLDERS_DESCRIPTION}; null = {{SENDER}}.",
+        f"Template of the title, at most 250 characters, with {PLACEHOLDERS_DESCRIPTION}. Null: "
+        f"{{SENDER}}.",
         default=UNSET,
     )
     text: str | None = attribute_field(
-        "At most 1,024 characters, with the same; null = {SUBJECT}.", default=UNSET
+        f"Template of the text, at most 1,024 characters, with {PLACEHOLDERS_DESCRIPTION}. Null: "
+        f"{{SUBJECT}}.",
+        default=UNSET,
     )
     senders: list[str] | None = attribute_field(
-        "Only from these: addresses, domains, patterns with one *; at most 100. Null = anybody.",
+        "Notifies only messages of these senders, at most 100: addresses, domains, or patterns "
+        "with one `*`. Null: all senders, unless `sendersRegex` is set.",
         default=UNSET,
     )
     senders_regex: str | None = attribute_field(
-        "Or these: a regular expression, found anywhere in the address, in any case; at most 200 "
-        "characters, no look-around and no references back. Null = none.",
+        "Regular expression for further senders: messages are notified if the address contains a "
+        "match, ignoring case. At most 200 characters, without look-around and "
+        "back-references. Null: none.",
         default=UNSET,
     )
-    high_priority_only: bool | None = attribute_field("Only mail of high priority.", default=UNSET)
+    high_priority_only: bool | None = attribute_field(
+        "Notifies only messages of high priority.", default=UNSET
+    )
     pass_priority: bool | None = attribute_field(
-        "Push mail of high priority with priority.", default=UNSET
+        "Notifies messages of high priority with high priority.", default=UNSET
     )
     mailboxes: list[MailboxRef] | None = attribute_field(
-        "Only mail that comes in these folders, which each of the users has; null = INBOX.",
+        "Notifies only new messages in these mailboxes, at most 100. Each of the users must have "
+        "them. Null: INBOX.",
         default=UNSET,
     )
 
@@ -154,10 +188,10 @@ class PushChannelSetInput(Options, RestrictionsInput):
         return PushChannelChange(self.kind, values, target, folders)
 
 
-@strawberry.type(description="Push channels after the mutation.")
+@strawberry.type(description="Payload of pushChannelSet and pushChannelTest.")
 class PushChannelsPayload(MutationPayload):
     push_channels: list[PushChannel] = attribute_field(
-        "The push channels: of pushChannelSet in the order of the users, of pushChannelTest in the "
+        "Push channels, for pushChannelSet in the order of the users, for pushChannelTest in the "
         "order of the references.",
         default_factory=list,
     )
@@ -166,7 +200,8 @@ class PushChannelsPayload(MutationPayload):
 @strawberry.type
 class PushQuery:
     @query(
-        "The applicationServerKey that browsers subscribe with (RFC 8292), in base64url.",
+        "Returns the public VAPID key (RFC 8292) in base64url, which browsers need as "
+        "`applicationServerKey`.",
         scope=Scope.READ,
     )
     async def vapid_public_key(self, info: Info) -> str:
@@ -179,8 +214,8 @@ WRITE_GUARD: dict[str, Any] = {"scope": Scope.FULL, "user_permission": UserPermi
 @strawberry.type
 class PushMutation:
     @mutation(
-        "Makes or changes channels: one for each user and kind. Of others it needs the "
-        "permissions PUSH_CHANNELS and IMPERSONATE, and is in their security log.",
+        "Creates or changes the push channel of each user. Channels of other users require the "
+        "permissions PUSH_CHANNELS and IMPERSONATE, and the change is in their security log.",
         **WRITE_GUARD,
     )
     async def push_channel_set(self, info: Info, input: PushChannelSetInput) -> PushChannelsPayload:
@@ -202,7 +237,7 @@ class PushMutation:
         await push_channels.request_test(info.context, keys)
         return await _load_payload(info, keys)
 
-    @mutation("Deletes push channels: all of them or none.", **WRITE_GUARD)
+    @mutation("Deletes push channels, all or none.", **WRITE_GUARD)
     async def push_channel_delete(self, info: Info, input: PushChannelDeleteInput) -> DeletePayload:
         keys = ids_from_refs(info, input.push_channels, "pushChannels")
         await push_channels.delete_channels(info.context, keys)

@@ -6,31 +6,33 @@ from graph.types.errors import Options, attribute_field
 from graph.types.object_references import ObjectRef
 
 
-@strawberry.input(one_of=True, description="Names one webhook.")
+@strawberry.input(one_of=True, description="Reference to one webhook.")
 class WebhookRef(ObjectRef):
     pass
 
 
-@strawberry.input(one_of=True, description="Names one push channel.")
+@strawberry.input(one_of=True, description="Reference to one push channel.")
 class PushChannelRef(ObjectRef):
     pass
 
 
 @strawberry.input(description="Input of webhookDelete.")
 class WebhookDeleteInput(Options):
-    webhooks: list[WebhookRef] = attribute_field("The webhooks to delete.")
+    webhooks: list[WebhookRef] = attribute_field("Webhooks to delete.")
 
 
 @strawberry.input(description="Input of webhookTest.")
 class WebhookTestInput(Options):
-    webhooks: list[WebhookRef] = attribute_field("The webhooks to test.")
+    webhooks: list[WebhookRef] = attribute_field("Webhooks that get a test event.")
 
 
 @strawberry.input(description="Input of pushChannelDelete.")
 class PushChannelDeleteInput(Options):
-    push_channels: list[PushChannelRef] = attribute_field("The push channels to delete.")
+    push_channels: list[PushChannelRef] = attribute_field("Push channels to delete.")
 
 
 @strawberry.input(description="Input of pushChannelTest.")
 class PushChannelTestInput(Options):
-    push_channels: list[PushChannelRef] = attribute_field("The push channels to test.")
+    push_channels: list[PushChannelRef] = attribute_field(
+        "Push channels that get a sample notification."
+    )

@@ -10,6 +10,7 @@ from strawberry.scalars import JSON
 
 from graph.admin.tasks import Task
 from graph.auth.types import SECRET_METADATA
+from graph.changes.changed_types import TYPE_NAME_BY_EVENT_TYPE
 from graph.domains.types import Domain
 from graph.messages.deleted_messages import TaskPayload
 from graph.notifications.references import WebhookDeleteInput, WebhookRef, WebhookTestInput
@@ -17,6 +18,7 @@ from graph.types import global_ids
 from graph.types.connections import Connection, connection_of_page, page_request
 from graph.types.errors import DeletePayload, MutationPayload, Options, attribute_field
 from graph.types.fields import Auth, Info, field, query
+from graph.types.input_conditions import ConditionsInput
 from graph.types.mutations import mutation
 from graph.types.object_references import id_from_ref, ids_from_refs
 from graph.types.object_views import DerivedField
@@ -35,13 +37,13 @@ from graph.types.row_mapping import (
 )
 from graph.types.scalars import URL, Cursor, Duration, encode_cursor
 from models.errors import require_found
+from models.events.event_types import EventType
 from models.notifications.webhooks import WebhookDeliveryState
 from models.store.keyset_pages import Cursor as Place
 from models.store.keyset_pages import ordering_name
 from models.users.roles import Role, Scope
 from resolvers.domains import loaders as domain_loaders
 from resolvers.notifications import webhooks
-from resolvers.notifications.webhook_event_types import ALL_TYPES, TYPES
 from resolvers.notifications.webhooks import (
     DELIVERY_ORDERING,
     LIST_ORDERING,
@@ -55,8 +57,11 @@ if TYPE_CHECKING:
     from graph.users.types import User
 
 DOMAIN_ADMIN_GUARD = Auth(role=Role.DOMAIN_ADMIN)
+TYPES_DESCRIPTION = (
+    "Types of the events that the webhook receives. Null: all types. PING, CHANGES_MISSED and "
+    "FILTER_MATCHED are always delivered, and can't be given."
+)
 DEFAULT_SECRET_OVERLAP = timedelta(days=1)
-TYPE_NAME_BY_OBJECT = {"Security": "AuthEvent", "Setting": "SettingChange", "Limit": "User"}
 BODY_COLUMNS = ("event", "type", "at", "stream_id", "number", "body")
 
 
@@ -67,7 +72,7 @@ def delivery_body(delivery: Any) -> dict[str, Any]:
 
 def _delivery_body_from_columns(
     event_id: str,
-    event_type: str,
+    event_type: EventType,
     occurred_at: datetime,
     stream_id: int,
     position: int,
@@ -78,13 +83,13 @@ def _delivery_body_from_columns(
     gap = {name: body[name] for name in ("missed", "reason") if name in body}
     return {
         "id": event_id,
-        "type": event_type,
+        "type": event_type.value,
         "at": occurred_at.astimezone(UTC).isoformat().replace("+00:00", "Z"),
         "cursor": encode_cursor({stream_id: position}) if position else None,
         "user": user and {**user, "id": global_ids.encode("User", user["id"])},
         "domain": domain and global_ids.encode("Domain", domain),
         "objects": [
-            _object_with_global_ids(body["kind"], changed_object)
+            _object_with_global_ids(event_type, changed_object)
             for changed_object in body["objects"]
         ],
         "origin": body["origin"],
@@ -92,9 +97,8 @@ def _delivery_body_from_columns(
     }
 
 
-def _object_with_global_ids(event_kind: str, facts: Mapping[str, Any]) -> dict[str, Any]:
+def _object_with_global_ids(event_type: EventType, facts: Mapping[str, Any]) -> dict[str, Any]:
     """Return a changed object with global IDs in place of row ids."""
-    object_name = "".join(part.capitalize() for part in event_kind.split("_")[:-1])
     global_id_by_field = {
         name: global_ids.encode("Mailbox", facts[name])
         for name in ("mailbox", "fromMailbox")
@@ -104,24 +108,33 @@ def _object_with_global_ids(event_kind: str, facts: Mapping[str, Any]) -> dict[s
         global_id_by_field["message"] = global_ids.encode("Message", facts["message"])
     return {
         **facts,
-        "id": global_ids.encode(TYPE_NAME_BY_OBJECT.get(object_name, object_name), facts["id"]),
+        "id": global_ids.encode(TYPE_NAME_BY_EVENT_TYPE[event_type], facts["id"]),
         **global_id_by_field,
     }
 
 
 @strawberry.type(
-    description="An event, and what came of posting it.", directives=[DOMAIN_ADMIN_GUARD]
+    description="Delivery of one event to a webhook, with its attempts.",
+    directives=[DOMAIN_ADMIN_GUARD],
 )
 class WebhookDelivery(NodeView):
-    type: str = attribute_field("Type of the event.")
-    at: datetime = attribute_field("When it happened.")
-    attempt: int = attribute_field("Number of the last try, from 1; 0 = it waits for its first.")
-    status: int | None = attribute_field("HTTP status of the last answer.")
-    error: str | None = attribute_field("What went wrong; null when it was taken.")
-    duration: Duration | None = attribute_field("How long the last try took.")
-    next_attempt_at: datetime | None = attribute_field("Next try; null = at once, or never again.")
-    state: WebhookDeliveryState = attribute_field("How far it has come.")
-    body: JSON = attribute_field("What is posted.")
+    type: EventType = attribute_field("Type of the event.")
+    at: datetime = attribute_field("Time of the event.")
+    attempt: int = attribute_field(
+        "Number of attempts that were made. 0: the first attempt was not made yet."
+    )
+    status: int | None = attribute_field("HTTP status of the last response. Null: there was none.")
+    error: str | None = attribute_field(
+        "Error of the last attempt. Null: the receiver accepted the event, or no attempt was made."
+    )
+    duration: Duration | None = attribute_field(
+        "Duration of the last attempt. Null: no attempt was made."
+    )
+    next_attempt_at: datetime | None = attribute_field(
+        "Time of the next attempt. Null: at once if `state` is PENDING, else never."
+    )
+    state: WebhookDeliveryState = attribute_field("State of the delivery.")
+    body: JSON = attribute_field("JSON body of the HTTP request.")
 
     load_batch = staticmethod(webhooks.load_visible_deliveries_by_id)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
@@ -133,34 +146,43 @@ class WebhookDelivery(NodeView):
     }
 
 
-@strawberry.type(description="Where events are posted.", directives=[DOMAIN_ADMIN_GUARD])
+@strawberry.type(
+    description="Webhook: a URL that gets events by HTTP POST requests.",
+    directives=[DOMAIN_ADMIN_GUARD],
+)
 class Webhook(NodeView):
-    types: list[str] = attribute_field('Event types; "user.*" prefix, "*" all.')
+    types: list[EventType] | None = attribute_field(
+        "Types of the events that the webhook receives. Null: all types."
+    )
     user: Annotated["User", strawberry.lazy("graph.users.types")] | None = link(
         "user_id",
         user_loaders.load_visible_users_by_id,
         lazy_view_factory("graph.users.types", "User"),
-        description="Only events of this user.",
+        description="User whose events are delivered. Null: events of several users.",
     )
     domain: Domain | None = link(
         "domain_id",
         domain_loaders.load_visible_domains_by_id,
         Domain.from_row_or_none,
-        description="Only events of this domain and its users; with user, of that one while it is "
-        "of this domain.",
+        description="Domain whose events and whose users' events are delivered. With `user`: "
+        "events of that user while the user is in the domain. Null: events of every domain.",
     )
-    url: URL = attribute_field("Where to.")
-    active: bool = attribute_field("In force. An answer of 410 switches it off.")
-    created_at: datetime = attribute_field("Creation.")
-    failures: int = attribute_field("In a row.")
-    last_delivery_at: datetime | None = attribute_field("Last post that was taken, to ten seconds.")
+    url: URL = attribute_field("URL that gets the events.")
+    active: bool = attribute_field(
+        "True if events are delivered. A response with status 410 deactivates the webhook."
+    )
+    created_at: datetime = attribute_field("Time when the webhook was created.")
+    failures: int = attribute_field("Number of consecutive failed attempts.")
+    last_delivery_at: datetime | None = attribute_field(
+        "Time of the last accepted event, with a precision of 10 seconds. Null: there was none."
+    )
 
     load_batch = staticmethod(webhooks.load_visible_webhooks_by_id)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {"id": global_id_field("Webhook")}
 
     @field(
-        "Deliveries of this webhook, the newest first: all pending ones, and the last 1,000 that "
-        "were delivered or failed."
+        "Deliveries of this webhook, newest first: all pending ones, and the last 1,000 that were "
+        "delivered and the last 1,000 that failed."
     )
     async def deliveries(
         self,
@@ -185,86 +207,106 @@ class Webhook(NodeView):
 
 @strawberry.input(description="Input of webhookCreate.")
 class WebhookCreateInput(Options):
-    types: list[str] = attribute_field('Event types; "user.*" prefix, "*" all.')
-    user: UserRef | None = attribute_field("Only events of this user.", default=UNSET)
+    types: list[EventType] | None = attribute_field(TYPES_DESCRIPTION, default=UNSET)
+    user: UserRef | None = attribute_field(
+        "Delivers only events of this user. It excludes `domain`.", default=UNSET
+    )
     domain: DomainRef | None = attribute_field(
-        "Only events of this domain and its users. Default: all events; of a DOMAIN_ADMIN those "
-        "of the only domain.",
+        "Delivers only events of this domain and its users. Default: events of every domain; for "
+        "a DOMAIN_ADMIN the only administered domain.",
         default=UNSET,
     )
     url: URL = attribute_field(
-        "http or https, and public, unless webhooks.allowPrivateNetworks is set."
+        "URL that gets the events, `http` or `https`. Private networks require the setting "
+        "`webhooks.allowPrivateNetworks`."
     )
-    active: bool = attribute_field("In force.", default=True)
+    active: bool = attribute_field("Delivers events.", default=True)
 
 
-@strawberry.input(description="Changes of webhooks. An absent field leaves the value unchanged.")
+@strawberry.input(description="New values of webhooks. An absent field leaves the value unchanged.")
 class WebhookPatch:
-    types: strawberry.Maybe[list[str]] = attribute_field('Event types; "user.*" prefix, "*" all.')
-    url: strawberry.Maybe[URL] = attribute_field("URL that receives the events by POST.")
+    types: strawberry.Maybe[list[EventType] | None] = attribute_field(TYPES_DESCRIPTION)
+    url: strawberry.Maybe[URL] = attribute_field(
+        "URL that gets the events, `http` or `https`. Private networks require the setting "
+        "`webhooks.allowPrivateNetworks`."
+    )
     active: strawberry.Maybe[bool] = attribute_field(
-        "Whether events are delivered. Events of an inactive time are never delivered."
+        "Delivers events. Events that occur while the webhook is inactive are never delivered."
     )
 
 
 @strawberry.input(description="Input of webhookUpdate.")
 class WebhookUpdateInput(Options):
-    webhooks: list[WebhookRef] = attribute_field("The webhooks to change.")
-    set: WebhookPatch = attribute_field("The new values.")
+    webhooks: list[WebhookRef] = attribute_field("Webhooks to change.")
+    set: WebhookPatch = attribute_field("New values for all of the webhooks.")
 
 
 @strawberry.input(description="Input of webhookSecretRotate.")
 class WebhookSecretRotateInput(Options):
-    webhook: WebhookRef = attribute_field("The webhook.")
+    webhook: WebhookRef = attribute_field("Webhook that gets a new secret.")
     overlap: Duration = attribute_field(
-        "The secret before signs along for so long, at most P7D.", default=DEFAULT_SECRET_OVERLAP
+        "Time in which the old secret also signs requests, at most P7D.",
+        default=DEFAULT_SECRET_OVERLAP,
     )
 
 
 @strawberry.input(description="Input of webhookReplay.")
 class WebhookReplayInput(Options):
-    webhook: WebhookRef = attribute_field("The webhook.")
+    webhook: WebhookRef = attribute_field("Webhook that gets the events again.")
     after: Cursor = attribute_field(
-        "What came behind this position, of the accounts and domains it tells of."
+        "Position in the event journal. Later events of the users and domains in this cursor are "
+        "delivered again."
     )
 
 
-@strawberry.type(description="A webhook, and a secret that was made for it.")
+@strawberry.type(description="Payload of webhookCreate and webhookSecretRotate.")
 class WebhookSecretPayload(MutationPayload):
-    webhook: Webhook | None = attribute_field("The webhook.", default=None)
+    webhook: Webhook | None = attribute_field("Created or changed webhook.", default=None)
     secret: str | None = attribute_field(
-        "For checking signatures, shown once.", default=None, metadata=SECRET_METADATA
+        "Secret that signs the requests. It is returned once.",
+        default=None,
+        metadata=SECRET_METADATA,
     )
 
 
-@strawberry.type(description="Webhooks after the mutation.")
+@strawberry.type(description="Payload of webhookUpdate and webhookTest.")
 class WebhooksPayload(MutationPayload):
     webhooks: list[Webhook] = attribute_field(
-        "The webhooks, in the order of the references.", default_factory=list
+        "Webhooks in the order of the references.", default_factory=list
     )
+
+
+@strawberry.input(description="Conditions for webhooks. All of them must hold.")
+class WebhookFilter(ConditionsInput):
+    type: EventType | None = attribute_field(
+        "Webhooks that receive events of this type.", default=UNSET
+    )
+    user: UserRef | None = attribute_field("Webhooks for events of this user.", default=UNSET)
 
 
 @strawberry.type
 class WebhookQuery:
     @query(
-        "Webhooks the viewer administers, in the order they were made.",
+        "Returns the webhooks that the caller administers, oldest first.",
         role=Role.DOMAIN_ADMIN,
         scope=Scope.READ,
     )
     async def webhooks(
         self,
         info: Info,
-        type: str = ALL_TYPES,
-        user: UserRef | None = UNSET,
+        filter: WebhookFilter | None = UNSET,
         first: int | None = UNSET,
         after: str | None = UNSET,
         last: int | None = UNSET,
         before: str | None = UNSET,
     ) -> Connection[Webhook]:
+        where = filter or WebhookFilter()
         user_id = (
-            require_found(await load_named_user_id(info, user), path=["user"]) if user else None
+            require_found(await load_named_user_id(info, where.user), path=["filter", "user"])
+            if where.user
+            else None
         )
-        conditions = WebhookWhere(type, user_id)
+        conditions = WebhookWhere(where.type or None, user_id)
         list_ordering = ordering_name(
             LIST_ORDERING, None if conditions == WebhookWhere() else conditions
         )
@@ -279,23 +321,23 @@ class WebhookQuery:
             lambda: webhooks.count_webhooks(info.context, conditions),
         )
 
-    @query("Every event type there is.", scope=Scope.READ)
-    async def webhook_types(self) -> list[str]:
-        return TYPES
-
 
 WRITE_GUARD: dict[str, Any] = {"role": Role.DOMAIN_ADMIN, "scope": Scope.FULL}
 
 
 @strawberry.type
 class WebhookMutation:
-    @mutation("Makes a webhook. Its url must not point inward.", **WRITE_GUARD)
+    @mutation(
+        "Creates a webhook and returns its secret once. At most 100 webhooks exist for one user, "
+        "for one domain, and for all domains.",
+        **WRITE_GUARD,
+    )
     async def webhook_create(self, info: Info, input: WebhookCreateInput) -> WebhookSecretPayload:
         domain_ids = (
             await load_domain_ids(info, [input.domain], path="domain") if input.domain else [None]
         )
         new = NewWebhook(
-            input.types,
+            None if input.types is UNSET else input.types,
             input.url,
             require_found(await load_named_user_id(info, input.user), path=["user"])
             if input.user
@@ -307,7 +349,7 @@ class WebhookMutation:
         (row,) = await info.context.load_many(webhooks.load_visible_webhooks_by_id, [key])
         return WebhookSecretPayload(webhook=Webhook.from_row_or_none(row), secret=secret)
 
-    @mutation("Changes webhooks, all or none, and forgets their failures.", **WRITE_GUARD)
+    @mutation("Updates webhooks, all or none, and resets their failures.", **WRITE_GUARD)
     async def webhook_update(self, info: Info, input: WebhookUpdateInput) -> WebhooksPayload:
         keys, patch = ids_from_refs(info, input.webhooks, "webhooks"), input.set
         fields = {"types": patch.types, "url": patch.url, "active": patch.active}
@@ -315,7 +357,10 @@ class WebhookMutation:
         await webhooks.update_webhooks(info.context, keys, values)
         return await _load_payload(info, keys)
 
-    @mutation("Gives a webhook another secret; the one before is good for a while.", **WRITE_GUARD)
+    @mutation(
+        "Replaces the secret of a webhook. The old secret also signs requests during `overlap`.",
+        **WRITE_GUARD,
+    )
     async def webhook_secret_rotate(
         self, info: Info, input: WebhookSecretRotateInput
     ) -> WebhookSecretPayload:
@@ -324,7 +369,7 @@ class WebhookMutation:
         (row,) = await info.context.load_many(webhooks.load_visible_webhooks_by_id, [key])
         return WebhookSecretPayload(webhook=Webhook.from_row_or_none(row), secret=secret)
 
-    @mutation("Deletes webhooks with their deliveries: all of them or none.", **WRITE_GUARD)
+    @mutation("Deletes webhooks with their deliveries, all or none.", **WRITE_GUARD)
     async def webhook_delete(self, info: Info, input: WebhookDeleteInput) -> DeletePayload:
         keys = ids_from_refs(info, input.webhooks, "webhooks")
         await webhooks.delete_webhooks(info.context, keys)
@@ -340,7 +385,10 @@ class WebhookMutation:
         await webhooks.queue_test_events(info.context, keys)
         return await _load_payload(info, keys)
 
-    @mutation("Posts once more what came after a journal position.", **WRITE_GUARD)
+    @mutation(
+        "Starts a task that delivers later events of a position in the event journal again.",
+        **WRITE_GUARD,
+    )
     async def webhook_replay(self, info: Info, input: WebhookReplayInput) -> TaskPayload:
         key = id_from_ref(input.webhook, "webhook")
         task = await webhooks.start_replay(info.context, key, input.after)

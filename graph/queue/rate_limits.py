@@ -37,6 +37,7 @@ from resolvers.queue import rate_limit_mutations, rate_limits
 from resolvers.queue.rate_limit_mutations import RateLimitOwners
 from resolvers.queue.rate_limits import RateLimitConditions
 from resolvers.users import loaders as users
+from resolvers.users.limit_values import STORED_UNLIMITED, limit_or_none
 from resolvers.users.selection import load_selected_users
 
 if TYPE_CHECKING:
@@ -44,12 +45,14 @@ if TYPE_CHECKING:
     from graph.users.types import User
 
 
+REFUSED_COUNT = -1  # stands for 0 messages, since 0 is the stored form of unlimited
 RATE_LIMIT_GUARD: dict[str, Any] = {
     "role": Role.DOMAIN_ADMIN,
     "admin_permission": AdminPermission.RATE_LIMITS,
 }
 MESSAGES_DESCRIPTION = (
-    "Messages that can be sent in the time window. 0: unlimited, whatever the settings say."
+    "Messages that can be sent in the time window, 1 to 1,000,000,000. Null: unlimited, even if "
+    "the settings have a limit."
 )
 
 
@@ -59,7 +62,7 @@ MESSAGES_DESCRIPTION = (
     "counts once for any number of recipients."
 )
 class RateLimit(NodeView):
-    messages: int = attribute_field(MESSAGES_DESCRIPTION)
+    messages: int | None = attribute_field(MESSAGES_DESCRIPTION)
     per: RatePeriod = attribute_field("Length of the time window.")
     user: Annotated["User", strawberry.lazy("graph.users.types")] | None = link(
         "user_id",
@@ -82,6 +85,7 @@ class RateLimit(NodeView):
     load_batch = staticmethod(rate_limits.load_limits_by_owner)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
         "id": global_id_field("RateLimit"),
+        "messages": DerivedField(("messages",), limit_or_none),
         "per": DerivedField(("per",), RatePeriod),
         "used": DerivedField(("used",), lambda used: used or 0),
         "exhausted": DerivedField(
@@ -128,12 +132,14 @@ class RateLimitHold(NodeView):
 
 @strawberry.input(description="A number of messages in a time window.")
 class RateLimitInput:
-    messages: int = attribute_field(MESSAGES_DESCRIPTION)
+    messages: int | None = attribute_field(MESSAGES_DESCRIPTION)
     per: RatePeriod = attribute_field("Length of the time window.")
 
     def to_rate(self) -> Rate:
         """Convert the input to a rate limit."""
-        return Rate(self.messages, self.per)
+        if self.messages is None:
+            return Rate(STORED_UNLIMITED, self.per)
+        return Rate(self.messages or REFUSED_COUNT, self.per)
 
 
 @strawberry.input(
@@ -151,6 +157,13 @@ class RateLimitFilter(ConditionsInput):
     )
 
 
+@strawberry.input(description="Conditions on users who can't send at present.")
+class RateLimitHoldFilter(ConditionsInput):
+    users: UserSelection | None = attribute_field(
+        "Users who can't send. Default: all that the caller can see.", default=UNSET
+    )
+
+
 @strawberry.input(description="Input of rateLimitSet. Users or domains are required.")
 class RateLimitSetInput(Options):
     users: UserSelection | None = attribute_field("Users to set the limit on.", default=UNSET)
@@ -158,12 +171,9 @@ class RateLimitSetInput(Options):
         "Domains to set the limit on. It applies to all users of the domain together.",
         default=UNSET,
     )
-    messages: int | None = attribute_field(
-        "Messages in the time window, at most 1,000,000,000. 0: unlimited, whatever "
-        "the settings say. Null: removes the limit, so that the settings apply.",
-        default=UNSET,
+    rate_limit: RateLimitInput | None = attribute_field(
+        "The new limit. Null: removes the limit, so that the settings apply.", default=UNSET
     )
-    per: RatePeriod = attribute_field("Length of the time window.", default=RatePeriod.HOUR)
 
 
 @strawberry.input(
@@ -190,13 +200,13 @@ class RateLimitsPayload(MutationPayload):
 async def _load_selected_user_ids(
     info: Info, selection: UserSelection | None
 ) -> Collection[int] | None:
-    """Load the ids of the selected accounts; None without a selection."""
+    """Load the ids of the accounts that a filter selects; None without a selection."""
     if not selection:
         return None
     return [
         row.id
         for row in await load_selected_users(
-            info.context, user_selector_from_selection(selection), only_managed=False
+            info.context, user_selector_from_selection(selection, path="filter"), only_managed=False
         )
     ]
 
@@ -283,18 +293,14 @@ class RateLimitQuery:
     async def rate_limit_holds(
         self,
         info: Info,
-        users: Annotated[
-            UserSelection | None,
-            strawberry.argument(
-                description="Users to return. Default: all that the caller can see."
-            ),
-        ] = UNSET,
+        filter: RateLimitHoldFilter | None = UNSET,
         first: int | None = UNSET,
         after: str | None = UNSET,
         last: int | None = UNSET,
         before: str | None = UNSET,
     ) -> Connection[RateLimitHold]:
-        keys = await _load_selected_user_ids(info, value_or_none(users))
+        users = value_or_none(filter.users) if filter else None
+        keys = await _load_selected_user_ids(info, users)
         requested_page = page_request(
             ordering_name(rate_limits.HOLD_CURSOR_KIND, keys), first, after, last, before
         )
@@ -318,8 +324,8 @@ class RateLimitMutation:
         **RATE_LIMIT_GUARD,
     )
     async def rate_limit_set(self, info: Info, input: RateLimitSetInput) -> RateLimitsPayload:
-        value = value_or_none(input.messages)
-        rate = None if value is None else Rate(value, input.per)
+        new_limit = value_or_none(input.rate_limit)
+        rate = new_limit.to_rate() if new_limit else None
         owners = _rate_limit_owners(value_or_none(input.users), value_or_none(input.domains))
         return await _load_payload(
             info, await rate_limit_mutations.set_or_remove_rate_limits(info.context, owners, rate)

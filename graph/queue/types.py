@@ -25,12 +25,12 @@ from graph.types.row_mapping import (
     selected_columns,
 )
 from graph.types.scalars import ByteSize
-from models.store.keyset_pages import Cursor, ordering_name
+from models.store.keyset_pages import ordering_name
 from models.users.roles import Role, Scope
 from resolvers.queue import events as queue_events
 from resolvers.queue import loaders as queue_loaders
 from resolvers.queue import mutations as queue_mutations
-from resolvers.queue.loaders import CURSOR_KIND, QueueEntryConditions, QueueName
+from resolvers.queue.loaders import QueueEntryConditions, QueueEntryOrder, QueueName
 from resolvers.queue.mutations import QueueSelection
 from resolvers.submission import loaders as submission_loaders
 from resolvers.users import loaders as user_loaders
@@ -227,13 +227,14 @@ class QueueQuery:
     @query(
         "Returns queue entries with unfinished deliveries that the signed-in user "
         "sent. A DOMAIN_ADMIN also sees entries of the users of administered "
-        "domains, an ADMIN all entries. Oldest first.",
+        "domains, an ADMIN all entries.",
         scope=Scope.MAIL_READ,
     )
     async def queue(
         self,
         info: Info,
         filter: QueueFilter | None = UNSET,
+        order_by: QueueEntryOrder = QueueEntryOrder.CREATED_ASC,
         first: int | None = UNSET,
         after: str | None = UNSET,
         last: int | None = UNSET,
@@ -241,16 +242,17 @@ class QueueQuery:
     ) -> Connection[QueueEntry]:
         ctx, conditions = info.context, filter.to_conditions() if filter else QueueEntryConditions()
         list_ordering = ordering_name(
-            CURSOR_KIND, None if conditions == QueueEntryConditions() else conditions
+            f"queue-{order_by}", None if conditions == QueueEntryConditions() else conditions
         )
+        list_order = queue_loaders.LIST_ORDERS[order_by]
         requested_page = page_request(list_ordering, first, after, last, before)
         return await connection_of_page(
             info,
             QueueEntry,
             await queue_loaders.read_entry_page(
-                ctx, conditions, requested_page, selected_columns(info, QueueEntry)
+                ctx, conditions, requested_page, selected_columns(info, QueueEntry), order_by
             ),
-            lambda row: Cursor(requested_page.ordering, row.created_at, row.id),
+            lambda row: list_order.cursor_of_row(row, list_ordering),
             lambda: queue_loaders.count_entries(ctx, conditions),
         )
 
@@ -310,7 +312,14 @@ class QueueSubscription:
         scope=Scope.READ,
     )
     async def queue_entry_changed(
-        self, info: Info, filter: QueueFilter | None = UNSET
+        self,
+        info: Info,
+        filter: Annotated[
+            QueueFilter | None,
+            strawberry.argument(
+                description="Conditions of the streamed entries. Default: all entries."
+            ),
+        ] = UNSET,
     ) -> AsyncIterator[QueueEntry]:
         conditions = filter.to_conditions() if filter else QueueEntryConditions()
         async for row in queue_events.follow_entries(info.context, conditions):

@@ -32,56 +32,78 @@ READ_GUARD = {"role": Role.ADMIN, "scope": Scope.MAIL_READ}
 WRITE_GUARD: dict[str, Any] = {"role": Role.ADMIN, "scope": Scope.FULL}
 
 
-@strawberry.type(description="How the text index is.")
+@strawberry.type(description="State of the text index that finds words in messages.")
 class SearchIndexStatus:
-    enabled: bool = attribute_field("Words are looked up in it: always, there is no other way.")
-    engine: str = attribute_field("What keeps it.")
+    enabled: bool = attribute_field(
+        "True if words are looked up in the text index. It is always enabled."
+    )
+    engine: str = attribute_field(
+        "Database feature that the text index uses, such as `SQLite FTS5`."
+    )
 
-    @field("Messages in it, and such as have gone since.", cost=1000)
+    @field(
+        "Number of messages in the text index. Deleted messages count until they are removed "
+        "from it.",
+        cost=1000,
+    )
     async def documents(self, info: Info) -> BigInt:
         return BigInt(await index_inspection.count_indexed_messages(info.context))
 
-    @field("Bytes it takes.", cost=1000)
+    @field("Size of the text index in bytes.", cost=1000)
     async def size(self, info: Info) -> ByteSize | None:
         return ByteSize(await index_inspection.read_index_size(info.context))
 
-    @field("Messages that wait to be put into it; they are found all the same.", cost=100)
+    @field(
+        "Number of messages that are not indexed yet. Searches find them nevertheless.", cost=100
+    )
     async def pending(self, info: Info) -> BigInt:
         return BigInt(await index_inspection.count_unindexed_messages(info.context))
 
-    @field("When searchIndexOptimize last ended; null where its task is not kept any more.")
+    @field(
+        "Time when the last successful task of searchIndexOptimize ended. Null: no such task is "
+        "stored."
+    )
     async def last_optimized_at(self, info: Info) -> datetime | None:
         return await index_inspection.load_last_optimized_at(info.context)
 
 
-@strawberry.type(description="A word as it stands in the text index.")
+@strawberry.type(description="Word of a text, as the text index stores it.")
 class SearchToken:
-    text: str = attribute_field("Without accents and case; of undivided scripts a pair of letters.")
-    position: int = attribute_field("Place among the words of the text, the first is 1.")
-
-
-@strawberry.type(description="A search as the text index is asked for it.")
-class SearchExpansion:
-    original: JSON = attribute_field("The filter.")
-    expanded: JSON = attribute_field(
-        "What the index is asked: words in a row, the last with prefix only begun; and, or, not. "
-        "Other conditions are not in it; empty where it is not asked."
+    text: str = attribute_field(
+        "Word without accents and in lower case. Scripts without spaces between words give pairs "
+        "of letters."
     )
-    terms: list[str] = attribute_field("The words, each once; begun* ones with a star.")
-    native: str | None = attribute_field("The same in the language of the store.")
+    position: int = attribute_field("Position of the word in the text, from 1.")
 
 
-@strawberry.type(description="A row of the text index that was found.")
+@strawberry.type(description="Query that the text index gets for a filter.")
+class SearchExpansion:
+    original: JSON = attribute_field("Filter as JSON, with `query` as conditions.")
+    expanded: JSON = attribute_field(
+        "Query of the text index as JSON: `words` in a row, with `prefix` if the last word is a "
+        "prefix, combined by `and`, `or` and `not`. Other conditions are left out. Empty if "
+        "the index is not used."
+    )
+    terms: list[str] = attribute_field("Distinct words of the query. A prefix ends with `*`.")
+    native: str | None = attribute_field(
+        "Query in the syntax of the database. Null if the index is not used."
+    )
+
+
+@strawberry.type(description="Match of the text index.")
 class SearchHit(View):
     message: Message | None = link(
         "id",
         message_loaders.load_visible_by_ids,
         lazy_view_factory("graph.messages.types", "Message"),
-        description="The message; null if it was deleted since.",
+        description="Found message. Null: it was deleted, or the caller can't see it.",
     )
-    score: float = attribute_field("By the store; higher is better, within one answer.")
+    score: float = attribute_field(
+        "Relevance that the database computed. Higher is better. Scores of different requests "
+        "can't be compared."
+    )
     exact: bool = attribute_field(
-        "True if the filter consists of words only, so that the index alone decides. False: the "
+        "True if the filter consists of words only, so that the index alone decides. False: its "
         "other conditions were not checked."
     )
 
@@ -92,23 +114,35 @@ class SearchHit(View):
 
 UsersArgument = Annotated[
     UserSelection | None,
-    strawberry.argument(description="Accounts that are searched. Default: the signed-in user."),
+    strawberry.argument(
+        description="Users whose mail is searched, at most 100. Default: the signed-in user."
+    ),
 ]
 
 
-@strawberry.type(description="How the text index splits texts and answers searches.")
+@strawberry.type(
+    description="Diagnostics of the text index: splitting of texts, queries and matches."
+)
 class SearchDiagnostics:
-    @field("Words of a text as the text index has them, in order.")
+    @field("Words of a text in their order, as the text index stores them.")
     def tokens(
         self,
-        text: Annotated[str, strawberry.argument(description="At most 16,384 characters.")],
+        text: Annotated[
+            str, strawberry.argument(description="Text to split, at most 16,384 characters.")
+        ],
     ) -> list[SearchToken]:
         tokens = index_inspection.split_text_into_words(text)
         return [SearchToken(text=token, position=index) for index, token in enumerate(tokens, 1)]
 
-    @field("The query that the text index gets for a filter.")
+    @field("Query that the text index gets for a filter.")
     async def expansion(
-        self, info: Info, filter: MessageFilter, users: UsersArgument = UNSET
+        self,
+        info: Info,
+        filter: Annotated[
+            MessageFilter,
+            strawberry.argument(description="Filter to convert to a query of the text index."),
+        ],
+        users: UsersArgument = UNSET,
     ) -> SearchExpansion:
         ctx = info.context
         user_ids = await search_scope.load_searched_user_ids(
@@ -125,16 +159,23 @@ class SearchDiagnostics:
         )
 
     @field(
-        "Messages that the text index alone finds, the newest first. Messages that wait to be "
-        "indexed are missing, and conditions other than words are not checked."
+        "Messages that the text index alone finds, newest first. Messages that are not indexed "
+        "yet are missing, and conditions other than words are not checked."
     )
     async def hits(
         self,
         info: Info,
-        filter: MessageFilter,
+        filter: Annotated[
+            MessageFilter,
+            strawberry.argument(
+                description="Filter whose words are looked up. It must require at least one word."
+            ),
+        ],
         users: UsersArgument = UNSET,
         first: int | None = UNSET,
         after: str | None = UNSET,
+        last: int | None = UNSET,
+        before: str | None = UNSET,
     ) -> Connection[SearchHit]:
         ctx = info.context
         user_ids = await search_scope.load_searched_user_ids(
@@ -144,7 +185,7 @@ class SearchDiagnostics:
         request = IndexLookup(
             tuple(user_ids),
             filter.to_conditions(info),
-            page_request(list_ordering, first, after, None, None),
+            page_request(list_ordering, first, after, last, before),
         )
         return await connection_of_page(
             info,
@@ -157,21 +198,29 @@ class SearchDiagnostics:
 
 @strawberry.input(description="Input of searchIndexBuild.")
 class SearchIndexBuildInput(Options):
-    users: UserSelection | None = attribute_field("Whose mail.", default=UNSET)
+    users: UserSelection | None = attribute_field(
+        "Users whose messages are indexed. Default: the signed-in user.", default=UNSET
+    )
     mailbox_patterns: list[str] = attribute_field(
-        "Paths with * for anything and % for anything within a level."
+        "Patterns for paths of mailboxes, at most 20: `*` matches any characters, `%` any "
+        "characters except `/`."
     )
     max_recent: int | None = attribute_field(
-        "Leaves out folders in which more messages wait to be indexed.", default=UNSET
+        "Skips mailboxes with more unindexed messages than this number. Default: no limit.",
+        default=UNSET,
     )
     background: bool = attribute_field(
-        "Always starts a task. Default: a task only for many messages.", default=False
+        "Always starts a task. If false, up to 1,000 messages are indexed at once.", default=False
     )
 
 
 @strawberry.input(description="Input of searchIndexRebuild.")
 class SearchIndexRebuildInput(Options):
-    users: UserSelection | None = attribute_field("Whose mail.", default=UNSET)
+    users: UserSelection | None = attribute_field(
+        "Users whose messages are indexed again. On SQLite all messages are always indexed "
+        "again. Default: the signed-in user.",
+        default=UNSET,
+    )
 
 
 @strawberry.input(description="Input of searchIndexOptimize.")
@@ -179,29 +228,35 @@ class SearchIndexOptimizeInput(Options):
     """Input without own fields: there is one search index for all accounts."""
 
 
-@strawberry.type(description="Answer of searchIndexBuild, -Rebuild and -Optimize.")
+@strawberry.type(
+    description="Payload of searchIndexBuild, searchIndexRebuild and searchIndexOptimize."
+)
 class SearchIndexPayload(MutationPayload):
-    task: Task | None = attribute_field("Background work, null when done at once.", default=None)
+    task: Task | None = attribute_field("Task that does the work. Null: it is done.", default=None)
     indexed_count: BigInt | None = attribute_field(
-        "Number of indexed messages. Null: a task indexes them.", default=None
+        "Number of indexed messages. Null: a task does the work.", default=None
     )
 
 
 @strawberry.type
 class SearchIndexQuery:
-    @query("How the text index is.", **WRITE_GUARD)
+    @query("Returns the state of the text index.", **WRITE_GUARD)
     async def search_index_status(self, info: Info) -> SearchIndexStatus:
         engine = ENGINE_NAMES[info.context.environment.database.dialect]
         return SearchIndexStatus(enabled=True, engine=engine)
 
-    @query("Shows how the text index splits texts and answers searches.", **READ_GUARD)
+    @query("Returns how the text index splits texts and answers searches.", **READ_GUARD)
     def search_diagnostics(self) -> SearchDiagnostics:
         return SearchDiagnostics()
 
 
 @strawberry.type
 class SearchIndexMutation:
-    @mutation("Puts into the text index what waits to be, ahead of its turn.", **WRITE_GUARD)
+    @mutation(
+        "Indexes messages that are not indexed yet, ahead of the background worker. More than "
+        "1,000 messages are indexed by a task.",
+        **WRITE_GUARD,
+    )
     async def search_index_build(
         self, info: Info, input: SearchIndexBuildInput
     ) -> SearchIndexPayload:
@@ -216,9 +271,9 @@ class SearchIndexMutation:
         return SearchIndexPayload(task=Task.from_row_or_none(result.task), indexed_count=count)
 
     @mutation(
-        "Makes the text index of these accounts anew from the stored bytes. That of all, and on "
-        "SQLite always, is a second index, which replaces the first when it is whole: searches go "
-        "on meanwhile.",
+        "Starts a task that indexes stored messages again. For all users, and always on SQLite, "
+        "the task fills a second index, which replaces the first at the end. Searches work "
+        "meanwhile.",
         **WRITE_GUARD,
     )
     async def search_index_rebuild(
@@ -230,8 +285,8 @@ class SearchIndexMutation:
         return SearchIndexPayload(task=Task.from_row(task))
 
     @mutation(
-        "Merges what was written to the text index piece by piece (SQLite), or takes out what is "
-        "of messages that have gone (PostgreSQL).",
+        "Starts a task that merges segments of the text index (SQLite), or removes rows of "
+        "deleted messages (PostgreSQL).",
         **WRITE_GUARD,
     )
     async def search_index_optimize(

@@ -43,17 +43,20 @@ MAILBOX_FIELDS = ("mailbox", "mailboxes")
 QueryTextArgument = Annotated[
     str | None,
     strawberry.argument(
-        description='The text form of a filter: from:ann has:attachment -in:trash "exact words".'
+        description='Search text, such as `from:ann has:attachment -in:trash "exact words"`. With '
+        "`filter`, both must match."
     ),
 ]
 
 
-@strawberry.type(description="Both forms of one search.")
+@strawberry.type(description="Search as text and as filter.")
 class ParsedSearch:
-    text: str = attribute_field("Text form.")
-    filter: JSON = attribute_field("MessageFilter as JSON.")
-    uses_index: bool = attribute_field("Answered by the index alone.")
-    problems: list[str] = attribute_field("What could not be understood.")
+    text: str = attribute_field("Search text, as in `messages(query:)`.")
+    filter: JSON = attribute_field("Filter as JSON, in the form of the input `MessageFilter`.")
+    uses_index: bool = attribute_field("True if the text index alone can answer the search.")
+    problems: list[str] = attribute_field(
+        "Problems of the search text, in English. Empty if it is valid."
+    )
 
 
 def json_from_filter(message_filter: MessageFilter, now: datetime) -> dict[str, Any]:
@@ -163,9 +166,22 @@ async def _load_filter_of_valid_terms(
 
 @strawberry.type
 class SearchQuery:
-    @query("Text to filter, or filter to text; of both, what has both.", scope=Scope.MAIL_READ)
+    @query(
+        "Returns a search text as filter, or a filter as search text. With both arguments, "
+        "returns a search that meets both.",
+        scope=Scope.MAIL_READ,
+    )
     def search_parse(
-        self, info: Info, query: QueryTextArgument = UNSET, filter: MessageFilter | None = UNSET
+        self,
+        info: Info,
+        query: QueryTextArgument = UNSET,
+        filter: Annotated[
+            MessageFilter | None,
+            strawberry.argument(
+                description="Filter to convert to text. With `query`, the result has the "
+                "conditions of both."
+            ),
+        ] = UNSET,
     ) -> ParsedSearch:
         parsed = parse_search_query(query or "", info.context.environment.now())
         problems = list(map(str, parsed.problems))
@@ -177,7 +193,8 @@ class SearchQuery:
         return _parsed_search_from_json(info, fields, problems)
 
     @query(
-        "Search in one's own account; administrators in many, of which they see records.",
+        "Returns messages of the signed-in user or of selected users, at most 100. "
+        "Administrators who may act as these users see records without content.",
         scope=Scope.MAIL_READ,
     )
     async def messages(

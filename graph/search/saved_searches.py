@@ -26,6 +26,7 @@ from graph.types.references import maybe_value, value_or_none
 from graph.types.row_mapping import NodeView, global_id_field
 from models.errors import InvalidInput
 from models.users.roles import Scope
+from models.validation_constraints import ValidationConstraint
 from resolvers.access import require_user_id
 from resolvers.messages import loaders as message_loaders
 from resolvers.messages.filters.message_filter import MessageConditions
@@ -41,17 +42,17 @@ def _conditions_from_json(info: Info, fields: Mapping[str, Any]) -> MessageCondi
 
 
 @strawberry.type(
-    description="A search that is kept: a virtual folder.",
+    description="Saved search: a named filter of messages, shown as a virtual folder.",
     directives=[Auth(scope=Scope.MAIL_READ)],
 )
 class SavedSearch(NodeView):
-    name: str = attribute_field("The same in any case.")
-    filter: JSON = attribute_field("MessageFilter as JSON.")
+    name: str = attribute_field("Name of the saved search, unique in any case.")
+    filter: JSON = attribute_field("Filter as JSON, in the form of the input `MessageFilter`.")
 
     load_batch = staticmethod(saved_searches.load_own_saved_searches_by_id)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {"id": global_id_field("SavedSearch")}
 
-    @field("The filter in its text form.", "filter")
+    @field("Filter as search text, as in `messages(query:)`.", "filter")
     def query(self, info: Info) -> str:
         return query_from_fields(self.row.filter, info.context.environment.now())
 
@@ -73,7 +74,7 @@ class SavedSearch(NodeView):
         )
         return await info.context.load(message_loaders.count_listings, page_key)
 
-    @field("What it finds now.", "filter", "user_id")
+    @field("Messages that the search matches.", "filter", "user_id")
     async def messages(
         self,
         info: Info,
@@ -89,31 +90,35 @@ class SavedSearch(NodeView):
         return await load_message_page(info, request, user_ids=[self.row.user_id])
 
 
-@strawberry.input(one_of=True, description="Names one saved search of the signed-in user.")
+@strawberry.input(one_of=True, description="Reference to one saved search of the signed-in user.")
 class SavedSearchRef(ObjectRef):
     name: strawberry.Maybe[str] = attribute_field("Name of the saved search, in any case.")
 
 
 FILTER_DESCRIPTION = (
-    "Messages that the search matches. Conditions on text, body and header are refused."
+    "Messages that the search matches. Conditions on text, body and header are an error. With "
+    "`query`, both must match."
 )
-QUERY_DESCRIPTION = "Search text. With `filter`, both must match."
+QUERY_DESCRIPTION = "Search text, as in `messages(query:)`. With `filter`, both must match."
 
 
 @strawberry.input(description="Input of savedSearchCreate. `filter`, `query` or both are required.")
 class SavedSearchCreateInput(Options):
-    name: str = attribute_field("Name, at most 128 characters, unique in any case.")
+    name: str = attribute_field(
+        "Name of the saved search, at most 128 characters, unique in any case."
+    )
     filter: MessageFilter | None = attribute_field(FILTER_DESCRIPTION, default=UNSET)
     query: str | None = attribute_field(QUERY_DESCRIPTION, default=UNSET)
 
 
 @strawberry.input(
-    description="New values of saved searches. An absent field leaves the value. `filter` and "
-    "`query` together replace the filter."
+    description="New values of saved searches. An absent field leaves the value unchanged. "
+    "`filter` and `query` together replace the stored filter."
 )
 class SavedSearchPatch:
     name: strawberry.Maybe[str] = attribute_field(
-        "Name, at most 128 characters, unique in any case. Only for one saved search."
+        "Name of the saved search, at most 128 characters, unique in any case. Only for one saved "
+        "search."
     )
     filter: strawberry.Maybe[MessageFilter] = attribute_field(FILTER_DESCRIPTION)
     query: strawberry.Maybe[str] = attribute_field(QUERY_DESCRIPTION)
@@ -121,30 +126,32 @@ class SavedSearchPatch:
 
 @strawberry.input(description="Input of savedSearchUpdate.")
 class SavedSearchUpdateInput(Options):
-    saved_searches: list[SavedSearchRef] = attribute_field("The saved searches to change.")
-    set: SavedSearchPatch = attribute_field("New values.")
+    saved_searches: list[SavedSearchRef] = attribute_field("Saved searches to change.")
+    set: SavedSearchPatch = attribute_field("New values for all of the saved searches.")
 
 
 @strawberry.input(description="Input of savedSearchDelete.")
 class SavedSearchDeleteInput(Options):
-    saved_searches: list[SavedSearchRef] = attribute_field("The saved searches to delete.")
+    saved_searches: list[SavedSearchRef] = attribute_field("Saved searches to delete.")
 
 
-@strawberry.type(description="Response of savedSearchCreate.")
+@strawberry.type(description="Payload of savedSearchCreate.")
 class SavedSearchPayload(MutationPayload):
-    saved_search: SavedSearch | None = attribute_field("The new saved search.", default=None)
+    saved_search: SavedSearch | None = attribute_field("Created saved search.", default=None)
 
 
-@strawberry.type(description="Response of savedSearchUpdate.")
+@strawberry.type(description="Payload of savedSearchUpdate.")
 class SavedSearchesPayload(MutationPayload):
     saved_searches: list[SavedSearch] = attribute_field(
-        "The saved searches, in the order of the input.", default_factory=list
+        "Saved searches in the order of the references.", default_factory=list
     )
 
 
 @strawberry.type
 class SavedSearchMutation:
-    @mutation("Saves a search under a name.", scope=Scope.MAIL)
+    @mutation(
+        "Saves a search under a name. An account has at most 100 saved searches.", scope=Scope.MAIL
+    )
     async def saved_search_create(
         self, info: Info, input: SavedSearchCreateInput
     ) -> SavedSearchPayload:
@@ -155,7 +162,7 @@ class SavedSearchMutation:
         row = await ctx.load(saved_searches.load_own_saved_searches_by_id, search_id)
         return SavedSearchPayload(saved_search=SavedSearch.from_row_or_none(row))
 
-    @mutation("Changes name or filter of saved searches, all or none.", scope=Scope.MAIL)
+    @mutation("Updates the name or filter of saved searches, all or none.", scope=Scope.MAIL)
     async def saved_search_update(
         self, info: Info, input: SavedSearchUpdateInput
     ) -> SavedSearchesPayload:
@@ -214,22 +221,22 @@ def _filter_json(
     )
     if not combined:
         text = "say what it finds: a filter or a query"
-        raise InvalidInput(text, constraint="required", path=[*path, "filter"])
+        raise InvalidInput(text, constraint=ValidationConstraint.REQUIRED, path=[*path, "filter"])
     return combined
 
 
 @strawberry.type
 class SavedSearchSubscription:
     @subscription(
-        "Sends a saved search with its counters at once, and again when they change, at most once "
-        "a second. Ends when the saved search is deleted.",
+        "Streams a saved search with its counters at once, and again when they change, at most "
+        "once a second. It ends when the saved search is deleted.",
         scope=Scope.MAIL_READ,
     )
     async def saved_search_counters(
         self,
         info: Info,
         saved_search: Annotated[
-            SavedSearchRef, strawberry.argument(description="The saved search.")
+            SavedSearchRef, strawberry.argument(description="Saved search to follow.")
         ],
     ) -> AsyncIterator[SavedSearch]:
         key = await load_id_from_ref(

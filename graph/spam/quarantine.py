@@ -11,7 +11,7 @@ from graph.domains.types import Domain
 from graph.http import download_urls
 from graph.messages.mime_parts import Attachment
 from graph.spam.spam_report import SpamSymbol
-from graph.types.connections import Connection, connection_of_page, page_request
+from graph.types.connections import Connection, PageArguments, connection_of_page, page_request
 from graph.types.errors import attribute_field
 from graph.types.fields import Auth, Info, field, query
 from graph.types.input_conditions import ConditionsInput
@@ -30,7 +30,13 @@ from models.store.keyset_pages import Cursor, ordering_name
 from models.users.roles import Scope, UserPermission
 from resolvers.domains import loaders as domain_loaders
 from resolvers.spam import quarantine
-from resolvers.spam.quarantine import CURSOR_KIND, QuarantineConditions, UserQuarantineListing
+from resolvers.spam.quarantine import (
+    CURSOR_KIND,
+    LIST_ORDERS,
+    QuarantineConditions,
+    QuarantineOrder,
+    UserQuarantineListing,
+)
 from resolvers.users import loaders as user_loaders
 
 if TYPE_CHECKING:
@@ -138,10 +144,10 @@ class QuarantineFilter(ConditionsInput):
 
 
 async def load_quarantine_page(
-    info: Info, user_id: int, first: int | None, after: str | None
+    info: Info, user_id: int, page_arguments: PageArguments
 ) -> Connection[QuarantineItem]:
     """Load a page of the quarantined messages of an account, newest first."""
-    requested_page = page_request(CURSOR_KIND, first, after, None, None)
+    requested_page = page_request(CURSOR_KIND, *page_arguments)
     page_key = UserQuarantineListing(
         user_id, requested_page, selected_columns(info, QuarantineItem)
     )
@@ -159,7 +165,7 @@ class QuarantineQuery:
     @query(
         "Returns quarantined messages of the signed-in user. A DOMAIN_ADMIN with "
         "the permission QUARANTINE also sees messages of the users of administered "
-        "domains, an ADMIN all messages. Newest first.",
+        "domains, an ADMIN all messages.",
         scope=Scope.READ,
         user_permission=UserPermission.QUARANTINE,
     )
@@ -167,6 +173,7 @@ class QuarantineQuery:
         self,
         info: Info,
         filter: QuarantineFilter | None = UNSET,
+        order_by: QuarantineOrder = QuarantineOrder.RECEIVED_DESC,
         first: int | None = UNSET,
         after: str | None = UNSET,
         last: int | None = UNSET,
@@ -174,15 +181,16 @@ class QuarantineQuery:
     ) -> Connection[QuarantineItem]:
         ctx, conditions = info.context, filter.to_conditions() if filter else QuarantineConditions()
         list_ordering = ordering_name(
-            CURSOR_KIND, None if conditions == QuarantineConditions() else conditions
+            f"quarantine-{order_by}", None if conditions == QuarantineConditions() else conditions
         )
+        list_order = LIST_ORDERS[order_by]
         requested_page = page_request(list_ordering, first, after, last, before)
         return await connection_of_page(
             info,
             QuarantineItem,
             await quarantine.read_item_page(
-                ctx, conditions, requested_page, selected_columns(info, QuarantineItem)
+                ctx, conditions, requested_page, selected_columns(info, QuarantineItem), order_by
             ),
-            lambda row: Cursor(requested_page.ordering, row.created_at, row.id),
+            lambda row: list_order.cursor_of_row(row, list_ordering),
             lambda: quarantine.count_items(ctx, conditions),
         )

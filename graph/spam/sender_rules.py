@@ -34,6 +34,7 @@ from models.errors import InvalidInput, require_found
 from models.spam.sender_rules import SenderAction
 from models.store.keyset_pages import Cursor, ordering_name
 from models.users.roles import AdminPermission, Scope, UserPermission
+from models.validation_constraints import ValidationConstraint
 from resolvers.domains import loaders as domain_loaders
 from resolvers.spam import sender_rule_mutations, sender_rules
 from resolvers.spam.sender_rule_mutations import NewSenderRules, RuleOwner
@@ -139,7 +140,9 @@ class SenderScopeInput:
             return RuleOwner(user_id=row.id)
         if self.global_ and not self.global_.value:
             text = "name somebody, or say true"
-            raise InvalidInput(text, constraint="exclusive", path=["scope", "global"])
+            raise InvalidInput(
+                text, constraint=ValidationConstraint.EXCLUSIVE, path=["scope", "global"]
+            )
         return RuleOwner(
             tag=maybe_value(self.tag),
             domain=domain_selector_from_ref(self.domain.value, path=("scope", "domain", "id"))

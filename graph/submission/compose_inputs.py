@@ -25,6 +25,7 @@ from graph.types.scalars import Upload
 from mail.compose.message_builder import CustomHeader, OutgoingFile, Priority
 from mail.mime.header_encoding import NamedAddress
 from models.errors import ErrorCollector, InvalidInput, NotFound
+from models.validation_constraints import ValidationConstraint
 from resolvers.submission.attachments import AttachmentSelection, UploadedAttachment
 from resolvers.submission.message_source import MessageSource, QuotePosition
 
@@ -146,11 +147,11 @@ async def resolve_message_fields(
     """
     return {
         **await resolve_common_fields(info, content_input),
-        "from_": _named_address(content_input.from_) if content_input.from_ else None,
+        "from_": named_address(content_input.from_) if content_input.from_ else None,
         "headers": [
             CustomHeader(header.key, header.value) for header in content_input.headers or ()
         ],
-        "attachments": _attachments_from_inputs(content_input.attachments, problems),
+        "attachments": attachments_from_inputs(content_input.attachments, problems),
     }
 
 
@@ -173,7 +174,7 @@ async def resolve_common_fields(info: Info, content_input: Any) -> dict[str, Any
         "text": value_or_none(content_input.text),
         "html": value_or_none(content_input.html),
         "priority": content_input.priority,
-        "source": await _resolve_source(info, content_input.source)
+        "source": await resolve_source(info, content_input.source)
         if content_input.source
         else None,
     }
@@ -196,23 +197,28 @@ def attachment_selection(
             keys.append(parse_attachment_id(text))
         except InvalidInput as error:
             raise InvalidInput(
-                error.message, constraint="id", path=[*error_path, "ids"], index=index
+                error.message,
+                constraint=ValidationConstraint.ID,
+                path=[*error_path, "ids"],
+                index=index,
             ) from error
     return AttachmentSelection(ids=keys)
 
 
-def _named_address(address_input: MailAddressInput) -> NamedAddress:
+def named_address(address_input: MailAddressInput) -> NamedAddress:
     """Convert the input of an address with its name."""
     return NamedAddress(address_input.address, value_or_none(address_input.name))
 
 
 def named_addresses(address_inputs: Sequence[MailAddressInput] | None) -> list[NamedAddress]:
     """Convert the inputs of addresses; an absent list is empty."""
-    return [_named_address(person) for person in address_inputs or ()]
+    return [named_address(person) for person in address_inputs or ()]
 
 
-def _attachments_from_inputs(
-    attachment_inputs: Sequence[AttachmentInput] | None, problems: ErrorCollector
+def attachments_from_inputs(
+    attachment_inputs: Sequence[AttachmentInput] | None,
+    problems: ErrorCollector,
+    field_name: str = "attachments",
 ) -> list[OutgoingFile | UploadedAttachment] | None:
     """Convert the inputs of attachments; None if the list is absent.
 
@@ -226,18 +232,18 @@ def _attachments_from_inputs(
             OutgoingFile(b"")
         )  # a placeholder, so that the indexes of the others stay right
         with problems.collecting():
-            attachments[index] = _attachment_from_input(file_input, index)
+            attachments[index] = _attachment_from_input(file_input, index, field_name)
     return attachments
 
 
 def _attachment_from_input(
-    attachment_input: AttachmentInput, index: int
+    attachment_input: AttachmentInput, index: int, field_name: str
 ) -> OutgoingFile | UploadedAttachment:
     """Convert the input of an attachment, decoding its content.
 
     Raises Invalid if it has not exactly one of content and upload, or if that is not valid.
     """
-    path = ["attachments", str(index)]
+    path = [field_name, str(index)]
     names = (
         attachment_input.filename or None,
         attachment_input.content_type or None,
@@ -249,7 +255,7 @@ def _attachment_from_input(
     )
     if (content is None) is (upload is None):
         text = "give content or upload, one of them"
-        raise InvalidInput(text, constraint="exclusive", path=path, index=index)
+        raise InvalidInput(text, constraint=ValidationConstraint.EXCLUSIVE, path=path, index=index)
     if content is not None:
         return OutgoingFile(
             decode_content(content, attachment_input.encoding, [*path, "content"], index), *names
@@ -258,7 +264,7 @@ def _attachment_from_input(
         return UploadedAttachment(global_ids.decode("Upload", upload), *names)
     except InvalidInput as error:
         raise InvalidInput(
-            error.message, constraint="id", path=[*path, "upload"], index=index
+            error.message, constraint=ValidationConstraint.ID, path=[*path, "upload"], index=index
         ) from error
 
 
@@ -276,10 +282,12 @@ def decode_content(
                 return content.encode()
     except (binascii.Error, ValueError) as error:
         message = f"this is not {encoding}"
-        raise InvalidInput(message, constraint="encoding", path=error_path, index=index) from error
+        raise InvalidInput(
+            message, constraint=ValidationConstraint.ENCODING, path=error_path, index=index
+        ) from error
 
 
-async def _resolve_source(info: Info, source_input: MessageRelationInput) -> MessageSource:
+async def resolve_source(info: Info, source_input: MessageRelationInput) -> MessageSource:
     """Return the message that is answered or forwarded.
 
     Raises NotFound if the source names no message, Invalid if an ID is not valid.

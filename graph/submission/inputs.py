@@ -20,6 +20,7 @@ from graph.types.references import value_or_none
 from graph.types.scalars import validate_custom_data
 from models.errors import InvalidInput
 from models.files.tables import FileAttachmentMode
+from models.validation_constraints import ValidationConstraint
 from resolvers.submission.file_attachments import FIELD_NAME, StoredFileAttachment, UrlFromPath
 from resolvers.submission.outgoing_messages import MailMergeEntry
 
@@ -87,7 +88,9 @@ def _decode_file_id(global_id: str, error_path: list[str], index: int) -> int:
     try:
         return global_ids.decode("File", global_id)
     except InvalidInput as error:
-        raise InvalidInput(error.message, constraint="id", path=error_path, index=index) from error
+        raise InvalidInput(
+            error.message, constraint=ValidationConstraint.ID, path=error_path, index=index
+        ) from error
 
 
 def template_values(values: Any, error_path: str) -> dict[str, Any] | None:

@@ -60,6 +60,7 @@ from models.queue.tables import DeliveryState, last_reply
 from models.store.keyset_pages import Cursor
 from models.submission.tables import SubmissionState
 from models.users.roles import Scope
+from models.validation_constraints import ValidationConstraint
 from resolvers.admin import progress
 from resolvers.context import Context
 from resolvers.files import stored_files
@@ -271,7 +272,7 @@ def _check_no_fields_beside_raw(send_input: MessageSendInput) -> None:
         field_names = [*CONTENT_FIELDS, "file_attachments"]
         if any(getattr(send_input, name) not in (UNSET, None) for name in field_names):
             text = "a whole message has all its fields"
-            raise InvalidInput(text, constraint="exclusive", path=["raw"])
+            raise InvalidInput(text, constraint=ValidationConstraint.EXCLUSIVE, path=["raw"])
 
 
 def _send_warnings(sent_messages: Sequence[SentMessage]) -> list[Warning]:

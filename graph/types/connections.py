@@ -66,12 +66,16 @@ class ConnectionSource:
         return str(self.cursor_of_row(rows[index])) if rows else None
 
 
-@strawberry.type(description="Position of a page.")
+@strawberry.type(description="Cursors of a page, and whether other pages follow.")
 class PageInfo(View):
-    has_next_page: bool = attribute_field("More after endCursor.")
-    has_previous_page: bool = attribute_field("More before startCursor.")
-    start_cursor: str | None = attribute_field("Cursor of the first edge.")
-    end_cursor: str | None = attribute_field("Cursor of the last edge.")
+    has_next_page: bool = attribute_field(
+        "True if items follow the page. With `last`: true if `before` was given."
+    )
+    has_previous_page: bool = attribute_field(
+        "True if items precede the page. With `first`: true if `after` was given."
+    )
+    start_cursor: str | None = attribute_field("Cursor of the first item. Null: the page is empty.")
+    end_cursor: str | None = attribute_field("Cursor of the last item. Null: the page is empty.")
 
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
         "has_next_page": DerivedField((), lambda paged: paged.page.has_next),
@@ -81,28 +85,28 @@ class PageInfo(View):
     }
 
 
-@strawberry.type(description="An item and its place in the list.")
+@strawberry.type(description="Item of a page with its cursor.")
 class Edge(View, Generic[Node]):
-    cursor: str = attribute_field("Its place, for after and before.")
-    node: Node = attribute_field("The item.")
+    cursor: str = attribute_field("Cursor of the item, for `after` and `before`.")
+    node: Node = attribute_field("Item of the list.")
 
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
         "cursor": DerivedField((), lambda placed: str(placed.cursor_of_row(placed.row)))
     }
 
 
-@strawberry.type(description="A page of a list.")
+@strawberry.type(description="Page of a list (Relay connection).")
 class Connection(View, Generic[Node]):
-    edges: list[Edge[Node]] = attribute_field("The items with their places.")
-    nodes: list[Node] = attribute_field("The items.")
-    page_info: PageInfo = attribute_field("Position of the page.")
+    edges: list[Edge[Node]] = attribute_field("Items of the page with their cursors.")
+    nodes: list[Node] = attribute_field("Items of the page.")
+    page_info: PageInfo = attribute_field("Cursors of the page, and whether other pages follow.")
 
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
         "edges": NestedViewField((), ConnectionSource.edge_sources, Edge, is_list=True),
         "page_info": NestedViewField((), lambda paged: paged, PageInfo),
     }
 
-    @field("Items in the whole list; costs nothing unless asked for.")
+    @field("Number of items in the whole list. It is counted only if the field is selected.")
     async def total_count(self) -> int:
         total: int = await self.row.load_total_count()
         return total

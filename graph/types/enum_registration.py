@@ -15,17 +15,20 @@ from mail.tls.acme_client import RevocationReason
 from models import errors
 from models.addresses.rewrites import BccDirection
 from models.addresses.tables import AddressKind
+from models.addresses.trace_stages import TraceStage
 from models.admin.legal_holds import CopyOrigin, LegalHoldAccessAction
-from models.admin.tasks import TaskState
+from models.admin.tasks import TaskKind, TaskState
+from models.auth.security_log import AuthEventAction, AuthEventResult, AuthProtocol
 from models.connectors import AuthMechanism, ConnectorProtocol, ConnectorSecurity
 from models.domains.dkim_keys import DkimAlgorithm, DkimKeyState
-from models.events.journal import EventType
+from models.domains.dns_record_values import DnsRecordKind, DnsRecordPurpose
+from models.events.event_types import EventType
 from models.files.blobs import StorageTier
 from models.files.tables import FileAttachmentMode
 from models.mailboxes.shares import ShareRight
 from models.mailboxes.tables import SpecialUse
 from models.messages.authentication import AuthenticationResultCode
-from models.messages.message_trace import LogComponent
+from models.messages.message_trace import LogComponent, MessageTraceEventKind
 from models.messages.mime_values import AttachmentDisposition, CalendarMethod
 from models.notifications.push_channels import PushKind
 from models.notifications.webhooks import WebhookDeliveryState
@@ -46,16 +49,26 @@ from models.users.tables import (
     UsageKind,
     UsageLevel,
 )
+from models.validation_constraints import ValidationConstraint
+from models.warning_codes import WarningCode
+from resolvers.addresses.loaders import AddressOrder
+from resolvers.admin.audit_log import AuditLogOrder
+from resolvers.admin.setting_types import SettingKind
 from resolvers.auth.app_password_validation import AppPasswordScope
 from resolvers.auth.second_factors.second_factor_check import TwoFactorMethod
 from resolvers.auth.second_factors.webauthn import Ceremony
 from resolvers.changes.stream_reader import ResyncReason
 from resolvers.connectors.options import OptionName
-from resolvers.queue.loaders import QueueName
+from resolvers.domains.loaders import DomainOrder
+from resolvers.filters.loaders import FilterOrder
+from resolvers.queue.loaders import QueueEntryOrder, QueueName
+from resolvers.spam.quarantine import QuarantineOrder
 from resolvers.submission.message_source import MessageRelationKind, QuotePosition
 from resolvers.users.listing import UserOrder
 
-strawberry.enum(AddressKind, description="What happens to mail for an address.")
+strawberry.enum(
+    AddressKind, description="Kind of an address, which decides what happens to its mail."
+)
 strawberry.enum(
     AppPasswordScope, description="A protocol or right that an application password can have."
 )
@@ -64,44 +77,53 @@ strawberry.enum(
     AuthenticationResultCode, description="Result of an authentication method (RFC 8601)."
 )
 strawberry.enum(CalendarMethod, description="iTIP method of a calendar (RFC 5546).")
-strawberry.enum(CopyOrigin, description="How a message came to be copied.")
-strawberry.enum(BccDirection, description="Whose mail is copied.")
+strawberry.enum(CopyOrigin, description="Reason why a legal hold has a copy of a message.")
+strawberry.enum(BccDirection, description="Side of a message that a BCC rule compares.")
 strawberry.enum(Ceremony, name="WebauthnCeremony", description="Purpose of a WebAuthn challenge.")
-strawberry.enum(EventType, description="What happened. New kinds may come: have a default.")
-strawberry.enum(SubaddressAction, description="What becomes of mail to an address with a label.")
+strawberry.enum(
+    EventType,
+    description="Type of an event. New types can be added: clients must ignore types that they "
+    "do not know.",
+)
+strawberry.enum(
+    SubaddressAction,
+    description="Treatment of mail to an address with a label (subaddress, RFC 5233).",
+)
 strawberry.enum(DeliveryState, description="State of the delivery to one recipient.")
-strawberry.enum(DkimAlgorithm, description="What a key signs with.")
-strawberry.enum(DkimKeyState, description="Where a key stands in its life.")
-strawberry.enum(DnsState, description="How what DNS says compares with what it should.")
+strawberry.enum(DkimAlgorithm, description="Signature algorithm of a DKIM key.")
+strawberry.enum(DkimKeyState, description="State of a DKIM key.")
+strawberry.enum(
+    DnsState, description="Result of the comparison of an expected DNS record with DNS."
+)
 strawberry.enum(
     ExportFormat,
-    description="How an account is written into a file. All but MBOX have folders, flags, dates, "
-    "free data and settings beside the messages.",
+    description="File format of an account export. All formats but MBOX contain folders, flags, "
+    "dates, custom data and settings in addition to the messages.",
 )
-strawberry.enum(FileAttachmentMode, description="How a recipient gets a file.")
-strawberry.enum(ForwardTargetKind, description="How a forwarded message reaches its target.")
+strawberry.enum(FileAttachmentMode, description="Way in which a recipient gets a file.")
 strawberry.enum(
-    Frequency, description="How often a user receives a digest of quarantined messages."
+    ForwardTargetKind, description="Way in which a forwarded message reaches its target."
 )
+strawberry.enum(Frequency, description="Interval of the digests of quarantined messages.")
 strawberry.enum(
     LegalHoldAccessAction,
-    description="What an administrator did with the copies of a legal hold.",
+    description="Kind of an access to the copies of a legal hold.",
 )
-strawberry.enum(LimitKind, description="What a limit counts.")
-strawberry.enum(LimitSource, description="Owner of a limit.")
-strawberry.enum(LogComponent, description="A part of the server that decides about mail.")
+strawberry.enum(LimitKind, description="Kind of a limit of an account.")
+strawberry.enum(LimitSource, description="Owner of a limit that applies to an account.")
+strawberry.enum(LogComponent, description="Part of the server that decides about a message.")
 strawberry.enum(
     OptionName, name="ConnectorOptionName", description="Name of a custom option of a connector."
 )
-strawberry.enum(WebhookDeliveryState, description="How far a post has come.")
+strawberry.enum(WebhookDeliveryState, description="State of the delivery of an event to a webhook.")
 strawberry.enum(
     ConnectorProtocol,
     name="ConnectorProtocol",
     description="Protocol of the source of a connector.",
 )
-strawberry.enum(ProtocolScope, description="A protocol of mail programs.")
-strawberry.enum(PushKind, description="By which service a user is told.")
-strawberry.enum(RatePeriod, description="Length of the time window of a rate limit.")
+strawberry.enum(ProtocolScope, description="Protocol of mail programs.")
+strawberry.enum(PushKind, description="Service that delivers push notifications.")
+strawberry.enum(RatePeriod, description="Period of a rate limit.")
 strawberry.enum(
     RevocationReason,
     name="RevocationReason",
@@ -109,54 +131,110 @@ strawberry.enum(
 )
 strawberry.enum(
     MessageRelationKind,
-    description="How a message is related to the message it replies to or forwards.",
+    description="Relation of a message to the message that it replies to or forwards.",
 )
-strawberry.enum(ResyncReason, description="Why a stream cannot go on from a cursor.")
+strawberry.enum(ResyncReason, description="Reason why a stream can't continue after a cursor.")
 strawberry.enum(AuthMechanism, description="SASL mechanism for signing in on a remote server.")
 strawberry.enum(
     ConnectorSecurity,
     name="ConnectorSecurity",
     description="Encryption of the connection to a remote server.",
 )
-strawberry.enum(SenderAction, description="Treatment of mail from the senders of a rule.")
-strawberry.enum(ShareRight, description="What somebody may do in another's folder (RFC 4314).")
+strawberry.enum(SenderAction, description="Treatment of mail of a sender.")
+strawberry.enum(ShareRight, description="Right of another user on a shared mailbox (RFC 4314).")
 strawberry.enum(
     NoReplyReason,
     name="AutoreplySuppression",
-    description="Why a message gets no automatic answer.",
+    description="Reason why a message gets no autoreply.",
 )
-strawberry.enum(SpecialUse, description="Role of a folder.")
+strawberry.enum(SpecialUse, description="Special use of a mailbox (RFC 6154).")
 strawberry.enum(
-    ConnectorStage, name="ConnectorStage", description="Where a run is, or where it failed."
+    ConnectorStage,
+    name="ConnectorStage",
+    description="Stage that a connector run is at, or at which it failed.",
 )
+strawberry.enum(StorageTier, description="Storage tier of message bodies.")
 strawberry.enum(
-    StorageTier, description="Where bodies lie: where they are read fast, or where they cost less."
+    SubmissionState,
+    description="State of a submission, derived from the deliveries to its recipients.",
 )
-strawberry.enum(
-    SubmissionState, description="Where a submission stands: the sum of its deliveries."
-)
-strawberry.enum(TaskState, description="Where a task stands.")
-strawberry.enum(
-    TlsPolicyLevel, description="TLS level and certificate check for a destination, as in Postfix."
-)
+strawberry.enum(TaskKind, description="Kind of a task. Later versions can add values.")
+strawberry.enum(TaskState, description="State of a task.")
+strawberry.enum(TlsPolicyLevel, description="TLS that is required for mail to a destination.")
 strawberry.enum(TwoFactorMethod, description="Method by which a second factor is proved.")
-strawberry.enum(UsageKind, description="A counter that begins anew.")
+strawberry.enum(UsageKind, description="Kind of a usage counter.")
 strawberry.enum(
     UsageLevel,
-    description="How far a limit is used up. The marks are the settings limits.warningPercent and "
-    "limits.criticalPercent.",
+    description="Used share of a limit.",
 )
 strawberry.enum(UserFileFormat, description="Format of a file with accounts.")
-strawberry.enum(UserOrder, description="Order of a list of accounts; ties by id.")
-strawberry.enum(errors.ErrorCode, name="ErrorCode", description="Why; clients switch on it.")
+strawberry.enum(
+    AddressOrder,
+    description="Order of a list of addresses. Equal ones are ordered by creation.",
+)
+strawberry.enum(
+    AuditLogOrder, description="Order of the audit log. Entries of the same time keep their order."
+)
+strawberry.enum(
+    DomainOrder, description="Order of a list of domains. Equal ones are ordered by creation."
+)
+strawberry.enum(
+    FilterOrder, description="Order of a list of filters. Equal ones are ordered by creation."
+)
+strawberry.enum(
+    QuarantineOrder,
+    description="Order of a list of quarantined messages. Equal ones are ordered by arrival.",
+)
+strawberry.enum(
+    QueueEntryOrder,
+    description="Order of a list of queue entries. Equal ones are ordered by creation.",
+)
+strawberry.enum(
+    UserOrder, description="Order of a list of accounts. Equal ones are ordered by creation."
+)
+strawberry.enum(
+    errors.ErrorCode, name="ErrorCode", description="Stable code of an error, for programs."
+)
 strawberry.enum(
     Role,
     description="Role of a user or credential. Each role includes the earlier ones: PUBLIC, "
     "USER, DOMAIN_ADMIN, ADMIN, ROOT.",
 )
 strawberry.enum(Scope, description="A right or protocol that a credential is valid for.")
-strawberry.enum(AdminPermission, description="What a DOMAIN_ADMIN may do for users of the domains.")
-strawberry.enum(UserPermission, description="What a USER may change himself.")
-strawberry.enum(QueueName, description="Queue of an entry, by the state of its deliveries.")
-strawberry.enum(Priority, description="How much its sender hurries.")
-strawberry.enum(QuotePosition, description="Where a reply or forward quotes the original message.")
+strawberry.enum(
+    AdminPermission,
+    description="Permission of a DOMAIN_ADMIN for users of the administered domains.",
+)
+strawberry.enum(UserPermission, description="Permission of a USER for the account.")
+strawberry.enum(QueueName, description="Queue of a queue entry.")
+strawberry.enum(Priority, description="Priority of a message.")
+strawberry.enum(
+    QuotePosition,
+    description="Position of the quote of the original message in a reply or forward.",
+)
+strawberry.enum(
+    ValidationConstraint,
+    description="Rule that a refused input value breaks. Later versions can add values.",
+)
+strawberry.enum(
+    MessageTraceEventKind,
+    description="Event of a message for one recipient. Later versions can add values.",
+)
+strawberry.enum(
+    TraceStage,
+    description="Kind of the record that decides in an address trace. Later versions can add "
+    "values.",
+)
+strawberry.enum(SettingKind, description="Kind of the value of a setting.")
+strawberry.enum(WarningCode, description="Reason of a warning. Later versions can add values.")
+strawberry.enum(DnsRecordKind, description="Type of a DNS record.")
+strawberry.enum(
+    DnsRecordPurpose,
+    description="Purpose of a DNS record of a domain. Later versions can add values.",
+)
+strawberry.enum(
+    AuthEventAction,
+    description="Action on an account or a credential. Later versions can add values.",
+)
+strawberry.enum(AuthEventResult, description="Result of a security event.")
+strawberry.enum(AuthProtocol, description="Protocol through which a client signs in.")

@@ -10,6 +10,8 @@ from graph.types import global_ids
 from graph.types.scalars import BigInt, ByteSize, Cursor, Duration, IPAddress
 from mail.connectors.remote_server import ConnectorStage
 from models import errors
+from models.validation_constraints import ValidationConstraint
+from models.warning_codes import WarningCode
 from resolvers.auth.second_factors.second_factor_check import TwoFactorMethod
 
 
@@ -18,12 +20,12 @@ def attribute_field(description: str, **field_options: Any) -> Any:
     return strawberry.field(description=description, **field_options)
 
 
-@strawberry.interface(description="One expected failure.")
+@strawberry.interface(description="Error of a mutation that clients can expect and handle.")
 class MutationError:
-    code: errors.ErrorCode = attribute_field("Stable code.")
-    message: str = attribute_field("For people, in English.")
+    code: errors.ErrorCode = attribute_field("Stable code of the error, for programs.")
+    message: str = attribute_field("Text of the error for people, in English.")
     path: list[str] = attribute_field(
-        "Path from `input` to the wrong value: names of fields, and positions in lists, from 0. "
+        "Path from `input` to the wrong value: names of fields, and positions in lists from 0. "
         'Example: `["select", "ids", "0"]`. Empty if the error is about the whole input.'
     )
 
@@ -39,75 +41,87 @@ class MutationError:
         return MutationError.types_by_error[type(error)](**facts)
 
 
-@strawberry.type(description="Input breaks a rule.")
+@strawberry.type(description="A value of the input breaks a rule.")
 class ValidationError(MutationError, of=errors.InvalidInput):
-    constraint: str = attribute_field("Name of the rule, such as id, pattern, max.")
+    constraint: ValidationConstraint = attribute_field("Rule that the value breaks.")
     allowed_values: list[str] | None = attribute_field(
-        "The values that are valid, if the rule is a list of values. Otherwise null."
+        "Values that are valid, if the rule is a list of values. Otherwise null."
     )
 
 
-@strawberry.type(description="A referenced thing does not exist or is not visible.")
+@strawberry.type(
+    description="An object that the input refers to does not exist, or the caller can't see it."
+)
 class NotFoundError(MutationError, of=errors.NotFound):
     ref: str = attribute_field(
-        "The object that was not found, as the input names it. Empty if the input does not name it."
+        "Reference to the missing object, as in the input. Empty if the input does not name it."
     )
 
 
-@strawberry.type(description="Role, scope or permission missing, or never allowed for this thing.")
+@strawberry.type(
+    description="The caller lacks a role, scope or permission, or nobody can do this to the object."
+)
 class ForbiddenError(MutationError, of=errors.Forbidden):
-    requires: str | None = attribute_field("Role, scope or permission needed; null = nobody may.")
+    requires: str | None = attribute_field(
+        "Role, scope or permission that is missing. Null: no caller can do this."
+    )
 
 
-@strawberry.type(description="Exists already, or is still used.")
+@strawberry.type(
+    description="The change conflicts with an existing object, or the object is still used."
+)
 class ConflictError(MutationError, of=errors.Conflict):
     pass
 
 
-@strawberry.type(description="Changed meanwhile.")
+@strawberry.type(description="The object was changed after the caller read it.")
 class StaleError(MutationError, of=errors.StaleObject):
-    current_modseq: BigInt = attribute_field("Present modification sequence.")
+    current_modseq: BigInt = attribute_field("Current MODSEQ of the object (RFC 7162).")
 
 
-@strawberry.type(description="Wrong credentials or second factor.")
+@strawberry.type(description="The credentials are wrong, or a second factor is wrong or missing.")
 class AuthenticationFailedError(MutationError, of=errors.AuthenticationFailed):
     required_two_factor_methods: list[TwoFactorMethod] = attribute_field(
-        "Second factors that would be accepted."
+        "Second factors that are accepted. Empty if the credentials are wrong."
     )
 
 
-@strawberry.type(description="A count or size limit of domain or platform.")
+@strawberry.type(description="A count or size limit of the domain or platform is exceeded.")
 class LimitReachedError(MutationError, of=errors.LimitReached):
-    limit: BigInt = attribute_field("The limit.")
-    used: BigInt = attribute_field("Used already.")
+    limit: BigInt = attribute_field("Highest allowed count or size.")
+    used: BigInt = attribute_field("Current or requested count or size.")
 
 
-@strawberry.type(description="The account's storage is full.")
+@strawberry.type(description="The storage of the account is full.")
 class QuotaExceededError(MutationError, of=errors.OverQuota):
-    limit: ByteSize = attribute_field("The quota in bytes.")
-    used: ByteSize = attribute_field("The bytes in use.")
+    limit: ByteSize = attribute_field("Quota in bytes.")
+    used: ByteSize = attribute_field("Bytes in use.")
 
 
-@strawberry.type(description="Too often.")
+@strawberry.type(description="The caller sent too many requests.")
 class RateLimitedError(MutationError, of=errors.RateLimited):
-    retry_after: Duration = attribute_field("Wait at least.")
+    retry_after: Duration = attribute_field("Time to wait before the next try.")
 
 
-@strawberry.type(description="Open sessions prevent it.")
+@strawberry.type(description="Open sessions prevent the change.")
 class SessionsOpenError(MutationError, of=errors.InUse):
-    sessions: int = attribute_field("How many.")
+    sessions: int = attribute_field("Number of open sessions.")
 
 
-@strawberry.type(description="A script has a mistake; there is one of these for each.")
+@strawberry.type(description="A Sieve script has an error. Each error of a script is listed.")
 class SieveCompileError(MutationError, of=errors.ScriptError):
-    line: int = attribute_field("Line, from 1.")
-    column: int = attribute_field("Column, from 1.")
+    line: int = attribute_field("Line of the error, counted from 1.")
+    column: int = attribute_field("Column of the error, counted from 1.")
 
 
-@strawberry.type(description="An account elsewhere cannot be reached, or refuses us.")
+@strawberry.type(
+    description="The remote server of a connector can't be reached, or refuses the connection."
+)
 class ConnectorFailureError(MutationError, of=errors.ConnectorFailure):
-    stage: ConnectorStage = attribute_field("Where it failed.")
-    remote_message: str | None = attribute_field("What the server said; null = it said nothing.")
+    stage: ConnectorStage = attribute_field("Stage of the connection that failed.")
+    remote_message: str | None = attribute_field(
+        "Response of the remote server. Null: there was none."
+    )
 
 
 @strawberry.type(
@@ -119,29 +133,41 @@ class DamagedError(MutationError, of=errors.DamagedContent):
 
 
 @strawberry.type(
-    description="A component does not answer, nobody is there, or the field was given up."
+    description="A component does not answer, no client or session is connected, or the field was "
+    "rolled back with its `@atomic` request."
 )
 class UnavailableError(MutationError, of=errors.ServiceUnavailable):
-    component: str | None = attribute_field("Which.")
+    component: str | None = attribute_field(
+        "Component that does not answer, such as `dns` or `store`. Null: no single component."
+    )
 
 
-@strawberry.type(description="Succeeded, but worth knowing.")
+@strawberry.type(description="Note about a mutation that succeeded.")
 class Warning:  # noqa: A001 - the name in the schema
-    code: str = attribute_field("Stable code, such as NOT_SAVED_TO_SENT.")
-    message: str = attribute_field("For people, in English.")
-    path: list[str] = attribute_field("Input path it is about.")
+    code: WarningCode = attribute_field("Reason of the warning.")
+    message: str = attribute_field("Text of the warning for people, in English.")
+    path: list[str] = attribute_field(
+        "Path from `input` to the value that the warning is about. Empty: the whole input."
+    )
 
 
-@strawberry.interface(description="Common to all payloads.")
+@strawberry.interface(description="Fields of every mutation payload.")
 class MutationPayload:
     errors: list[MutationError] = attribute_field(
-        "Expected failures; empty when everything succeeded.", default_factory=list
+        "Expected errors. Empty if the mutation succeeded.", default_factory=list
     )
-    warnings: list[Warning] = attribute_field("Succeeded, but worth knowing.", default_factory=list)
-    replayed: bool = attribute_field("The answer of an earlier call with this key.", default=False)
+    warnings: list[Warning] = attribute_field(
+        "Notes about a mutation that succeeded.", default_factory=list
+    )
+    replayed: bool = attribute_field(
+        "True if this is the payload of an earlier request with the same `idempotencyKey`. Its "
+        "secrets are null.",
+        default=False,
+    )
     journal_cursor: Cursor | None = attribute_field(
-        "Journal position after this mutation: events up to it are one's own echo. Null where "
-        "nothing was told, or more than 100 accounts were changed.",
+        "Position in the event journal after this mutation: events of the caller up to it are an "
+        "echo of the mutation. Null if the mutation caused no event, or changed more than "
+        "100 event streams.",
         default=None,
     )
 
@@ -153,7 +179,7 @@ class UserSelectionPayload(MutationPayload):
     counted_field: ClassVar[str] = "users"  # the field with an item for each account
 
     user_count: int = attribute_field(
-        "Number of accounts that the mutation changes; with `validateOnly`, that it would change.",
+        "Number of accounts that the mutation changed. With `validateOnly`: that it would change.",
         default=0,
     )
 
@@ -161,28 +187,33 @@ class UserSelectionPayload(MutationPayload):
         self.user_count = self.user_count or len(getattr(self, self.counted_field))
 
 
-@strawberry.input(description="Accepted by every mutation.")
+@strawberry.input(description="Options of every mutation.")
 class MutationOptions:
     idempotency_key: str | None = attribute_field(
-        "Same key, same principal, within 24 h: same answer, no second effect.",
+        "Key of the request, at most 128 printable characters. A repeated mutation of the same "
+        "caller with the same key and input returns the first payload and changes nothing, "
+        "for 24 hours by default.",
         default=strawberry.UNSET,
     )
     validate_only: bool | None = attribute_field(
-        "Runs every check and answers as the mutation would, but stores nothing. Secrets, tokens "
-        "and `journalCursor` are null.",
+        "Runs every check and returns the payload without storing anything. Secrets, tokens and "
+        "`journalCursor` are null.",
         default=False,
     )
     session_id: str | None = attribute_field(
-        "The caller's session: the origin of the events this causes, and, believed from API keys "
-        "of an ADMIN, the session in the security log.",
+        "Session of the caller, at most 255 printable characters: the `origin` of the events "
+        "that the mutation causes. With an API key of an ADMIN, also the session in the "
+        "security log.",
         default=strawberry.UNSET,
     )
     client_ip: IPAddress | None = attribute_field(
-        "Address of the person behind a trusted front end; believed from API keys of an ADMIN.",
+        "IP address of the client of a front end. It is used only with an API key of an ADMIN.",
         default=strawberry.UNSET,
     )
     reason: str | None = attribute_field(
-        "Why; kept in the journal and in the administrative log.", default=strawberry.UNSET
+        "Reason for the change, at most 255 printable characters. It is stored in the event "
+        "journal and the audit log.",
+        default=strawberry.UNSET,
     )
 
 
@@ -191,13 +222,15 @@ class Options:
     """Base of the inputs of all mutations."""
 
     options: MutationOptions | None = attribute_field(
-        "Dry run, repeatability, and facts for the logs.", default=strawberry.UNSET
+        "Idempotency key, dry run, and values for the logs.", default=strawberry.UNSET
     )
 
 
-@strawberry.type(description="For all plain deletions.")
+@strawberry.type(description="Payload of a mutation that deletes objects.")
 class DeletePayload(MutationPayload):
-    deleted_ids: list[strawberry.ID] = attribute_field("What is gone.", default_factory=list)
+    deleted_ids: list[strawberry.ID] = attribute_field(
+        "Global IDs of the deleted objects.", default_factory=list
+    )
 
     @classmethod
     def of_keys(cls, type_name: str, keys: Iterable[int]) -> "DeletePayload":

@@ -35,7 +35,7 @@ class FieldDecorator(Protocol):
     # sorted schema, and the SDL would contain the directive twice.
     locations=[Location.FIELD_DEFINITION, Location.INPUT_FIELD_DEFINITION, Location.OBJECT],
     name="auth",
-    description="Least role, token scope and delegated permission needed.",
+    description="Lowest role, scope and permission that a field needs.",
 )
 class Auth:
     admin_permission: AdminPermission | None = strawberry.UNSET

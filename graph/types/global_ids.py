@@ -8,6 +8,7 @@ from struct import iter_unpack
 from typing import TYPE_CHECKING, Any
 
 from models.errors import InvalidInput, NotFound
+from models.validation_constraints import ValidationConstraint
 
 if TYPE_CHECKING:
     from strawberry import ID  # a slow import for the command line
@@ -96,7 +97,7 @@ def type_name_of(id: str) -> str:
     """Return the type name of a global ID. Raises InvalidInput for an unknown prefix."""
     if kind := TYPE_NAMES.get(id[:MAX_LENGTH].partition("_")[0]):
         return kind
-    raise InvalidInput("not an id of ours", constraint="id", path=["id"])
+    raise InvalidInput("not an id of ours", constraint=ValidationConstraint.ID, path=["id"])
 
 
 def decode(
@@ -115,7 +116,12 @@ def decode(
     except ValueError:
         pass
     full_path = [path] if isinstance(path, str) else path
-    raise InvalidInput(f"not the id of a {type_name}", constraint="id", path=full_path, index=index)
+    raise InvalidInput(
+        f"not the id of a {type_name}",
+        constraint=ValidationConstraint.ID,
+        path=full_path,
+        index=index,
+    )
 
 
 def decode_all(

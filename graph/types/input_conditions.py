@@ -15,6 +15,7 @@ from strawberry.types import get_object_definition, has_object_definition
 from strawberry.utils.str_converters import to_camel_case
 
 from models.errors import InvalidInput
+from models.validation_constraints import ValidationConstraint
 
 NOT_FIELD = "not"  # the field of a filter whose condition must not hold
 
@@ -55,14 +56,14 @@ def check_conditions(
     is_checked = isinstance(input_value, ConditionsInput)
     if is_checked and all(value is UNSET or value is None for _, _, value in values):
         text = "name at least one condition, and all: true for everything where that is a field"
-        raise InvalidInput(text, constraint="required", path=list(path))
+        raise InvalidInput(text, constraint=ValidationConstraint.REQUIRED, path=list(path))
     for name, input_name, value in values:
         at = (*path, input_name)
         if is_checked and name not in input_value.fields_with_empty_texts:
             _check_not_empty_text(value, at)
         if is_checked and is_negated and value == []:
             text = "an empty list below `not` would select everything: leave the field out"
-            raise InvalidInput(text, constraint="required", path=list(at))
+            raise InvalidInput(text, constraint=ValidationConstraint.REQUIRED, path=list(at))
         below = is_negated or input_name == NOT_FIELD
         if isinstance(value, list):
             for index, one in enumerate(value):
@@ -84,15 +85,19 @@ def _check_restrictions(input_value: Any, path: tuple[str, ...]) -> None:
             and (value.value if isinstance(value, Some) else value) == []
         ):
             text = "an empty list would restrict nothing: say null, or leave the field out"
-            raise InvalidInput(text, constraint="required", path=[*path, input_name])
+            raise InvalidInput(
+                text, constraint=ValidationConstraint.REQUIRED, path=[*path, input_name]
+            )
 
 
 def _check_not_empty_text(condition: Any, path: tuple[str, ...]) -> None:
     text = "at least 1 character; leave the field out to ask for nothing"
     if condition == "":
-        raise InvalidInput(text, constraint="length", path=list(path))
+        raise InvalidInput(text, constraint=ValidationConstraint.LENGTH, path=list(path))
     if isinstance(condition, list) and "" in condition:
-        raise InvalidInput(text, constraint="length", path=list(path), index=condition.index(""))
+        raise InvalidInput(
+            text, constraint=ValidationConstraint.LENGTH, path=list(path), index=condition.index("")
+        )
 
 
 _FIELDS: dict[type, list[tuple[str, str]]] = {}  # by input
@@ -124,7 +129,14 @@ def has_conditions(resolver: Any) -> bool:
 
 def _annotated_types(resolver: Any) -> Iterator[Any]:
     for one in signature(resolver).parameters.values():
-        yield from (one.annotation, *get_args(one.annotation))
+        yield from _nested_types(one.annotation)
+
+
+def _nested_types(annotation: Any) -> Iterator[Any]:
+    """Yield an annotation and its members, such as those of an optional type with a description."""
+    yield annotation
+    for member in get_args(annotation):
+        yield from _nested_types(member)
 
 
 def _is_conditions_input(kind: Any) -> bool:

@@ -32,6 +32,7 @@ from models.errors import (
 from models.store import cancel_safety
 from models.store.database import is_retryable_conflict
 from models.store.generated_id_collision import MAX_TRIES, GeneratedIdCollision
+from models.validation_constraints import ValidationConstraint
 from resolvers import idempotency
 from resolvers.changes import stream_reader
 from resolvers.context import Context, GuardRule
@@ -72,7 +73,7 @@ class AtomicExclusion:
         ):
             raise InvalidInput(
                 f"{self.subject} is not repeated under a key",
-                constraint="unsupported",
+                constraint=ValidationConstraint.UNSUPPORTED,
                 path=["options", "idempotencyKey"],
             )
 
@@ -94,8 +95,8 @@ def mutation(
 @strawberry.directive(
     locations=[DirectiveLocation.MUTATION],
     name="atomic",
-    description="All fields are kept, or none: the first error takes all of them back, and every "
-    f"other field answers ABORTED. At most {MAX_ATOMIC_FIELDS} fields.",
+    description=f"Runs all fields in one transaction. The first error rolls back all of them, "
+    f"and every other field returns the error ABORTED. At most {MAX_ATOMIC_FIELDS} fields.",
 )
 def atomic() -> None:
     """Declare the directive. `execute_atomically` implements it."""
@@ -173,7 +174,7 @@ class MutationExecution(FieldGuard):
         batch.field_count += 1
         if batch.field_count > MAX_ATOMIC_FIELDS:
             text = f"an @atomic request has at most {MAX_ATOMIC_FIELDS} fields"
-            raise InvalidInput(text, constraint="max")
+            raise InvalidInput(text, constraint=ValidationConstraint.MAX)
         batch.is_dry_run |= bool(input_value.options and input_value.options.validate_only)
         if self.atomic_exclusion and self.atomic_exclusion.applies_to(input_value):
             refusal = Forbidden(f"{self.atomic_exclusion.subject} takes no part in @atomic")
@@ -418,7 +419,9 @@ def _set_context_from_options(ctx: Context, options: MutationOptions) -> None:
     ):
         if text and (len(text) > limit or not text.isprintable()):
             raise InvalidInput(
-                f"at most {limit} printable characters", constraint="length", path=["options", name]
+                f"at most {limit} printable characters",
+                constraint=ValidationConstraint.LENGTH,
+                path=["options", name],
             )
     ctx.committed_position, ctx.warnings = None, []
     ctx.origin = options.session_id or options.idempotency_key or ctx.session_id

@@ -22,7 +22,7 @@ IdsByName = Callable[[Context, Sequence[str]], Awaitable[Mapping[str, int]]]
 class ObjectRef:
     """Base of the reference inputs. The class name is the type's name and `Ref`."""
 
-    id: strawberry.Maybe[strawberry.ID] = attribute_field("Global ID.")
+    id: strawberry.Maybe[strawberry.ID] = attribute_field("Global ID of the object.")
 
 
 def id_from_ref(ref: ObjectRef, *path: str) -> int:

@@ -15,6 +15,7 @@ from mail.mailboxes import paths
 from models.errors import InvalidInput, require_found
 from models.mailboxes.tables import SpecialUse
 from models.store.columns import ColumnRow
+from models.validation_constraints import ValidationConstraint
 from resolvers.access import require_user_id
 from resolvers.addresses.loaders import AddressIdOrText as Address
 from resolvers.domains import loaders as domain_loaders
@@ -28,52 +29,61 @@ from resolvers.users.selection import UserSelector
 Item = TypeVar("Item")
 
 
-@strawberry.input(one_of=True, description="Names one user.")
+@strawberry.input(one_of=True, description="Reference to one user.")
 class UserRef:
-    id: strawberry.Maybe[strawberry.ID] = attribute_field("Global id.")
-    username: strawberry.Maybe[str] = attribute_field("Dots ignored.")
+    id: strawberry.Maybe[strawberry.ID] = attribute_field("Global ID of the user.")
+    username: strawberry.Maybe[str] = attribute_field("Username, in any case. Dots are ignored.")
     address: strawberry.Maybe[EmailAddress] = attribute_field(
-        "Any address that delivers to the user."
+        "Address whose mail is delivered to the user."
     )
 
 
-@strawberry.input(one_of=True, description="Names one address.")
+@strawberry.input(one_of=True, description="Reference to one address.")
 class AddressRef:
-    id: strawberry.Maybe[strawberry.ID] = attribute_field("Global id.")
+    id: strawberry.Maybe[strawberry.ID] = attribute_field("Global ID of the address.")
     address: strawberry.Maybe[str] = attribute_field(
-        "As it is written, in any spelling; a pattern with its *, @domain is *@domain."
+        "Address in any spelling. A catch-all contains `*`; `@domain` means `*@domain`."
     )
 
 
-@strawberry.input(one_of=True, description="Names one domain.")
+@strawberry.input(one_of=True, description="Reference to one domain.")
 class DomainRef:
-    id: strawberry.Maybe[strawberry.ID] = attribute_field("Global id.")
-    name: strawberry.Maybe[str] = attribute_field("Its own name, in Unicode or ASCII form.")
+    id: strawberry.Maybe[strawberry.ID] = attribute_field("Global ID of the domain.")
+    name: strawberry.Maybe[str] = attribute_field(
+        "Name of the domain, in Unicode or ASCII form. Names of alias domains are not accepted."
+    )
 
 
-@strawberry.input(one_of=True, description="Names one alias domain.")
+@strawberry.input(one_of=True, description="Reference to one alias domain.")
 class DomainAliasRef(ObjectRef):
-    alias: strawberry.Maybe[str] = attribute_field("The name, in Unicode or ASCII form.")
+    alias: strawberry.Maybe[str] = attribute_field(
+        "Name of the alias domain, in Unicode or ASCII form."
+    )
 
 
 @strawberry.input(
-    description="Names many users. The fields are combined with OR. An empty list names nobody; "
-    "an empty object is an error."
+    description="Selection of users who meet any of the conditions. An empty list selects no "
+    "user. A selection without a condition is an error."
 )
 class UserSelection(ConditionsInput):
-    all: bool | None = attribute_field("Every user (ADMIN).", default=strawberry.UNSET)
-    ids: list[strawberry.ID] | None = attribute_field("Global ids.", default=strawberry.UNSET)
+    all: bool | None = attribute_field(
+        "True selects every user. Requires role ADMIN.", default=strawberry.UNSET
+    )
+    ids: list[strawberry.ID] | None = attribute_field(
+        "Global IDs of users.", default=strawberry.UNSET
+    )
     usernames: list[str] | None = attribute_field(
-        "User names or addresses.", default=strawberry.UNSET
+        "Usernames or addresses of users.", default=strawberry.UNSET
     )
     patterns: list[str] | None = attribute_field(
-        "User names with * and ?.", default=strawberry.UNSET
+        "Patterns for usernames: `*` matches any characters, `?` one character.",
+        default=strawberry.UNSET,
     )
     domains: list[DomainRef] | None = attribute_field(
-        "All users with the main address in one of these domains.", default=strawberry.UNSET
+        "Selects all users with the main address in one of these domains.", default=strawberry.UNSET
     )
     tags: list[str] | None = attribute_field(
-        "Everybody with one of the tags.", default=strawberry.UNSET
+        "Selects all users with one of these tags.", default=strawberry.UNSET
     )
 
 
@@ -112,24 +122,34 @@ def user_selector_from_ref(ref: UserRef, *, path: str) -> UserSelector:
     return UserSelector(is_reference=True, usernames=(name,))
 
 
-@strawberry.input(one_of=True, description="Names one folder of the user in question.")
+@strawberry.input(
+    one_of=True,
+    description="Reference to one mailbox. Unless it is an ID, it names a mailbox of the user "
+    "that the field is for.",
+)
 class MailboxRef:
-    id: strawberry.Maybe[strawberry.ID] = attribute_field("Global id.")
-    path: strawberry.Maybe[str] = attribute_field("Unicode, slashes.")
-    special_use: strawberry.Maybe[SpecialUse] = attribute_field("Role of the folder.")
-    object_id: strawberry.Maybe[str] = attribute_field("MAILBOXID: `Mailbox.objectId`.")
+    id: strawberry.Maybe[strawberry.ID] = attribute_field("Global ID of the mailbox.")
+    path: strawberry.Maybe[str] = attribute_field(
+        "Full path of the mailbox in Unicode, with `/` between levels."
+    )
+    special_use: strawberry.Maybe[SpecialUse] = attribute_field(
+        "Special use of the mailbox (RFC 6154)."
+    )
+    object_id: strawberry.Maybe[str] = attribute_field(
+        "MAILBOXID of the mailbox (RFC 8474), as in `Mailbox.objectId`."
+    )
 
 
-@strawberry.input(description="Folder and uid.")
+@strawberry.input(description="Mailbox and UID of a message.")
 class MessageUid:
-    mailbox: MailboxRef = attribute_field("Folder.")
-    uid: BigInt = attribute_field("Uid in it.")
+    mailbox: MailboxRef = attribute_field("Mailbox of the message.")
+    uid: BigInt = attribute_field("UID of the message in its mailbox (RFC 9051).")
 
 
-@strawberry.input(one_of=True, description="Names one message.")
+@strawberry.input(one_of=True, description="Reference to one message.")
 class MessageRef:
-    id: strawberry.Maybe[strawberry.ID] = attribute_field("Global id.")
-    uid: strawberry.Maybe[MessageUid] = attribute_field("By folder and uid.")
+    id: strawberry.Maybe[strawberry.ID] = attribute_field("Global ID of the message.")
+    uid: strawberry.Maybe[MessageUid] = attribute_field("Mailbox and UID of the message.")
     email_id: strawberry.Maybe[str] = attribute_field(
         "EMAILID of the message (RFC 8474), 32 hexadecimal digits."
     )
@@ -253,7 +273,7 @@ async def find_unchecked_message_id(
         if len(text) != 32 or not all(digit in "0123456789abcdef" for digit in text.lower()):  # noqa: PLR2004
             raise InvalidInput(
                 "an email ID has 32 hexadecimal digits",
-                constraint="id",
+                constraint=ValidationConstraint.ID,
                 path=[*full_path, "emailId"],
             )
         key = int(text, 16)

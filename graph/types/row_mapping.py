@@ -33,11 +33,11 @@ Value = TypeVar("Value")
 SHADOWED_BUILTINS = {"list"}  # schema names that are Python builtins
 
 
-@strawberry.interface(name="Node", description="Anything with a global id.")
+@strawberry.interface(name="Node", description="Object with a global ID.")
 class NodeView(View):
     """Base of node types over one table: a field is the column of its name or derived."""
 
-    id: strawberry.ID = attribute_field("Global id.")
+    id: strawberry.ID = attribute_field("Global ID of the object.")
 
     load_batch: ClassVar[BatchFunction[int, Any]]  # loads rows by their keys
 

@@ -132,39 +132,45 @@ RFC_URL = "https://www.rfc-editor.org/rfc/rfc"
 SCALARS: dict[object, ScalarDefinition] = {
     BigInt: _scalar_definition(
         "BigInt",
-        "Whole number up to 2^53-1 as JSON number; strings accepted.",
+        "Integer between -(2^53-1) and 2^53-1, as a JSON number. Inputs also accept a string of "
+        "digits.",
         quantities.parse_integer,
         _parse_integer,
     ),
     ByteSize: _scalar_definition(
         "ByteSize",
-        'Bytes as BigInt; inputs also take strings such as "3 GiB".',
+        "Number of bytes, as a JSON number from 0 to 2^53-1. Inputs also accept strings such as "
+        '"3 GiB".',
         quantities.parse_integer,
         _parse_size,
     ),
     CIDR: _scalar_definition(
-        "CIDR", "Network or single address.", _require_text, _parse_network, f"{RFC_URL}4632"
+        "CIDR",
+        "IPv4 or IPv6 network such as 192.0.2.0/24. A single address is a network of one address.",
+        _require_text,
+        _parse_network,
+        f"{RFC_URL}4632",
     ),
     Cursor: _scalar_definition(
-        "Cursor", "Opaque position in the change journal.", encode_cursor, decode_cursor
+        "Cursor", "Opaque position in the event journal.", encode_cursor, decode_cursor
     ),
     datetime: _scalar_definition(
         "DateTime",
-        "RFC 3339 instant with offset, answered in UTC.",
+        "Instant with an offset (RFC 3339). Responses are in UTC.",
         _format_datetime,
         _parse_datetime,
         RFC_3339,
     ),
     Duration: _scalar_definition(
         "Duration",
-        "ISO 8601 duration such as P30D or PT20M.",
+        "ISO 8601 duration such as P30D or PT20M. A month has 30 days, a year 365 days.",
         quantities.format_duration,
         _parse_duration,
         f"{RFC_3339}#appendix-A",
     ),
     EmailAddress: _scalar_definition(
         "EmailAddress",
-        "Address in Unicode form; dots and case kept for display, normalized for comparison.",
+        "Mail address (RFC 5322, RFC 6531), with the domain in Unicode form in responses.",
         _require_text,
         _require_text,
         f"{RFC_URL}6531",
@@ -173,10 +179,15 @@ SCALARS: dict[object, ScalarDefinition] = {
         "IPAddress", "IPv4 or IPv6 address.", _require_text, _parse_ip_address, f"{RFC_URL}4291"
     ),
     JSON: _scalar_definition(
-        "JSON", "Any JSON value.", _return_unchanged, _return_unchanged, f"{RFC_URL}8259"
+        "JSON", "JSON value of any type.", _return_unchanged, _return_unchanged, f"{RFC_URL}8259"
     ),
     Upload: _scalar_definition(
-        "Upload", "Id of bytes sent before to POST /rest/uploads.", _require_text, _require_text
+        "Upload",
+        "ID of an upload: bytes that were sent to POST /rest/uploads before.",
+        _require_text,
+        _require_text,
     ),
-    URL: _scalar_definition("URL", "Absolute URL.", _require_text, _require_text, f"{RFC_URL}3986"),
+    URL: _scalar_definition(
+        "URL", "Absolute URL (RFC 3986).", _require_text, _require_text, f"{RFC_URL}3986"
+    ),
 }

@@ -1,6 +1,7 @@
 """Queries of users."""
 
 from datetime import datetime
+from typing import Annotated
 
 import strawberry
 from strawberry import UNSET
@@ -20,7 +21,7 @@ from graph.types.references import (
 from graph.types.row_mapping import selected_columns, selected_fields
 from graph.types.scalars import Cursor as ChangeCursor
 from graph.users.types import User
-from models.store.keyset_pages import Cursor, ordering_name
+from models.store.keyset_pages import ordering_name
 from models.users.roles import Role, Scope
 from resolvers.changes import stream_reader
 from resolvers.users import listing as user_listing
@@ -73,7 +74,14 @@ class UserFilter(ConditionsInput):
 @strawberry.type
 class UserQuery:
     @query("One user; nothing = viewer.", scope=Scope.READ)
-    async def user(self, info: Info, by: UserRef | None = UNSET) -> User | None:
+    async def user(
+        self,
+        info: Info,
+        by: Annotated[
+            UserRef | None,
+            strawberry.argument(description="User to return. Default: the signed-in user."),
+        ] = UNSET,
+    ) -> User | None:
         row = await load_user_or_viewer(info, by)
         user = User.from_row_or_none(row)
         if user and "cursor" in selected_fields(
@@ -90,7 +98,7 @@ class UserQuery:
         self,
         info: Info,
         filter: UserFilter | None = UNSET,
-        order_by: UserOrder = UserOrder.USERNAME,
+        order_by: UserOrder = UserOrder.USERNAME_ASC,
         first: int | None = UNSET,
         after: str | None = UNSET,
         last: int | None = UNSET,
@@ -101,6 +109,7 @@ class UserQuery:
             f"users-{order_by}", None if conditions == UserConditions() else conditions
         )
         requested_page = page_request(list_ordering, first, after, last, before)
+        list_order = user_listing.LIST_ORDERS[order_by]
         column_names = selected_columns(info, User)
         return await connection_of_page(
             info,
@@ -108,8 +117,6 @@ class UserQuery:
             await user_listing.load_user_page(
                 info.context, conditions, requested_page, column_names, order_by
             ),
-            lambda row: Cursor(
-                requested_page.ordering, user_listing.sort_key(order_by, row), row.id
-            ),
+            lambda row: list_order.cursor_of_row(row, list_ordering),
             lambda: user_listing.count_users(info.context, conditions),
         )

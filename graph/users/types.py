@@ -55,6 +55,7 @@ from models.store.keyset_pages import ordering_name
 from models.submission.tables import SubmissionState
 from models.users.roles import AdminPermission, Role, Scope, UserPermission
 from models.users.tables import Frequency, ProtocolScope, SubaddressAction
+from models.validation_constraints import ValidationConstraint
 from resolvers.addresses import loaders as address_loaders
 from resolvers.addresses.loaders import AddressPageKey
 from resolvers.admin import key_values
@@ -67,6 +68,7 @@ from resolvers.auth.second_factors.second_factor_check import TwoFactorMethod
 from resolvers.autoreply import autoreplies
 from resolvers.changes import stream_reader
 from resolvers.domains import loaders as domain_loaders
+from resolvers.filters.loaders import FilterOrder
 from resolvers.mailboxes import listing as mailbox_listing
 from resolvers.mailboxes import loaders as mailbox_loaders
 from resolvers.mailboxes import subscriptions
@@ -247,9 +249,14 @@ class User(NodeView):
 
     @field("Those with an end that is to come, and masked ones, which have none.")
     async def temporary_addresses(
-        self, info: Info, first: int | None = UNSET, after: str | None = UNSET
+        self,
+        info: Info,
+        first: int | None = UNSET,
+        after: str | None = UNSET,
+        last: int | None = UNSET,
+        before: str | None = UNSET,
     ) -> Connection[Address]:
-        requested_page = page_request("temporary", first, after, None, None)
+        requested_page = page_request("temporary", first, after, last, before)
         page_key = AddressPageKey(
             self.row.id, requested_page, selected_columns(info, Address), temporary=True
         )
@@ -259,13 +266,20 @@ class User(NodeView):
     async def addresses(
         self,
         info: Info,
+        query: Annotated[
+            str | None,
+            strawberry.argument(
+                description="Returns only addresses that contain this text, in any case. At most "
+                "1,000 characters."
+            ),
+        ] = UNSET,
         first: int | None = UNSET,
         after: str | None = UNSET,
-        query: str | None = UNSET,
+        last: int | None = UNSET,
+        before: str | None = UNSET,
     ) -> Connection[Address]:
-        requested_page = page_request(
-            ordering_name("address", query or None), first, after, None, None
-        )
+        list_ordering = ordering_name("address", query or None)
+        requested_page = page_request(list_ordering, first, after, last, before)
         page_key = AddressPageKey(
             self.row.id, requested_page, selected_columns(info, Address), query or None
         )
@@ -300,13 +314,20 @@ class User(NodeView):
         )
 
     @field(
-        "In the order they are run; of others only with FILTERS.",
+        "Filters of the user. Those of another user need the permission FILTERS.",
         scope=Scope.READ,
     )
     async def filters(
-        self, info: Info, first: int | None = UNSET, after: str | None = UNSET
+        self,
+        info: Info,
+        order_by: FilterOrder = FilterOrder.POSITION_ASC,
+        first: int | None = UNSET,
+        after: str | None = UNSET,
+        last: int | None = UNSET,
+        before: str | None = UNSET,
     ) -> Connection[Filter]:
-        return await load_filter_page(info, self.row.id, first, after)
+        page_arguments = PageArguments(first, after, last, before)
+        return await load_filter_page(info, self.row.id, order_by, page_arguments)
 
     @field("Accounts elsewhere; of others only with CONNECTORS.", scope=Scope.READ)
     async def connectors(
@@ -333,7 +354,9 @@ class User(NodeView):
     ) -> Connection[AuthEvent]:
         if filter and filter.user:
             text = "this list has the events of one account"
-            raise InvalidInput(text, constraint="exclusive", path=["filter", "user"])
+            raise InvalidInput(
+                text, constraint=ValidationConstraint.EXCLUSIVE, path=["filter", "user"]
+            )
         return await load_event_page(info, self.row.id, filter, first, after, last, before)
 
     @field("Live tokens, newest first; of others nobody sees any.", scope=Scope.READ)
@@ -373,14 +396,24 @@ class User(NodeView):
             await info.context.load(autoreplies.load_autoreplies_by_user, self.row.id)
         )
 
-    @field("Scripts in Sieve, by name.", scope=Scope.READ)
+    @field("Sieve scripts of the user, ordered by name.", scope=Scope.READ)
     async def sieve_scripts(
-        self, info: Info, first: int | None = 50, after: str | None = UNSET
+        self,
+        info: Info,
+        first: int | None = UNSET,
+        after: str | None = UNSET,
+        last: int | None = UNSET,
+        before: str | None = UNSET,
     ) -> Connection[SieveScript]:
-        return await load_script_page(info, self.row.id, first, after)
+        page_arguments = PageArguments(first, after, last, before)
+        return await load_script_page(info, self.row.id, page_arguments)
 
     @field("The script of this name.", scope=Scope.READ)
-    async def sieve_script(self, info: Info, name: str) -> SieveScript | None:
+    async def sieve_script(
+        self,
+        info: Info,
+        name: Annotated[str, strawberry.argument(description="Name of the script. Case matters.")],
+    ) -> SieveScript | None:
         return await load_script_by_name(info, self.row.id, name)
 
     @field("Where the user is told of new mail, by kind.", scope=Scope.READ)
@@ -389,14 +422,20 @@ class User(NodeView):
         return await objects_from_rows_with_links(info, PushChannel, rows)
 
     @field(
-        "Held mail, newest first.",
+        "Quarantined messages of the user, the newest first.",
         scope=Scope.READ,
         user_permission=UserPermission.QUARANTINE,
     )
     async def quarantine(
-        self, info: Info, first: int | None = UNSET, after: str | None = UNSET
+        self,
+        info: Info,
+        first: int | None = UNSET,
+        after: str | None = UNSET,
+        last: int | None = UNSET,
+        before: str | None = UNSET,
     ) -> Connection[QuarantineItem]:
-        return await load_quarantine_page(info, self.row.id, first, after)
+        page_arguments = PageArguments(first, after, last, before)
+        return await load_quarantine_page(info, self.row.id, page_arguments)
 
     @field("Own key-value store: an entry of the one called default.", scope=Scope.READ)
     async def key_value(self, info: Info, key: KeyArgument) -> KeyValueEntry | None:
@@ -518,7 +557,13 @@ class User(NodeView):
     async def files(
         self,
         info: Info,
-        query: str | None = UNSET,
+        query: Annotated[
+            str | None,
+            strawberry.argument(
+                description="Returns only files with this text in the name, in any case. At most "
+                "1,000 characters."
+            ),
+        ] = UNSET,
         first: int | None = UNSET,
         after: str | None = UNSET,
         last: int | None = UNSET,

@@ -30,6 +30,7 @@ from graph.users.types import User
 from models.errors import InvalidInput, require_found
 from models.users.roles import AdminPermission, Role, Scope, UserPermission
 from models.users.tables import ProtocolScope, SubaddressAction
+from models.validation_constraints import ValidationConstraint
 from resolvers.auth.passwords import password_reset
 from resolvers.auth.passwords.new_passwords import NewPassword
 from resolvers.spam import spam_policy
@@ -154,7 +155,9 @@ class UserPatch(RestrictionsInput):
         if self.inherit_quota:
             if self.quota:
                 text = "inheritQuota excludes a quota of the account"
-                raise InvalidInput(text, constraint="exclusive", path=["set", "inheritQuota"])
+                raise InvalidInput(
+                    text, constraint=ValidationConstraint.EXCLUSIVE, path=["set", "inheritQuota"]
+                )
             values["quota"] = None
         if self.metadata:
             values["public_metadata"] = self.metadata.value

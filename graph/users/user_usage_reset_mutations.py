@@ -11,6 +11,7 @@ from graph.users.types import User
 from models.errors import InvalidInput
 from models.users.roles import AdminPermission, Role, Scope
 from models.users.tables import UsageKind
+from models.validation_constraints import ValidationConstraint
 from resolvers.users import loaders as user_loaders
 from resolvers.users.quota import user_usage_reset
 
@@ -41,7 +42,7 @@ class UserUsageResetMutation:
         kinds = input.kinds if isinstance(input.kinds, list) else list(UsageKind)
         if not kinds:
             text = "name a counter, or leave it out for all"
-            raise InvalidInput(text, constraint="required", path=["kinds"])
+            raise InvalidInput(text, constraint=ValidationConstraint.REQUIRED, path=["kinds"])
         keys = await user_usage_reset.reset_usage(
             info.context, user_selector_from_selection(input.users), set(kinds)
         )

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import idna
 
 from models.errors import InvalidInput
+from models.validation_constraints import ValidationConstraint
 
 MAX_FIXED_PART = 32  # letters beside the "*" of a pattern, at most
 MAX_ADDRESS = 320  # letters of an address (RFC 3696, erratum 1690)
@@ -82,7 +83,7 @@ def checked_username(username: str, *, path: Sequence[str] = ("username",)) -> s
     if len(username) > 128 or not _USERNAME.fullmatch(username):  # noqa: PLR2004 - as documented
         raise InvalidInput(
             "a user name has 1 to 128 of a-z, 0-9 and -, in groups joined by one of . _ = :",
-            constraint="pattern",
+            constraint=ValidationConstraint.PATTERN,
             path=path,
         )
     return username
@@ -103,7 +104,9 @@ def validated_address(address: str, *, path: str = "address") -> str:
         and not local.endswith(".")
     )
     if not fits:
-        raise InvalidInput("not a mail address", constraint="address", path=[path])
+        raise InvalidInput(
+            "not a mail address", constraint=ValidationConstraint.ADDRESS, path=[path]
+        )
     return f"{local}@{checked_domain(domain, path=path)}"
 
 
@@ -111,7 +114,7 @@ def checked_domain(name: str, *, path: str = "domain") -> str:
     """Return the normalized domain. Raises InvalidInput if it is not a domain name."""
     domain = _valid_domain(name) if len(name) <= _MAX_DOMAIN else None
     if domain is None:
-        raise InvalidInput("not a domain name", constraint="domain", path=[path])
+        raise InvalidInput("not a domain name", constraint=ValidationConstraint.DOMAIN, path=[path])
     return domain
 
 

@@ -14,6 +14,7 @@ from datetime import timedelta
 
 from models.errors import InvalidInput
 from models.runtime.environment import Environment
+from models.validation_constraints import ValidationConstraint
 
 MAX_AGE = timedelta(days=21)  # later bounces are refused
 DAY_PERIOD = 1024  # days until the two letters of the day repeat
@@ -70,7 +71,9 @@ def verified_original_sender(environment: Environment, srs_local_part: str) -> s
         proof, first, rest = found.groups()
         if _is_same_signature(proof, _signature(environment, first, rest)):
             return f"SRS0{rest}@{first}"
-    raise InvalidInput("not a sender of ours, or too old", constraint="srs", path=["address"])
+    raise InvalidInput(
+        "not a sender of ours, or too old", constraint=ValidationConstraint.SRS, path=["address"]
+    )
 
 
 def _is_same_signature(received: str, signature: str) -> bool:

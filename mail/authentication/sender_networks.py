@@ -18,6 +18,7 @@ from mail.authentication.spf_record import (
     parse_record,
 )
 from models.errors import InvalidInput, ServiceUnavailable
+from models.validation_constraints import ValidationConstraint
 
 MAX_QUERIES = 60  # DNS queries for one name
 TOTAL_TIMEOUT = 8.0
@@ -43,11 +44,11 @@ class _NetworkSearch:
         for one in networks:
             if one.prefixlen < MIN_PREFIX_LENGTH[one.version]:
                 text = f"{one} is too wide: name the hosts themselves"
-                raise InvalidInput(text, constraint="range", path=["hostname"])
+                raise InvalidInput(text, constraint=ValidationConstraint.RANGE, path=["hostname"])
             self.networks[one] = None
         if len(self.networks) > MAX_NETWORKS:
             text = f"it sends from more than {MAX_NETWORKS} networks"
-            raise InvalidInput(text, constraint="max", path=["hostname"])
+            raise InvalidInput(text, constraint=ValidationConstraint.MAX, path=["hostname"])
 
     def count_lookup(self) -> None:
         """Count a term that queries DNS. Raises SpfPermError if there are too many."""
@@ -75,10 +76,10 @@ async def find_networks(nameserver: str | None, domain: str) -> list[str]:
         raise ServiceUnavailable(text, component="dns") from None
     except (SpfPermError, DnsLimitExceeded) as problem:
         text = f"its SPF record cannot be followed: {problem}"
-        raise InvalidInput(text, constraint="spf", path=["hostname"]) from None
+        raise InvalidInput(text, constraint=ValidationConstraint.SPF, path=["hostname"]) from None
     if not walk.networks:
         text = "DNS knows no address of it"
-        raise InvalidInput(text, constraint="unknown", path=["hostname"])
+        raise InvalidInput(text, constraint=ValidationConstraint.UNKNOWN, path=["hostname"])
     return [network_text(one) for one in walk.networks]
 
 
@@ -111,7 +112,7 @@ async def _add_networks_of_spf_record(search: _NetworkSearch, domain: str) -> No
 async def _add_networks_of_term(search: _NetworkSearch, term: SpfTerm, domain: str) -> None:
     if term.name == "all":
         text = "its SPF record lets everybody send"
-        raise InvalidInput(text, constraint="range", path=["hostname"])
+        raise InvalidInput(text, constraint=ValidationConstraint.RANGE, path=["hostname"])
     if term.network is not None:
         search.add_networks([term.network])
         return

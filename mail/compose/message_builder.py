@@ -20,6 +20,7 @@ from mail.mime import header_encoding
 from mail.mime.header_encoding import NamedAddress, needs_smtputf8
 from models.errors import ErrorCollector, InvalidInput, check_limit
 from models.messages.mime_values import AttachmentDisposition
+from models.validation_constraints import ValidationConstraint
 
 KIB, MIB = 1 << 10, 1 << 20
 MAX_SUBJECT_BYTES = 2 * KIB  # bytes, as all limits of sizes here
@@ -227,11 +228,15 @@ def validate_text(text: str, path: Sequence[str], max_bytes: int) -> str:
     try:
         size = len(text.encode())
     except UnicodeEncodeError as half:
-        raise InvalidInput("half a character", constraint="unicode", path=path) from half
+        raise InvalidInput(
+            "half a character", constraint=ValidationConstraint.UNICODE, path=path
+        ) from half
     if size > max_bytes:
-        raise InvalidInput(f"more than {max_bytes} bytes", constraint="max", path=path)
+        raise InvalidInput(
+            f"more than {max_bytes} bytes", constraint=ValidationConstraint.MAX, path=path
+        )
     if "\0" in text:
-        raise InvalidInput("text has no NUL", constraint="pattern", path=path)
+        raise InvalidInput("text has no NUL", constraint=ValidationConstraint.PATTERN, path=path)
     return text
 
 
@@ -241,7 +246,9 @@ def validate_line(text: str, path: Sequence[str], max_bytes: int) -> str:
     Raises InvalidInput as `validate_text` does, and for control characters.
     """
     if _CONTROLS.search(text):
-        raise InvalidInput("a line has no control characters", constraint="pattern", path=path)
+        raise InvalidInput(
+            "a line has no control characters", constraint=ValidationConstraint.PATTERN, path=path
+        )
     return validate_text(text, path, max_bytes)
 
 
@@ -266,7 +273,9 @@ def _check_custom_headers(headers: Sequence[CustomHeader], problems: ErrorCollec
     with problems.collecting():
         if len(headers) > MAX_CUSTOM_HEADERS:
             raise InvalidInput(
-                f"more than {MAX_CUSTOM_HEADERS} fields", constraint="max", path=["headers"]
+                f"more than {MAX_CUSTOM_HEADERS} fields",
+                constraint=ValidationConstraint.MAX,
+                path=["headers"],
             )
         for nth, header in enumerate(headers):
             with problems.collecting():
@@ -275,12 +284,31 @@ def _check_custom_headers(headers: Sequence[CustomHeader], problems: ErrorCollec
                 validate_line(header.value, _header_path(nth, "value"), MAX_HEADER_VALUE_BYTES)
 
 
+def is_valid_custom_header(key: str, value: str) -> bool:
+    """True if a client can add a header field with this name and value."""
+    try:
+        _check_field_name(key, [])
+        validate_line(value, [], MAX_HEADER_VALUE_BYTES)
+    except InvalidInput:
+        return False
+    return True
+
+
+def without_control_characters(text: str) -> str:
+    """Return the text without the characters that a line can't have."""
+    return _CONTROLS.sub("", text)
+
+
 def _check_field_name(key: str, path: Sequence[str]) -> None:
     """Raises InvalidInput if a header field name is invalid or reserved."""
     if len(key) > MAX_NAME_BYTES or not _FTEXT.fullmatch(key):
-        raise InvalidInput("not the name of a header field", constraint="pattern", path=path)
+        raise InvalidInput(
+            "not the name of a header field", constraint=ValidationConstraint.PATTERN, path=path
+        )
     if key.lower() in RESERVED_FIELDS or key.lower().startswith(RESERVED_PREFIXES):
-        raise InvalidInput(f"{key} is not yours to write", constraint="reserved", path=path)
+        raise InvalidInput(
+            f"{key} is not yours to write", constraint=ValidationConstraint.RESERVED, path=path
+        )
 
 
 def _header_path(index: int, name: str) -> list[str]:
@@ -305,7 +333,9 @@ def _build_body(draft: MessageDraft, problems: ErrorCollector) -> _DraftBody:
     with problems.collecting():
         if len(draft.attachments) > MAX_FILES:
             raise InvalidInput(
-                f"more than {MAX_FILES} files", constraint="max", path=["attachments"]
+                f"more than {MAX_FILES} files",
+                constraint=ValidationConstraint.MAX,
+                path=["attachments"],
             )
     for nth, attachment in enumerate(draft.attachments):
         _check_attachment(attachment, nth, problems)
@@ -337,7 +367,9 @@ def _check_attachment(attachment: OutgoingFile, index: int, problems: ErrorColle
         with problems.collecting():
             if wrong:
                 path = ["attachments", str(index), field_]
-                raise InvalidInput(text, constraint="pattern", path=path, index=index)
+                raise InvalidInput(
+                    text, constraint=ValidationConstraint.PATTERN, path=path, index=index
+                )
     with problems.collecting():
         validate_text(name, ["attachments"], 4 * MAX_NAME_BYTES)
 

@@ -9,6 +9,7 @@ from mail import mime
 from mail.compose.message_builder import is_message_id
 from mail.mime import MessageFacts, header_encoding
 from models.errors import InvalidInput
+from models.validation_constraints import ValidationConstraint
 
 MAX_HEADER_BYTES = 256 << 10  # bytes of a header
 
@@ -41,7 +42,7 @@ def repair_message(
     there (RFC 5321, section 4.5.2).
     """
     if b"\0" in raw:
-        raise InvalidInput("a message has no NUL bytes", constraint="pattern")
+        raise InvalidInput("a message has no NUL bytes", constraint=ValidationConstraint.PATTERN)
     if b"\n" in (without_crlf := raw.replace(b"\r\n", b"")) or b"\r" in without_crlf:
         raw = _LINE_END.sub(b"\r\n", raw)
     head, blank, body = raw.partition(b"\r\n\r\n")
@@ -50,11 +51,12 @@ def repair_message(
     names = [name for name, _ in found]
     if names.count(b"from") != 1 or names.count(b"sender") > 1:
         raise InvalidInput(
-            "a message has one field From, and one Sender at most", constraint="from"
+            "a message has one field From, and one Sender at most",
+            constraint=ValidationConstraint.FROM,
         )
     facts = mime.read_facts(head + b"\r\n")
     if not facts.from_:
-        raise InvalidInput("From names nobody", constraint="from")
+        raise InvalidInput("From names nobody", constraint=ValidationConstraint.FROM)
     head = _with_date_and_message_id(
         found, replace(facts, date=None) if replace_date else facts, date, message_id
     )
@@ -75,7 +77,9 @@ def _split_fields(head: bytes) -> list[tuple[bytes, bytes]]:
         found.append((field[1].lower(), field[0]))
         at = field.end()
     if at < len(head) or not found:
-        raise InvalidInput("its header is none, or too long", constraint="header")
+        raise InvalidInput(
+            "its header is none, or too long", constraint=ValidationConstraint.HEADER
+        )
     return found
 
 

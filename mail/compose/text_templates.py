@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from models.errors import InvalidInput
+from models.validation_constraints import ValidationConstraint
 
 MAX_VALUES = 1000  # of one message
 MAX_VALUE_LENGTH = 64 << 10  # characters
@@ -20,7 +21,9 @@ def validated_value_texts(values: Mapping[str, Any], path: Sequence[str]) -> dic
     Raises InvalidInput if a value is no string, number, boolean or null, or if a limit is exceeded.
     """
     if len(values) > MAX_VALUES:
-        raise InvalidInput(f"at most {MAX_VALUES} values", constraint="max", path=path)
+        raise InvalidInput(
+            f"at most {MAX_VALUES} values", constraint=ValidationConstraint.MAX, path=path
+        )
     return {name.strip(): _value_text(name, value, path) for name, value in values.items()}
 
 
@@ -28,7 +31,9 @@ def _value_text(name: str, value: Any, path: Sequence[str]) -> str:
     """Return the text that replaces a placeholder. Raises InvalidInput."""
     if not _NAME.fullmatch(name) or not name.strip():
         raise InvalidInput(
-            "a name has 1 to 128 characters, no braces", constraint="pattern", path=path
+            "a name has 1 to 128 characters, no braces",
+            constraint=ValidationConstraint.PATTERN,
+            path=path,
         )
     path = [*path, name]
     if value is None:
@@ -36,11 +41,15 @@ def _value_text(name: str, value: Any, path: Sequence[str]) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if not isinstance(value, str | int | float):
-        raise InvalidInput("a text, a number or a truth value", constraint="type", path=path)
+        raise InvalidInput(
+            "a text, a number or a truth value", constraint=ValidationConstraint.TYPE, path=path
+        )
     text = str(value)
     if len(text) > MAX_VALUE_LENGTH or "\0" in text:
         raise InvalidInput(
-            f"at most {MAX_VALUE_LENGTH} characters, no NUL", constraint="max", path=path
+            f"at most {MAX_VALUE_LENGTH} characters, no NUL",
+            constraint=ValidationConstraint.MAX,
+            path=path,
         )
     return text
 
@@ -67,12 +76,16 @@ def fill_placeholders(
         name = place[1].strip()
         if name not in values:
             raise InvalidInput(
-                f"there is no value of {name[:128]!r}", constraint="template", path=[path]
+                f"there is no value of {name[:128]!r}",
+                constraint=ValidationConstraint.TEMPLATE,
+                path=[path],
             )
         found = html.escape(values[name]) if escape_html else values[name]
         size += len(found) - len(place[0])
         if size > max_length:
-            raise InvalidInput(f"more than {max_length} bytes", constraint="max", path=[path])
+            raise InvalidInput(
+                f"more than {max_length} bytes", constraint=ValidationConstraint.MAX, path=[path]
+            )
         return found
 
     return _PLACEHOLDER.sub(placeholder_value, text)

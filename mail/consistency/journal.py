@@ -18,14 +18,20 @@ from sqlalchemy import (
 from sqlmodel import col
 
 from mail.consistency.checks import ConsistencyCheck, EqualityRule, is_in_key_range
-from models.events.journal import Change, EventType, Stream
+from models.events.event_types import EventType
+from models.events.journal import Change, Stream
 from models.messages.tables import Message
 from models.store.columns import BIG_INTEGER, core_table
 from models.users.tables import User
 
 SUBJECT = "journal"
 STREAMS_PER_STATEMENT = 100  # each can have as many entries as the options allow
-ADDING_TYPES = (EventType.MESSAGE_ADDED, EventType.MESSAGE_MOVED, EventType.MESSAGE_RESTORED)
+ADDING_TYPES = (
+    EventType.MESSAGE_ADDED,
+    EventType.MESSAGE_RECEIVED,
+    EventType.MESSAGE_MOVED,
+    EventType.MESSAGE_RESTORED,
+)
 REMOVING_TYPES = (EventType.MESSAGE_DELETED, EventType.MESSAGE_PURGED)
 
 

@@ -12,7 +12,8 @@ from mail.consistency.checks import (
     whole_sum,
     write_expected_values,
 )
-from models.events.journal import EventType, JournalEntry, Stream
+from models.events.event_types import EventType
+from models.events.journal import JournalEntry, Stream
 from models.mailboxes.tables import Mailbox
 from models.messages.tables import Message
 from models.runtime.environment import DatabaseTransaction

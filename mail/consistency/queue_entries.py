@@ -7,7 +7,8 @@ from sqlmodel import col
 
 from mail.consistency.checks import ConsistencyCheck, EqualityRule, is_in_key_range, whole_sum
 from mail.consistency.repair import expected_values_repair
-from models.events.journal import PLATFORM, EventType
+from models.events.event_types import EventType
+from models.events.journal import PLATFORM
 from models.queue.tables import DeliveryState, QueueEntry
 from models.store.columns import core_table
 from models.submission.tables import Submission, SubmissionState

@@ -7,7 +7,8 @@ from mail.consistency.checks import ConsistencyCheck, EqualityRule, is_in_key_ra
 from mail.consistency.repair import expected_values_repair
 from models.addresses.tables import Address
 from models.domains.tables import Domain
-from models.events.journal import EventType, Stream
+from models.events.event_types import EventType
+from models.events.journal import Stream
 from models.mailboxes.tables import Mailbox, SpecialUse
 from models.messages.tables import Message
 from models.runtime.options import Options
@@ -52,7 +53,7 @@ def _quota_usage_check() -> ConsistencyCheck:
         },
         table.outerjoin(summed, summed.c.user_id == table.c.id),
         col(User.id),
-        repair=expected_values_repair(EventType.USER_CHANGED),
+        repair=expected_values_repair(EventType.USER_UPDATED),
     )
 
 
@@ -128,5 +129,5 @@ def _domain_counter_check(options: Options) -> ConsistencyCheck:
     source = table.outerjoin(users, users.c.domain_id == table.c.id).outerjoin(
         addresses, addresses.c.domain_id == table.c.id
     )
-    cure = expected_values_repair(EventType.DOMAIN_CHANGED)
+    cure = expected_values_repair(EventType.DOMAIN_UPDATED)
     return ConsistencyCheck(SUBJECT, Domain, rules, source, col(Domain.id), repair=cure)

@@ -14,7 +14,8 @@ from mail.consistency.checks import (
 )
 from mail.consistency.report import Finding
 from models.errors import NotFound
-from models.events.journal import MAX_IDS_PER_ROW, EventType, JournalEntry
+from models.events.event_types import EventType
+from models.events.journal import MAX_IDS_PER_ROW, JournalEntry
 from models.runtime.environment import DatabaseTransaction, Environment
 
 

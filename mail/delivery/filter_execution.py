@@ -35,6 +35,7 @@ from mail.runtime import inline_or_thread
 from mail.sieve import VacationReply
 from mail.storage.message_insert import InsertedMessage
 from mail.storage.storable_message import StorableMessage
+from models.events.event_types import EventType
 from models.events.wakeups import WEBHOOKS
 from models.filters.tables import Filter
 from models.notifications.webhooks import (
@@ -55,8 +56,6 @@ from models.store.prepared_statements import (
 from models.users.tables import User
 
 log = logging.getLogger(__name__)
-
-FILTER_MATCHED_EVENT = "filter.matched"  # event type of the webhook
 
 
 @prepare_cached
@@ -183,7 +182,7 @@ def _insert_webhook_deliveries(
             "stream_id": user_id,
             "number": number,
             "event": f"evt_{user_id}_{transaction.environment.new_id()}-filter",
-            "type": FILTER_MATCHED_EVENT,
+            "type": EventType.FILTER_MATCHED,
             "at": now,
             "body": {**event_body, "user": {"id": user_id, "username": row.username}},
             "state": WebhookDeliveryState.PENDING,
@@ -203,7 +202,7 @@ def _event_body(
     """Return the event body. The message is named only by ID."""
     told = {"message": inserted.message_id if inserted else None, "size": message.size}
     objects = [{"id": key, **told} for key in filter_result.matched_filter_ids]
-    return {"kind": "FILTER_MATCHED", "domain": None, "objects": objects, "origin": None}
+    return {"domain": None, "objects": objects, "origin": None}
 
 
 async def send_first_filter_reply(

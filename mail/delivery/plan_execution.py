@@ -38,7 +38,8 @@ from mail.storage.received_messages import DeliveryCopies, receipt_digest
 from mail.storage.storable_message import StorableMessage
 from mail.text.storable_text import make_storable
 from models.errors import NotFound, RequestError
-from models.events.journal import EventType, JournalEntry
+from models.events.event_types import EventType
+from models.events.journal import JournalEntry
 from models.filters.sieve_scripts import SieveMemoryKind, SieveScript
 from models.mailboxes.tables import SpecialUse
 from models.observability import metrics
@@ -364,7 +365,7 @@ def _store_script_error(transaction: DatabaseTransaction, plan: DeliveryPlan) ->
         .values(last_error=text, last_error_at=now)
     )
     if transaction.connection.execute(shown).rowcount:
-        entry = JournalEntry(EventType.SIEVE_CHANGED, [plan.script_id], {"did": "failed"})
+        entry = JournalEntry(EventType.SIEVE_FAILED, [plan.script_id])
         transaction.record_entry(plan.recipient_verdict.recipient.user_id, entry, at=now)
 
 

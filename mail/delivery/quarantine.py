@@ -39,9 +39,10 @@ from mail.storage.message_insert import (
 from mail.storage.message_trace import new_queue_id
 from mail.storage.storable_message import StorableMessage
 from mail.text.storable_text import make_storable
-from models.admin.tasks import Task
+from models.admin.tasks import Task, TaskKind
 from models.errors import LimitReached, NotFound
-from models.events.journal import MAX_IDS_PER_ROW, EventType, JournalEntry
+from models.events.event_types import EventType
+from models.events.journal import MAX_IDS_PER_ROW, JournalEntry
 from models.events.wakeups import TASKS
 from models.messages.tables import DeliveryReceipt
 from models.observability import metrics
@@ -50,8 +51,6 @@ from models.spam.quarantine import QuarantineBlob, QuarantineItem
 from models.store.prepared_statements import PreparedStatement, integer_parameter
 from models.users.tables import Frequency, User
 
-NOTIFICATION_TASK = "QUARANTINE_LETTER"  # kind of the task that mails the notification
-EVENT_TYPE = EventType.QUARANTINE_CHANGED
 MAX_SYMBOLS = 200  # stored per message
 MAX_NAME, MAX_DESCRIPTION = 128, 512  # characters
 MAX_SCORE = 1e9
@@ -273,7 +272,7 @@ def _insert_item_receipt_and_entry(
         [(message_insert.upsert_receipt(transaction.connection.dialect.name),
           {"digest": item_row["receipt"], "message_id": key, "at": at})]
     )  # fmt: skip
-    transaction.record_entry(user_id, JournalEntry(EVENT_TYPE, [key], {"did": "held"}), at=at)
+    transaction.record_entry(user_id, JournalEntry(EventType.QUARANTINE_HELD, [key]), at=at)
 
 
 def _copy_for_legal_holds(
@@ -315,12 +314,19 @@ def _delete_oldest_over_limit(
             gone.append(row.id)
     for start in range(0, len(gone), MAX_IDS_PER_ROW):
         delete_quarantine_items(
-            transaction, user_id, gone[start : start + MAX_IDS_PER_ROW], cause="expired"
+            transaction,
+            user_id,
+            gone[start : start + MAX_IDS_PER_ROW],
+            event_type=EventType.QUARANTINE_EXPIRED,
         )
 
 
 def delete_quarantine_items(
-    transaction: DatabaseTransaction, user_id: int, item_ids: Sequence[int], *, cause: str
+    transaction: DatabaseTransaction,
+    user_id: int,
+    item_ids: Sequence[int],
+    *,
+    event_type: EventType,
 ) -> int:
     """Delete quarantine items of an account with a journal entry. Returns the number deleted."""
     these = col(QuarantineItem.id).in_(item_ids), col(QuarantineItem.user_id) == user_id
@@ -329,7 +335,7 @@ def delete_quarantine_items(
     if gone:
         transaction.record_entry(
             user_id,
-            JournalEntry(EVENT_TYPE, gone, {"did": cause}),
+            JournalEntry(event_type, gone),
             at=transaction.environment.now(),
         )
     return len(gone)
@@ -352,7 +358,7 @@ async def insert_due_notification_tasks(environment: Environment) -> int:
     )
     waits = exists().where(
         col(Task.user_id) == col(User.id),
-        col(Task.kind) == NOTIFICATION_TASK,
+        col(Task.kind) == TaskKind.QUARANTINE_NOTIFICATION,
         col(Task.finished_at).is_(None),
     )
     asked = (
@@ -377,7 +383,10 @@ def _insert_notification_task(transaction: DatabaseTransaction, user_id: int) ->
     """Insert the task that notifies one account."""
     now = transaction.environment.now()
     task = Task(
-        id=transaction.environment.new_id(), kind=NOTIFICATION_TASK, user_id=user_id, created_at=now
+        id=transaction.environment.new_id(),
+        kind=TaskKind.QUARANTINE_NOTIFICATION,
+        user_id=user_id,
+        created_at=now,
     )
     transaction.connection.execute(insert(Task).values(task.model_dump()))
     transaction.record_entry(user_id, JournalEntry(EventType.TASK_CHANGED, [task.id]), at=now)

@@ -53,6 +53,7 @@ from models.users.rule_makers import (
     maker_columns,
 )
 from models.users.tables import User
+from models.validation_constraints import ValidationConstraint
 
 log = logging.getLogger(__name__)
 
@@ -92,7 +93,7 @@ def checked_rule_address(text: str, *, path: str) -> NormalizedAddress:
         return NormalizedAddress("", checked_domain(text[1:], path=path))
     if set("*+") & set(text.rpartition("@")[0]):
         words = "an address without label and pattern, or @domain"
-        raise InvalidInput(words, constraint="pattern", path=[path])
+        raise InvalidInput(words, constraint=ValidationConstraint.PATTERN, path=[path])
     return normalized_address(validated_address(text, path=path))
 
 
@@ -101,11 +102,13 @@ def checked_rewrite_target(text: str, rule_address: NormalizedAddress, *, path: 
     text = text.strip()
     if not text.startswith("@"):
         if "*" in text or text.startswith("+"):
-            raise InvalidInput("an address, not a pattern", constraint="pattern", path=[path])
+            raise InvalidInput(
+                "an address, not a pattern", constraint=ValidationConstraint.PATTERN, path=[path]
+            )
         return validated_address(text, path=path)
     if rule_address.local_part:
         words = "only a whole domain is replaced by @domain"
-        raise InvalidInput(words, constraint="address", path=[path])
+        raise InvalidInput(words, constraint=ValidationConstraint.ADDRESS, path=[path])
     return f"@{checked_domain(text[1:], path=path)}"
 
 

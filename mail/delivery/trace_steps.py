@@ -14,7 +14,7 @@ from mail.storage.message_trace import TraceRecorder, new_queue_id
 from mail.storage.storable_message import StorableMessage
 from mail.text.storable_text import make_storable
 from models.errors import RequestError
-from models.messages.message_trace import LogComponent
+from models.messages.message_trace import LogComponent, MessageTraceEventKind
 from models.runtime.environment import Environment
 
 if TYPE_CHECKING:
@@ -54,7 +54,10 @@ def record_sender_and_accepted(
     )
     for each in accepted_recipients:
         trace.record_step(
-            environment, "accepted", _address_and_domain(each), f"from <{envelope_sender}>"
+            environment,
+            MessageTraceEventKind.ACCEPTED,
+            _address_and_domain(each),
+            f"from <{envelope_sender}>",
         )
 
 
@@ -72,7 +75,9 @@ async def record_rejected_recipients(
     places = await load_domain_ids_by_name(environment, set(names.values()))
     for one in away:
         domain_id = next(iter(places.get(names[one.address], ())), None)
-        trace.record_step(environment, "turned away", (one.address, domain_id), one.smtp_reply)
+        trace.record_step(
+            environment, MessageTraceEventKind.REJECTED, (one.address, domain_id), one.smtp_reply
+        )
 
 
 def record_verdict(
@@ -82,7 +87,7 @@ def record_verdict(
     said = f"{'spam' if verdict.is_spam else 'no spam'}, score {verdict.score}, by {verdict.reason}"
     trace.record_step(
         environment,
-        "judged",
+        MessageTraceEventKind.CLASSIFIED,
         (recipient.address, recipient.domain_id),
         said,
         component=LogComponent.SPAM,
@@ -99,7 +104,7 @@ def record_quarantined(
     said = f"{reason.virus}, a virus" if reason.virus else f"spam, {reason.score:g} points"
     trace.record_step(
         environment,
-        "held",
+        MessageTraceEventKind.QUARANTINED,
         (recipient.address, recipient.domain_id),
         said,
         component=LogComponent.SPAM,
@@ -114,7 +119,11 @@ def record_autoreply(
 ) -> None:
     """Record the outcome of the automatic reply. None records nothing."""
     if autoreply_outcome is not None:
-        event = "answered" if autoreply_outcome == "answered" else "not answered"
+        event = (
+            MessageTraceEventKind.AUTOREPLY_SENT
+            if autoreply_outcome == "answered"
+            else MessageTraceEventKind.AUTOREPLY_NOT_SENT
+        )
         trace.record_step(
             environment, event, (recipient.address, recipient.domain_id), autoreply_outcome
         )
@@ -132,9 +141,8 @@ def record_stored_and_forwarded(
     if forward_outcome is not None:
         is_sent = forward_outcome is ForwardOutcome.SENT
         whose = recipient.address, recipient.domain_id
-        trace.record_step(
-            environment, "sent on" if is_sent else "not sent on", whose, forward_outcome.lower()
-        )
+        event = MessageTraceEventKind.FORWARDED if is_sent else MessageTraceEventKind.NOT_FORWARDED
+        trace.record_step(environment, event, whose, forward_outcome.lower())
 
 
 def _record_stored(
@@ -147,13 +155,17 @@ def _record_stored(
     whose = recipient.address, recipient.domain_id
     if inserted is None:
         trace.record_step(
-            environment, "not stored", whose, "by a rule", component=LogComponent.STORE
+            environment,
+            MessageTraceEventKind.NOT_STORED,
+            whose,
+            "by a rule",
+            component=LogComponent.STORE,
         )
     else:
         where = f"uid {inserted.uid}{_rewrite_text(recipient)}"
         trace.record_step(
             environment,
-            "stored",
+            MessageTraceEventKind.STORED,
             whose,
             where,
             component=LogComponent.STORE,
@@ -175,7 +187,7 @@ def new_trace_of_released(
     way = TraceRecorder(queue_id)
     way.record_step(
         environment,
-        "released",
+        MessageTraceEventKind.RELEASED,
         (recipient.address, recipient.domain_id),
         f"by {by}",
         component=LogComponent.SPAM,
@@ -190,7 +202,10 @@ def record_forward(
     """Record that the message was queued for the targets of an address."""
     targets = [*forward.target_addresses, *(via.public_url for via in forward.endpoints)]
     trace.record_step(
-        environment, "sent on", (forward.address, forward.tenant_id), "to " + ", ".join(targets)
+        environment,
+        MessageTraceEventKind.FORWARDED,
+        (forward.address, forward.tenant_id),
+        "to " + ", ".join(targets),
     )
 
 
@@ -206,16 +221,21 @@ def record_refused_and_schedule_write(
         if isinstance(outcome, RequestError):
             trace.record_step(
                 environment,
-                "refused",
+                MessageTraceEventKind.REFUSED,
                 _address_and_domain(each),
                 f"{_error_label(outcome)}: {outcome.message}",
             )
         elif isinstance(outcome, BaseException):
             trace.record_step(
-                environment, "refused", _address_and_domain(each), "something broke: it comes again"
+                environment,
+                MessageTraceEventKind.REFUSED,
+                _address_and_domain(each),
+                "something broke: it comes again",
             )
         elif not (each.accounts or each.forwards):
-            trace.record_step(environment, "dropped", _address_and_domain(each))
+            trace.record_step(
+                environment, MessageTraceEventKind.DISCARDED, _address_and_domain(each)
+            )
     trace.schedule_write(environment, message)
 
 

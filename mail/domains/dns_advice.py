@@ -16,8 +16,8 @@ from mail.authentication import private_keys
 from mail.domains import mta_sts_policy
 from mail.domains.mta_sts_policy import HOST_PREFIX, MODE_OFF
 from models.domains.dkim_keys import ALL_DOMAINS, DkimAlgorithm
+from models.domains.dns_record_values import DnsRecordKind, DnsRecordPurpose
 
-NOT_CONFIGURED = "not configured: "  # prefix of a value that needs configuration first
 MAX_SHOWN_RECORDS = 10  # of one name
 MAX_SHOWN_CHARACTERS = 1000  # of one record
 STRICT_POLICIES = ("quarantine", "reject")
@@ -37,13 +37,14 @@ class DnsState(StrEnum):
 class RecordAdvice:
     """A DNS record that a domain should have."""
 
-    type: str
+    type: DnsRecordKind
     name: str  # in ASCII, without the last dot
-    value: str
-    purpose: str
+    value: str | None  # None: `missing_configuration` says what to configure first
+    purpose: DnsRecordPurpose
     check_published: Callable[[Sequence[str]], "RecordCheck"] | None = (
         None  # None: it is not checked
     )
+    missing_configuration: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +88,7 @@ def _mail_records(facts: DomainDnsFacts, domain: str, host: str) -> list[RecordA
     """The records for receiving and sending mail."""
     report_tag = f"rua=mailto:postmaster@{domain}"
     has_host_name = "." in host
-    no_name_text = f"{NOT_CONFIGURED}this machine has no name, set MERGANSER_HOSTNAME"
+    no_name_text = None if has_host_name else "set MERGANSER_HOSTNAME to the name of this server"
 
     def check_mx_records(published: Sequence[str]) -> RecordCheck:
         return check_mx(published, host, is_backup_mx=facts.is_backup_mx)
@@ -97,33 +98,35 @@ def _mail_records(facts: DomainDnsFacts, domain: str, host: str) -> list[RecordA
 
     return [
         RecordAdvice(
-            "MX",
+            DnsRecordKind.MX,
             domain,
-            f"{20 if facts.is_backup_mx else 10} {host}." if has_host_name else no_name_text,
-            "Mail for the domain comes here",
+            f"{20 if facts.is_backup_mx else 10} {host}." if has_host_name else None,
+            DnsRecordPurpose.MX,
             check_mx_records if has_host_name else None,
+            no_name_text,
         ),
         RecordAdvice(
-            "TXT",
+            DnsRecordKind.TXT,
             domain,
-            f"v=spf1 mx a:{host} ~all" if has_host_name else no_name_text,
-            "SPF: which servers send mail of the domain",
+            f"v=spf1 mx a:{host} ~all" if has_host_name else None,
+            DnsRecordPurpose.SPF,
             check_spf_records if has_host_name else None,
+            no_name_text,
         ),
         *_dkim_records(facts, domain),
         RecordAdvice(
-            "TXT",
+            DnsRecordKind.TXT,
             f"_dmarc.{domain}",
             f"v=DMARC1; p=quarantine; {report_tag}",
-            "DMARC: what others do with mail that only claims to be from the domain",
+            DnsRecordPurpose.DMARC,
             check_dmarc,
         ),
         *_mta_sts_records(facts, domain, host if has_host_name else ""),
         RecordAdvice(
-            "TXT",
+            DnsRecordKind.TXT,
             f"_smtp._tls.{domain}",
             f"v=TLSRPTv1; {report_tag}",
-            "TLS-RPT: where reports of failed encryption go",
+            DnsRecordPurpose.TLS_RPT,
             check_tlsrpt,
         ),
     ]
@@ -132,17 +135,18 @@ def _mail_records(facts: DomainDnsFacts, domain: str, host: str) -> list[RecordA
 def _dkim_records(facts: DomainDnsFacts, domain: str) -> list[RecordAdvice]:
     return [dkim_record_advice(facts.domain, key) for key in facts.signing_keys] or [
         RecordAdvice(
-            "TXT",
+            DnsRecordKind.TXT,
             f"dkim._domainkey.{domain}",
-            f"{NOT_CONFIGURED}the domain has no key yet",
-            "DKIM: the key that mail of the domain is signed with",
+            None,
+            DnsRecordPurpose.DKIM,
+            missing_configuration="create a DKIM key for the domain",
         )
     ]
 
 
 def _mta_sts_records(facts: DomainDnsFacts, domain: str, host: str) -> list[RecordAdvice]:
     has_policy = bool(host) and facts.mta_sts_mode != MODE_OFF and not facts.is_backup_mx
-    no_policy_text = f"{NOT_CONFIGURED}there is no policy yet"
+    no_policy_text = None if has_policy else _missing_policy_text(facts, host)
     record = mta_sts_policy.record_value(host, facts.mta_sts_mode)
 
     def check_cname(published: Sequence[str]) -> RecordCheck:
@@ -152,20 +156,31 @@ def _mta_sts_records(facts: DomainDnsFacts, domain: str, host: str) -> list[Reco
 
     return [
         RecordAdvice(
-            "TXT",
+            DnsRecordKind.TXT,
             f"_mta-sts.{domain}",
-            record if has_policy else no_policy_text,
-            "MTA-STS: that the domain has a policy for encryption",
+            record if has_policy else None,
+            DnsRecordPurpose.MTA_STS,
             (lambda found: check_mta_sts(found, record)) if has_policy else None,
+            no_policy_text,
         ),
         RecordAdvice(
-            "CNAME",
+            DnsRecordKind.CNAME,
             f"{HOST_PREFIX}{domain}",
-            f"{host}." if has_policy else no_policy_text,
-            "MTA-STS: the host that serves the policy",
+            f"{host}." if has_policy else None,
+            DnsRecordPurpose.MTA_STS_HOST,
             check_cname if has_policy else None,
+            no_policy_text,
         ),
     ]
+
+
+def _missing_policy_text(facts: DomainDnsFacts, host: str) -> str:
+    """Return what to configure before the domain can have an MTA-STS policy."""
+    if facts.is_backup_mx:
+        return "the primary server of the domain has the MTA-STS policy"
+    if not host:
+        return "set MERGANSER_HOSTNAME to the name of this server"
+    return "set mtaSts.mode to testing or enforce"
 
 
 def check_mta_sts(published: Sequence[str], record: str) -> RecordCheck:
@@ -179,45 +194,36 @@ def check_mta_sts(published: Sequence[str], record: str) -> RecordCheck:
 def dkim_record_advice(domain: str, signing_key: PublishedSigningKey) -> RecordAdvice:
     """The advice for the record of a DKIM key. For a key of all domains the name is relative."""
     name = f"{signing_key.selector}._domainkey"
-    phrase = "will be signed" if signing_key.is_pending else "is signed"
     return RecordAdvice(
-        "TXT",
+        DnsRecordKind.TXT,
         name if domain == ALL_DOMAINS else f"{name}.{ascii_domain(domain)}",
         private_keys.dns_record(signing_key.algorithm, signing_key.public_key),
-        f"DKIM: the key that mail of the domain {phrase} with",
+        DnsRecordPurpose.DKIM_PENDING if signing_key.is_pending else DnsRecordPurpose.DKIM,
         lambda found: check_dkim(found, signing_key.public_key),
     )
 
 
 def _service_records(spki_sha256: str | None, domain: str, host: str) -> list[RecordAdvice]:
     """The TLSA record, and the records that mail programs look up."""
-    not_offered_text = f"{NOT_CONFIGURED}this server does not offer it yet"
+    not_offered_text = "this server does not offer the service"
     tlsa_digest = spki_sha256 if "." in host else None  # without a host name there is no TLSA name
     return [
         RecordAdvice(
-            "TLSA",
+            DnsRecordKind.TLSA,
             f"_25._tcp.{host}",
-            f"3 1 1 {tlsa_digest}"
-            if tlsa_digest
-            else f"{NOT_CONFIGURED}there is no certificate yet",
-            "DANE: the certificate of the server that takes mail",
+            f"3 1 1 {tlsa_digest}" if tlsa_digest else None,
+            DnsRecordPurpose.DANE,
             partial(check_tlsa, spki_sha256=tlsa_digest) if tlsa_digest else None,
+            None if tlsa_digest else "add a TLS certificate for the name of this server",
         ),
-        RecordAdvice(
-            "CNAME",
-            f"autoconfig.{domain}",
-            not_offered_text,
-            "Settings for Thunderbird and its kind",
-        ),
-        RecordAdvice(
-            "SRV",
-            f"_autodiscover._tcp.{domain}",
-            not_offered_text,
-            "Settings for Outlook and its kind",
-        ),
-        RecordAdvice("SRV", f"_imaps._tcp.{domain}", not_offered_text, "Where programs read mail"),
-        RecordAdvice(
-            "SRV", f"_submissions._tcp.{domain}", not_offered_text, "Where programs send mail"
+        *(
+            RecordAdvice(kind, name, None, purpose, missing_configuration=not_offered_text)
+            for kind, name, purpose in (
+                (DnsRecordKind.CNAME, f"autoconfig.{domain}", DnsRecordPurpose.AUTOCONFIG),
+                (DnsRecordKind.SRV, f"_autodiscover._tcp.{domain}", DnsRecordPurpose.AUTODISCOVER),
+                (DnsRecordKind.SRV, f"_imaps._tcp.{domain}", DnsRecordPurpose.IMAPS),
+                (DnsRecordKind.SRV, f"_submissions._tcp.{domain}", DnsRecordPurpose.SUBMISSIONS),
+            )
         ),
     ]
 

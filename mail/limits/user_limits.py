@@ -7,17 +7,17 @@ from typing import Any
 from sqlalchemy import Column, ColumnElement, bindparam, func, insert, null, select, update
 from sqlmodel import col
 
-from models.admin.tasks import Task
+from models.admin.tasks import Task, TaskKind
 from models.domains.tables import Domain
 from models.errors import NotFound, RateLimited
-from models.events.journal import EventType, JournalEntry
+from models.events.event_types import EventType
+from models.events.journal import JournalEntry
 from models.events.wakeups import TASKS
 from models.runtime.environment import DatabaseTransaction, Environment
 from models.runtime.options import Options
 from models.store.columns import BIG_INTEGER, ColumnRow, core_table, insert_with_conflict
 from models.users.tables import LimitKind, Usage, UsageKind, UsageLevel, User
 
-LIMIT_LETTER_TASK = "LIMIT_LETTER"  # kind of the task of resolvers/users/quota/quota_warnings.py
 DAY = timedelta(days=1)  # also the interval between two reports of a full mailbox
 
 STORAGE_QUOTA = func.coalesce(  # bytes; 0: no limit
@@ -155,7 +155,7 @@ def _create_message_task(
     arguments = {"level": level_.value, "refused": is_refusal}
     task = Task(
         id=transaction.environment.new_id(),
-        kind=LIMIT_LETTER_TASK,
+        kind=TaskKind.LIMIT_WARNING,
         user_id=user_id,
         order=arguments,
         created_at=now,

@@ -7,7 +7,8 @@ from sqlalchemy import case, delete, insert, select, update
 from sqlmodel import col
 
 from mail.mailboxes.paths import missing_paths_with_parents
-from models.events.journal import EventType, JournalEntry
+from models.events.event_types import EventType
+from models.events.journal import JournalEntry
 from models.mailboxes.tables import Mailbox, MailboxSubscription
 from models.runtime.environment import DatabaseTransaction
 from models.store.columns import select_columns

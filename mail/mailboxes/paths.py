@@ -10,6 +10,7 @@ from mail.mailboxes.special_use_names import NAMES_BY_LANGUAGE
 from mail.text import confusables
 from models.errors import InvalidInput
 from models.store.text_folding import fold_text
+from models.validation_constraints import ValidationConstraint
 
 INBOX = "INBOX"
 MAX_LEVELS = 128
@@ -45,10 +46,14 @@ def validate_path(
     elif not _REFUSED_CATEGORIES.isdisjoint(map(unicodedata.category, clean)):
         problem = "a path has no control characters"
     if problem:
-        raise InvalidInput(problem, constraint="pattern", path=input_path, index=index)
+        raise InvalidInput(
+            problem, constraint=ValidationConstraint.PATTERN, path=input_path, index=index
+        )
     if any(confusables.is_confusable_with(level, SPECIAL_USE_NAMES) for level in levels):
         text = "a name that passes for that of another folder"
-        raise InvalidInput(text, constraint="lookalike", path=input_path, index=index)
+        raise InvalidInput(
+            text, constraint=ValidationConstraint.LOOKALIKE, path=input_path, index=index
+        )
     return clean
 
 
@@ -108,11 +113,15 @@ def patterns_regex(patterns: Sequence[str], *, input_path: Sequence[str] = ("pat
     or one is too long.
     """
     if len(patterns) > MAX_PATTERNS:
-        raise InvalidInput(f"at most {MAX_PATTERNS} patterns", constraint="max", path=input_path)
+        raise InvalidInput(
+            f"at most {MAX_PATTERNS} patterns", constraint=ValidationConstraint.MAX, path=input_path
+        )
     for index, pattern in enumerate(patterns):
         if len(pattern) > MAX_PATTERN_LENGTH:
             text = f"a pattern has at most {MAX_PATTERN_LENGTH} characters"
-            raise InvalidInput(text, constraint="max", path=input_path, index=index)
+            raise InvalidInput(
+                text, constraint=ValidationConstraint.MAX, path=input_path, index=index
+            )
     return rf"\A(?:{'|'.join(_pattern_regex(canonical_path(pattern)) for pattern in patterns)})\Z"
 
 

@@ -10,7 +10,8 @@ from sqlmodel import col
 
 from models.addresses.tables import Address
 from models.domains.tables import Domain
-from models.events.journal import PLATFORM, EventType, JournalEntry
+from models.events.event_types import EventType
+from models.events.journal import PLATFORM, JournalEntry
 from models.runtime.environment import DatabaseTransaction, Environment
 from models.store.columns import ColumnRow, core_table
 
@@ -65,9 +66,9 @@ def _lower_counts_and_journal_deletions(
         if row.user_id and row.domain_id:
             ids_by_stream[row.domain_id, True].append(row.id)  # the user's stream has it too
     for (stream, is_duplicate), ids in sorted(ids_by_stream.items()):
-        data = {"did": "deleted", **({"twice": True} if is_duplicate else {})}
+        data = {"twice": True} if is_duplicate else {}
         transaction.record_entry(
             stream,
-            JournalEntry(EventType.ADDRESS_CHANGED, ids, data),
+            JournalEntry(EventType.ADDRESS_DELETED, ids, data),
             at=transaction.environment.now(),
         )

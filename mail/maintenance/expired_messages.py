@@ -11,7 +11,8 @@ from sqlmodel import col
 from mail.maintenance import row_batches
 from mail.storage.held_copies import has_unfinished_legal_hold
 from mail.storage.thread_assignment import delete_empty_threads_statement
-from models.events.journal import EventType, JournalEntry
+from models.events.event_types import EventType
+from models.events.journal import JournalEntry
 from models.mailboxes.tables import Mailbox
 from models.messages.tables import Message, Thread
 from models.runtime.environment import DatabaseTransaction, Environment

@@ -31,7 +31,8 @@ from models.auth.second_factors import TotpSecret, WebauthnChallenge
 from models.auth.security_log import SecurityEvent
 from models.autoreply import AutoreplySender
 from models.connectors import Connector, ConnectorRun
-from models.events.journal import EventType, JournalEntry
+from models.events.event_types import EventType
+from models.events.journal import JournalEntry
 from models.files.blobs import SubmissionBlob, Upload
 from models.files.tables import File, FileShare
 from models.filters.sieve_scripts import SieveMemory
@@ -349,7 +350,10 @@ async def _delete_expired_quarantine_items(environment: Environment) -> int:
         environment: Environment, user_id: int, item_ids: Sequence[int]
     ) -> int:
         work = partial(
-            quarantine.delete_quarantine_items, user_id=user_id, item_ids=item_ids, cause="expired"
+            quarantine.delete_quarantine_items,
+            user_id=user_id,
+            item_ids=item_ids,
+            event_type=EventType.QUARANTINE_EXPIRED,
         )
         return await environment.run_transaction(work, user_id)
 

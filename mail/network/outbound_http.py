@@ -16,6 +16,7 @@ import idna
 from mail.network.special_ranges import embedded_ipv4, is_special
 from models.errors import InvalidInput
 from models.runtime.options import Options
+from models.validation_constraints import ValidationConstraint
 
 MAX_URL_LENGTH = 2048  # characters
 MAX_HEADER_BYTES = 16 << 10  # of a response
@@ -128,7 +129,9 @@ def parse_target(
         port, host = parts.port, parts.hostname or ""
         ascii_name = ascii_host(host)
     except (ValueError, idna.IDNAError):
-        raise InvalidInput("not an address", constraint="url", path=error_path) from None
+        raise InvalidInput(
+            "not an address", constraint=ValidationConstraint.URL, path=error_path
+        ) from None
     if (
         parts.scheme not in DEFAULT_PORTS
         or not host
@@ -136,10 +139,10 @@ def parse_target(
         or not url.isprintable()
     ):
         text = f"http:// or https://, at most {MAX_URL_LENGTH} characters"
-        raise InvalidInput(text, constraint="url", path=error_path)
+        raise InvalidInput(text, constraint=ValidationConstraint.URL, path=error_path)
     if "@" in parts.netloc or parts.fragment or " " in url:
         text = "without user, password and fragment"
-        raise InvalidInput(text, constraint="url", path=error_path)
+        raise InvalidInput(text, constraint=ValidationConstraint.URL, path=error_path)
     require_public_host_name(ascii_name, allow_private=allow_private, error_path=error_path)
     request_path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     uses_tls = parts.scheme == "https"
@@ -157,7 +160,9 @@ def require_public_host_name(host: str, *, allow_private: bool, error_path: Sequ
         f".{host}".endswith(PRIVATE_SUFFIXES) or (_is_ip_address(host) and is_private_address(host))
     ):
         raise InvalidInput(
-            "that is inside: use a public address", constraint="private", path=error_path
+            "that is inside: use a public address",
+            constraint=ValidationConstraint.PRIVATE_NETWORK,
+            path=error_path,
         )
 
 

@@ -12,7 +12,8 @@ from sqlmodel import col
 
 from mail.queue.delivery_results import OPEN_STATES, state_from_deliveries
 from models.events import journal
-from models.events.journal import PLATFORM, EventType, JournalEntry
+from models.events.event_types import EventType, submission_event_type
+from models.events.journal import PLATFORM, JournalEntry
 from models.events.wakeups import QUEUE
 from models.files.blobs import SubmissionBlob
 from models.queue.tables import DeliveryState, QueueEntry
@@ -186,7 +187,7 @@ def _append_journal_entries(
     submissions: Sequence[ColumnRow],
     state_by_id: Mapping[int, SubmissionState],
 ) -> None:
-    """Append SUBMISSION_CHANGED entries to the journal stream of each owner."""
+    """Append entries of changed submissions to the journal stream of each owner."""
     ids_by_stream: defaultdict[int, list[int]] = defaultdict(list)
     for row in sorted(submissions, key=lambda row: row.id):
         ids_by_stream[PLATFORM if row.user_id is None else row.user_id].append(row.id)
@@ -205,11 +206,15 @@ def _batched_journal_entries(
     submission_ids: Sequence[int], state_by_id: Mapping[int, SubmissionState]
 ) -> Iterator[JournalEntry]:
     """Journal entries for these submissions, each for at most `journal.LONGEST` ids."""
-    for start in range(0, len(submission_ids), journal.MAX_IDS_PER_ROW):
-        part_ids = submission_ids[start : start + journal.MAX_IDS_PER_ROW]
-        states = [state_by_id[key].value for key in part_ids]
-        state = states if len(set(states)) > 1 else states[0]
-        yield JournalEntry(EventType.SUBMISSION_CHANGED, part_ids, {"state": state})
+    ids_by_type: defaultdict[EventType, list[int]] = defaultdict(list)
+    for key in submission_ids:
+        ids_by_type[submission_event_type(state_by_id[key].value)].append(key)
+    for event_type, ids in ids_by_type.items():
+        for start in range(0, len(ids), journal.MAX_IDS_PER_ROW):
+            part_ids = ids[start : start + journal.MAX_IDS_PER_ROW]
+            states = [state_by_id[key].value for key in part_ids]
+            state = states if len(set(states)) > 1 else states[0]
+            yield JournalEntry(event_type, part_ids, {"state": state})
 
 
 def _delete_unneeded_blob_references(

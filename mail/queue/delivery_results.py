@@ -27,7 +27,8 @@ from mail.storage.received_messages import (
 )
 from mail.storage.storable_message import StorableMessage
 from models.errors import InvalidInput, OverQuota
-from models.events.journal import EventType, JournalEntry
+from models.events.event_types import submission_event_type
+from models.events.journal import JournalEntry
 from models.mailboxes.tables import Mailbox, SpecialUse
 from models.observability import metrics
 from models.queue.tables import NORMAL_RANK, DeliveryState, QueueEntry
@@ -391,7 +392,9 @@ def refresh_submission_state(
     state = state_from_deliveries(
         [row.state for row in rows], rows[0].now, was_attempted=was_attempted
     )
-    entry = JournalEntry(EventType.SUBMISSION_CHANGED, [submission_id], {"state": state.value})
+    entry = JournalEntry(
+        submission_event_type(state.value), [submission_id], {"state": state.value}
+    )
     _, journal_statements = transaction.lock_stream_and_plan_entry_statements(
         stream, [entry], at=changed_at
     )

@@ -22,7 +22,8 @@ from mail.storage.blobs.blob_writer import StoredMessageBlobs, insert_blob_rows
 from mail.storage.message_columns import content_columns
 from mail.storage.message_insert import InsertedMessage
 from mail.storage.storable_message import StorableMessage
-from models.events.journal import PLATFORM, EventType, JournalEntry
+from models.events.event_types import submission_event_type
+from models.events.journal import PLATFORM, JournalEntry
 from models.events.wakeups import QUEUE
 from models.files.blobs import SubmissionBlob
 from models.queue.tables import NORMAL_RANK, DeliveryState, QueueEntry
@@ -158,7 +159,9 @@ def enqueue_all(
         if submission.due_at - now < WAKE_UP_HORIZON:
             transaction.workers_to_wake.add(QUEUE)
     entries = [
-        JournalEntry(EventType.SUBMISSION_CHANGED, state_ids, {"state": state.value}, owner.origin)
+        JournalEntry(
+            submission_event_type(state.value), state_ids, {"state": state.value}, owner.origin
+        )
         for state, state_ids in ids_by_state.items()
     ]
     stream = PLATFORM if owner.user_id is None else owner.user_id

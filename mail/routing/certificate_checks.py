@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from models.errors import InvalidInput
+from models.validation_constraints import ValidationConstraint
 
 ERROR_PATH = ("parameters",)
 VERSION_BY_NAME = {
@@ -99,7 +100,9 @@ def parse_policy_parameters(
         name, equals_sign, value = word.partition("=")
         if not equals_sign or not value:
             raise InvalidInput(
-                f"{word[:40]}: write name=value", constraint="parameters", path=ERROR_PATH
+                f"{word[:40]}: write name=value",
+                constraint=ValidationConstraint.PARAMETERS,
+                path=ERROR_PATH,
             )
         if name == "match":
             match_values += (
@@ -110,12 +113,14 @@ def parse_policy_parameters(
         else:
             raise InvalidInput(
                 f"{name[:40]} is not known: there are match and protocols",
-                constraint="parameters",
+                constraint=ValidationConstraint.PARAMETERS,
                 path=ERROR_PATH,
             )
     if len(match_values) > MAX_MATCHES:
         raise InvalidInput(
-            f"match= names at most {MAX_MATCHES}", constraint="parameters", path=ERROR_PATH
+            f"match= names at most {MAX_MATCHES}",
+            constraint=ValidationConstraint.PARAMETERS,
+            path=ERROR_PATH,
         )
     return TlsPolicyParameters(tuple(match_values), minimum_version, maximum_version)
 
@@ -126,7 +131,7 @@ def _parse_match_names(value: str) -> list[str]:
     for name in names:
         if not _NAME.fullmatch(name) or len(name) > MAX_NAME_LENGTH:
             text = f"match={value[:80]}: names of servers, with : between them"
-            raise InvalidInput(text, constraint="parameters", path=ERROR_PATH)
+            raise InvalidInput(text, constraint=ValidationConstraint.PARAMETERS, path=ERROR_PATH)
     return names
 
 
@@ -137,7 +142,7 @@ def _parse_fingerprints(value: str) -> list[str]:
         digits = value_part.removeprefix("sha256:").removeprefix("sha1:").replace(":", "")
         if not _FINGERPRINT.fullmatch(digits):
             text = "match= takes SHA-256 or SHA-1 fingerprints, with | between them"
-            raise InvalidInput(text, constraint="parameters", path=ERROR_PATH)
+            raise InvalidInput(text, constraint=ValidationConstraint.PARAMETERS, path=ERROR_PATH)
         fingerprints.append(digits)
     return fingerprints
 
@@ -156,7 +161,7 @@ def _parse_protocols(value: str) -> tuple[ssl.TLSVersion | None, ssl.TLSVersion 
             continue
         if version_name not in VERSION_BY_NAME:
             text = f"protocols={value[:80]}: such as >=TLSv1.2, or !TLSv1:!TLSv1.1"
-            raise InvalidInput(text, constraint="parameters", path=ERROR_PATH)
+            raise InvalidInput(text, constraint=ValidationConstraint.PARAMETERS, path=ERROR_PATH)
         version = VERSION_BY_NAME[version_name]
         if word.startswith(">="):
             lowest = version
@@ -177,7 +182,9 @@ def _parse_protocols(value: str) -> tuple[ssl.TLSVersion | None, ssl.TLSVersion 
         if candidate >= (lowest or candidate) and candidate <= (highest or candidate)
     ]
     if not allowed:
-        raise InvalidInput("protocols= leaves none", constraint="parameters", path=ERROR_PATH)
+        raise InvalidInput(
+            "protocols= leaves none", constraint=ValidationConstraint.PARAMETERS, path=ERROR_PATH
+        )
     minimum = allowed[0] if excluded or listed or lowest else None
     maximum = allowed[-1] if excluded or listed or highest else None
     return minimum, maximum if maximum is not VERSIONS[-1] else None

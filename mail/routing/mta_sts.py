@@ -19,6 +19,7 @@ from models.errors import InvalidInput
 from models.routing.mta_sts import MtaStsMode, MtaStsPolicy
 from models.runtime.environment import DatabaseTransaction, Environment
 from models.store.columns import core_table, insert_with_conflict
+from models.validation_constraints import ValidationConstraint
 
 MAX_POLICY_BYTES = 64 << 10  # RFC 8461, section 3.3
 FETCH_TIMEOUT = 20.0  # seconds
@@ -227,4 +228,4 @@ def _upsert_policy(
 
 
 def _invalid_policy(problem: str) -> InvalidInput:
-    return InvalidInput(problem, constraint="policy", path=["policy"])
+    return InvalidInput(problem, constraint=ValidationConstraint.MTA_STS_POLICY, path=["policy"])

@@ -22,6 +22,7 @@ from mail.network.outbound_http import is_private_address
 from mail.routing.certificate_checks import HOST_NAME_REQUIRED, CertificateRequirement
 from models.errors import InvalidInput
 from models.runtime.environment import Environment
+from models.validation_constraints import ValidationConstraint
 
 SMTP_PORT = 25
 SMTPS_PORT = 465
@@ -112,7 +113,11 @@ def parse_next_hop(url: str) -> NextHop:
         port, name = None, None
     level_by_query = {"": None, "tls=never": TlsLevel.NEVER, "tls=required": TlsLevel.REQUIRED}
     if parts.scheme not in ("smtp", "smtps") or not name or parts.query not in level_by_query:
-        raise InvalidInput("not host:port, smtp:// or smtps://", constraint="url", path=["nextHop"])
+        raise InvalidInput(
+            "not host:port, smtp:// or smtps://",
+            constraint=ValidationConstraint.URL,
+            path=["nextHop"],
+        )
     is_smtps = parts.scheme == "smtps"
     # A password is sent only over TLS, unless the operator allows plain text.
     default_level = TlsLevel.REQUIRED if parts.username else TlsLevel.OPPORTUNISTIC

@@ -47,6 +47,7 @@ from models.users.rule_makers import (
     is_active_maker,
     maker_columns,
 )
+from models.validation_constraints import ValidationConstraint
 
 MAX_LABELS = 10  # labels in the domain of a subdomain pattern
 SUBDOMAIN_PREFIX = "*."
@@ -98,10 +99,12 @@ def checked_pattern(text: str, *, path: Sequence[str], index: int | None = None)
         name = checked_domain(pattern.removeprefix(SUBDOMAIN_PREFIX))
     except InvalidInput:
         words = "an address, a domain, *@domain, or *.domain for all below it"
-        raise InvalidInput(words, constraint="pattern", path=path, index=index) from None
+        raise InvalidInput(
+            words, constraint=ValidationConstraint.PATTERN, path=path, index=index
+        ) from None
     if name.count(".") >= MAX_LABELS:
         words = f"at most {MAX_LABELS} labels behind {SUBDOMAIN_PREFIX}"
-        raise InvalidInput(words, constraint="max", path=path, index=index)
+        raise InvalidInput(words, constraint=ValidationConstraint.MAX, path=path, index=index)
     return SUBDOMAIN_PREFIX + name
 
 

@@ -18,7 +18,7 @@ from mail.storage.blobs.blob_writer import (
     reference_statements,
 )
 from mail.storage.message_columns import content_columns
-from mail.storage.message_flags import imap_flags
+from mail.storage.message_flags import MAX_KEYWORDS, imap_flags
 from mail.storage.message_insert import (
     InsertedMessage,
     MessagePlacement,
@@ -35,7 +35,8 @@ from mail.storage.thread_assignment import (
 from mail.text.storable_text import make_storable
 from models.admin.legal_holds import CopyOrigin
 from models.errors import Conflict, StaleObject
-from models.events.journal import EventType, JournalEntry
+from models.events.event_types import EventType
+from models.events.journal import JournalEntry
 from models.events.wakeups import UNINDEXED
 from models.files.blobs import MessageBlob
 from models.mailboxes.tables import Mailbox
@@ -111,6 +112,7 @@ class EarlierDraft:
     input_path: Sequence[str] = INPUT_PATH  # path of the input field, for errors
     must_be_draft: bool = True  # the message must still be, or not be, a draft
     ignores_quota: bool = False  # its growth is never refused
+    clears_metadata: bool = False
 
 
 def replace_message(
@@ -153,9 +155,9 @@ def replace_message(
         "draft": placement.draft,
         "envelope_from": placement.envelope_from,
         "envelope_to": list(placement.envelope_to),
-        "keywords": row.keywords,
+        "keywords": list(dict.fromkeys([*row.keywords, *placement.keywords]))[:MAX_KEYWORDS],
         "public_metadata": row.public_metadata
-        if placement.public_metadata is None
+        if placement.public_metadata is None and not earlier.clears_metadata
         else placement.public_metadata,
         **(source_columns(placement) if placement.source else {}),
     }

@@ -9,7 +9,8 @@ from sqlalchemy import bindparam, update
 from sqlmodel import col
 
 from mail.storage.message_flags import SYSTEM_FLAGS, imap_flags
-from models.events.journal import EventType, JournalEntry
+from models.events.event_types import EventType
+from models.events.journal import JournalEntry
 from models.mailboxes.tables import Mailbox
 from models.messages.tables import Message
 from models.runtime.environment import DatabaseTransaction

@@ -24,7 +24,8 @@ from mail.storage.thread_assignment import ThreadAssignment
 from mail.text.storable_text import make_storable
 from models.admin.legal_holds import CopyOrigin
 from models.errors import NotFound, OverQuota, RequestError
-from models.events.journal import EventType, JournalEntry
+from models.events.event_types import EventType
+from models.events.journal import JournalEntry
 from models.events.wakeups import UNINDEXED
 from models.mailboxes.tables import Mailbox
 from models.messages.tables import DeliveryReceipt, Message
@@ -348,11 +349,8 @@ def _journal_entry(
         "uid": [row["uid"] for row in message_rows],
         "flags": [imap_flags(row) for row in message_rows],
     }
-    if kind in RECEIVED_KINDS:
-        facts["did"] = "received"
-    return JournalEntry(
-        EventType.MESSAGE_ADDED, [row["id"] for row in message_rows], facts, placement.origin
-    )
+    event_type = EventType.MESSAGE_RECEIVED if kind in RECEIVED_KINDS else EventType.MESSAGE_ADDED
+    return JournalEntry(event_type, [row["id"] for row in message_rows], facts, placement.origin)
 
 
 def _blob_reference_statements(

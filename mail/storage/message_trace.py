@@ -17,7 +17,7 @@ from sqlalchemy import insert
 from mail.addresses.address_syntax import normalized_address
 from mail.storage.storable_message import StorableMessage
 from mail.text.storable_text import make_storable
-from models.messages.message_trace import DeliveryTraceStep, LogComponent
+from models.messages.message_trace import DeliveryTraceStep, LogComponent, MessageTraceEventKind
 from models.observability import metrics
 from models.runtime.environment import DatabaseTransaction, Environment
 from models.store.columns import core_table
@@ -63,7 +63,7 @@ class TraceRecorder:
     def record_step(  # noqa: PLR0913 - the columns of a step
         self,
         environment: Environment,
-        event: str,
+        event: MessageTraceEventKind,
         recipient: tuple[str, int | None],
         detail: str | None = None,
         *,
@@ -165,7 +165,11 @@ def submission_step_statements(
         "queue_id": submission["queue_id"],
         "message_id": submission["header_id"],
         "component": LogComponent.MTA,
-        "event": "queued" if submission["copy_of"] is None else "copied",
+        "event": (
+            MessageTraceEventKind.QUEUED
+            if submission["copy_of"] is None
+            else MessageTraceEventKind.COPIED
+        ),
         "submission_id": submission["id"],
         "stored_message_id": submission["message_id"],
         **_sender_columns(submission["envelope_from"]),

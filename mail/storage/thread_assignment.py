@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 from sqlalchemy import Delete, Select, String, delete, func, insert, select, update
 from sqlmodel import col
 
-from models.events.journal import EventType, JournalEntry
+from models.events.event_types import EventType
+from models.events.journal import JournalEntry
 from models.messages.tables import Message, Thread, ThreadKey
 from models.runtime.environment import DatabaseTransaction
 from models.store.columns import insert_with_conflict

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from models.errors import InvalidInput
+from models.validation_constraints import ValidationConstraint
 
 MAX_PATTERN_LENGTH = 200  # characters of a pattern
 MAX_STATES = 500  # of a pattern; counted repetitions are expanded
@@ -375,4 +376,4 @@ def _without_slashes(pattern: str) -> str:
 
 
 def _pattern_error(text: str) -> InvalidInput:
-    return InvalidInput(text, constraint="pattern", path=["sendersRegex"])
+    return InvalidInput(text, constraint=ValidationConstraint.PATTERN, path=["sendersRegex"])

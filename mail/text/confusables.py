@@ -10,6 +10,7 @@ import unicodedata
 from functools import lru_cache
 
 from models.errors import InvalidInput
+from models.validation_constraints import ValidationConstraint
 
 # scripts that are written together, by the first word of their letters' Unicode names
 COMBINED_SCRIPTS = (
@@ -45,7 +46,7 @@ def _refuse_confusable(name: str, domain: str, path: str) -> None:
     has_ascii_tld = domain.rpartition(".")[2].isascii()
     if any(_is_confusable_part(part, latin_context=has_ascii_tld) for part in name.split(".")):
         text = "letters that pass for others: write it in one script"
-        raise InvalidInput(text, constraint="lookalike", path=[path])
+        raise InvalidInput(text, constraint=ValidationConstraint.LOOKALIKE, path=[path])
 
 
 @lru_cache(1024)

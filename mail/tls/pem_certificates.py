@@ -17,6 +17,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from mail.addresses.address_syntax import ascii_domain, checked_domain
 from mail.tls.server_tls import context_from_pem
 from models.errors import InvalidInput
+from models.validation_constraints import ValidationConstraint
 
 MAX_PEM_CHARACTERS = 1 << 16  # in one field
 MAX_CHAIN_LENGTH = 10
@@ -65,9 +66,13 @@ def parse_server_name(name_text: str) -> str:
     """A server name in ASCII and lower case. Raises Invalid."""
     name = ascii_domain(checked_domain(name_text, path="serverName"))
     if not all(LABEL.fullmatch(label) for label in name.split(".")):
-        raise InvalidInput("not the name of a server", constraint="domain", path=["serverName"])
+        raise InvalidInput(
+            "not the name of a server", constraint=ValidationConstraint.DOMAIN, path=["serverName"]
+        )
     if name.rpartition(".")[2].isdecimal():
-        raise InvalidInput("a name, not an address", constraint="domain", path=["serverName"])
+        raise InvalidInput(
+            "a name, not an address", constraint=ValidationConstraint.DOMAIN, path=["serverName"]
+        )
     return name
 
 
@@ -76,7 +81,7 @@ def parse_public_name(name_text: str) -> str:
     name = parse_server_name(name_text)
     if "." not in name:
         name_text = "no authority knows a name without a dot"
-        raise InvalidInput(name_text, constraint="domain", path=["serverName"])
+        raise InvalidInput(name_text, constraint=ValidationConstraint.DOMAIN, path=["serverName"])
     return name
 
 
@@ -90,12 +95,14 @@ def parse_additional_acme_names(server_name: str, texts: Sequence[str]) -> list[
         f"at most {MAX_ACME_NAMES} names, that of the server among them",
     )
     if len(texts) > MAX_ACME_NAMES:
-        raise InvalidInput(limit_text, constraint="max", path=path)
+        raise InvalidInput(limit_text, constraint=ValidationConstraint.MAX, path=path)
     names: dict[str, None] = {}
     for index, text in enumerate(texts):
         if text.strip().startswith("*."):
             problem = "no wildcard: it cannot be proved by HTTP"
-            raise InvalidInput(problem, constraint="wildcard", path=path, index=index)
+            raise InvalidInput(
+                problem, constraint=ValidationConstraint.WILDCARD, path=path, index=index
+            )
         try:
             names[parse_public_name(text)] = None
         except InvalidInput as refusal:
@@ -105,7 +112,7 @@ def parse_additional_acme_names(server_name: str, texts: Sequence[str]) -> list[
             ) from None
     names.pop(server_name, None)
     if len(names) >= MAX_ACME_NAMES:
-        raise InvalidInput(limit_text, constraint="max", path=path)
+        raise InvalidInput(limit_text, constraint=ValidationConstraint.MAX, path=path)
     return list(names)
 
 
@@ -130,22 +137,29 @@ def validate_certificate(
     pem_blocks = list(_pem_blocks(certificate.certificate_pem, "cert"))
     given_key = _find_key(certificate, pem_blocks)
     if given_key is None and old_key_pem is None:
-        raise InvalidInput("its key is missing", constraint="required", path=["privateKey"])
+        raise InvalidInput(
+            "its key is missing", constraint=ValidationConstraint.REQUIRED, path=["privateKey"]
+        )
     key = _parse_private_key(given_key or old_key_pem or "")
     certificates = _parse_certificates(pem_blocks, "cert")
     if not certificates:
         problem = "no certificate stands in it: PEM begins with -----BEGIN CERTIFICATE-----"
-        raise InvalidInput(problem, constraint="pem", path=["cert"])
+        raise InvalidInput(problem, constraint=ValidationConstraint.PEM, path=["cert"])
     for index, problem in enumerate(certificate.ca_pems):
         ca_certificates = _parse_certificates(list(_pem_blocks(problem, "ca", index)), "ca", index)
         if not ca_certificates:
             raise InvalidInput(
-                "no certificate stands in it", constraint="pem", path=["ca"], index=index
+                "no certificate stands in it",
+                constraint=ValidationConstraint.PEM,
+                path=["ca"],
+                index=index,
             )
         certificates += ca_certificates
     if len(certificates) > MAX_CERTIFICATES:
         raise InvalidInput(
-            f"at most {MAX_CERTIFICATES} certificates", constraint="max", path=["cert"]
+            f"at most {MAX_CERTIFICATES} certificates",
+            constraint=ValidationConstraint.MAX,
+            path=["cert"],
         )
     public_key_der = _public_key_der(key.public_key())
     leaf = next(
@@ -159,7 +173,9 @@ def validate_certificate(
     if leaf is None:
         problem = "key and certificate do not belong together"
         raise InvalidInput(
-            problem, constraint="mismatch", path=["privateKey" if given_key else "cert"]
+            problem,
+            constraint=ValidationConstraint.MISMATCH,
+            path=["privateKey" if given_key else "cert"],
         )
     chain = _build_chain(leaf, certificates)
     unused_count = len(
@@ -180,11 +196,13 @@ def _find_key(certificate: CertificateInput, pem_blocks: Sequence[tuple[str, str
         ]
         if not keys:
             text = "no private key stands in it: PEM begins with -----BEGIN PRIVATE KEY-----"
-            raise InvalidInput(text, constraint="pem", path=["privateKey"])
+            raise InvalidInput(text, constraint=ValidationConstraint.PEM, path=["privateKey"])
     else:
         keys = [pem for kind, pem in pem_blocks if kind.endswith("PRIVATE KEY")]
     if len(keys) > 1:
-        raise InvalidInput("more than one key", constraint="max", path=["privateKey"])
+        raise InvalidInput(
+            "more than one key", constraint=ValidationConstraint.MAX, path=["privateKey"]
+        )
     return keys[0] if keys else None
 
 
@@ -192,7 +210,7 @@ def _pem_blocks(pem_text: str, field: str, index: int | None = None) -> Iterator
     """The type and text of each PEM block. Raises Invalid if the text is too long."""
     if len(pem_text) > MAX_PEM_CHARACTERS:
         words = f"at most {MAX_PEM_CHARACTERS} characters"
-        raise InvalidInput(words, constraint="length", path=[field], index=index)
+        raise InvalidInput(words, constraint=ValidationConstraint.LENGTH, path=[field], index=index)
     for match in PEM_BLOCK.finditer(pem_text):
         yield match[1], match[0]
 
@@ -208,7 +226,9 @@ def _parse_certificates(
         ]
     except PARSE_ERRORS:
         text = "the certificate cannot be read"
-        raise InvalidInput(text, constraint="pem", path=[field], index=index) from None
+        raise InvalidInput(
+            text, constraint=ValidationConstraint.PEM, path=[field], index=index
+        ) from None
 
 
 PrivateKey = (
@@ -224,22 +244,24 @@ def _parse_private_key(pem: str) -> PrivateKey:
     path = ["privateKey"]
     if "ENCRYPTED" in pem:
         text = "the key is encrypted: send it without a passphrase, it is sealed here"
-        raise InvalidInput(text, constraint="encrypted", path=path)
+        raise InvalidInput(text, constraint=ValidationConstraint.ENCRYPTED_KEY, path=path)
     try:
         key = serialization.load_pem_private_key(pem.encode(), password=None)
     except PARSE_ERRORS:
-        raise InvalidInput("the key cannot be read", constraint="pem", path=path) from None
+        raise InvalidInput(
+            "the key cannot be read", constraint=ValidationConstraint.PEM, path=path
+        ) from None
     if isinstance(key, rsa.RSAPrivateKey):
         if not MIN_RSA_BITS <= key.key_size <= MAX_RSA_BITS:
             text = f"a key of RSA has {MIN_RSA_BITS} to {MAX_RSA_BITS} bits"
-            raise InvalidInput(text, constraint="weak", path=path)
+            raise InvalidInput(text, constraint=ValidationConstraint.WEAK, path=path)
         return key
     if isinstance(key, ec.EllipticCurvePrivateKey) and key.curve.name in ALLOWED_CURVES:
         return key
     if isinstance(key, ed25519.Ed25519PrivateKey | ed448.Ed448PrivateKey):
         return key
     text = "keys are of RSA, ECDSA (P-256, P-384, P-521) or EdDSA"
-    raise InvalidInput(text, constraint="weak", path=path)
+    raise InvalidInput(text, constraint=ValidationConstraint.WEAK, path=path)
 
 
 def _spki_sha256(certificate: x509.Certificate) -> str:
@@ -293,7 +315,9 @@ def _certificate_with_key(
     no_encryption, key_format = serialization.NoEncryption(), serialization.PrivateFormat.PKCS8
     names = _dns_names(leaf)
     if len(names) > MAX_NAMES:
-        raise InvalidInput(f"at most {MAX_NAMES} names", constraint="max", path=["cert"])
+        raise InvalidInput(
+            f"at most {MAX_NAMES} names", constraint=ValidationConstraint.MAX, path=["cert"]
+        )
     return CertificateWithKey(
         private_key.private_bytes(Encoding.PEM, key_format, no_encryption).decode(),
         "".join(certificate.public_bytes(Encoding.PEM).decode() for certificate in chain),
@@ -353,7 +377,9 @@ def _require_loadable_by_openssl(certificate: CertificateWithKey) -> None:
     except ssl.SSLError as problem:
         reason = (problem.reason or "no reason given").lower().replace("_", " ")
         text = f"it cannot be used for TLS: {reason}"
-        raise InvalidInput(text, constraint="unusable", path=["cert"]) from None
+        raise InvalidInput(
+            text, constraint=ValidationConstraint.UNUSABLE_CERTIFICATE, path=["cert"]
+        ) from None
 
 
 def first_spki_sha256(pem: str) -> str | None:

@@ -100,6 +100,8 @@ CREATE TABLE domains (
     CONSTRAINT pk_domains PRIMARY KEY (id),
     CONSTRAINT uq_domains_name UNIQUE (name)
 );
+CREATE INDEX domains_by_age ON domains (created_at, id);
+CREATE INDEX domains_by_user_count ON domains (user_count, id);
 
 CREATE TABLE dropped_objects (
     name VARCHAR NOT NULL,
@@ -154,7 +156,7 @@ CREATE TABLE message_steps (
     queue_id VARCHAR NOT NULL,
     message_id VARCHAR,
     component VARCHAR(32) NOT NULL,
-    event VARCHAR NOT NULL,
+    event VARCHAR(32) NOT NULL,
     detail VARCHAR,
     address VARCHAR,
     compared VARCHAR,
@@ -647,7 +649,7 @@ CREATE TABLE access_tokens (
     digest VARCHAR NOT NULL,
     auth_version BIGINT NOT NULL,
     scope VARCHAR(32) NOT NULL,
-    protocol VARCHAR NOT NULL,
+    protocol VARCHAR(32) NOT NULL,
     ip VARCHAR,
     pending BOOLEAN NOT NULL,
     temporary BOOLEAN NOT NULL,
@@ -697,6 +699,8 @@ CREATE TABLE addresses (
     CONSTRAINT fk_addresses_domain_id FOREIGN KEY(domain_id) REFERENCES domains (id) ON DELETE CASCADE,
     CONSTRAINT fk_addresses_user_id FOREIGN KEY(user_id) REFERENCES users (id) ON DELETE CASCADE
 );
+CREATE INDEX addresses_by_age ON addresses (created_at, id);
+CREATE INDEX addresses_by_local ON addresses (local, id);
 CREATE INDEX ix_addresses_domain_id ON addresses (domain_id);
 CREATE INDEX ix_addresses_domain_id_local ON addresses (domain_id, local, id);
 CREATE INDEX ix_addresses_ending ON addresses (expires_at) WHERE expires_at IS NOT NULL;
@@ -760,9 +764,9 @@ CREATE TABLE auth_events (
     id BIGINT NOT NULL,
     user_id BIGINT,
     fold VARCHAR NOT NULL,
-    action VARCHAR NOT NULL,
-    result VARCHAR NOT NULL,
-    protocol VARCHAR,
+    action VARCHAR(32) NOT NULL,
+    result VARCHAR(32) NOT NULL,
+    protocol VARCHAR(32),
     ip VARCHAR,
     ip_key VARCHAR,
     session_id VARCHAR,
@@ -885,6 +889,7 @@ CREATE TABLE deleted_users (
     CONSTRAINT fk_deleted_users_id FOREIGN KEY(id) REFERENCES users (id) ON DELETE CASCADE,
     CONSTRAINT fk_deleted_users_domain_id FOREIGN KEY(domain_id) REFERENCES domains (id) ON DELETE SET NULL
 );
+CREATE INDEX deleted_users_by_age ON deleted_users (deleted_at, id);
 CREATE INDEX ix_deleted_users_domain_id ON deleted_users (domain_id);
 CREATE INDEX ix_deleted_users_username_key ON deleted_users (username_key);
 
@@ -1114,6 +1119,8 @@ CREATE INDEX ix_quarantine_items_domain_id ON quarantine_items (domain_id);
 CREATE INDEX ix_quarantine_items_expires_at ON quarantine_items (expires_at);
 CREATE INDEX ix_quarantine_items_user_id ON quarantine_items (user_id);
 CREATE INDEX quarantine_by_age ON quarantine_items (created_at, id);
+CREATE INDEX quarantine_by_score ON quarantine_items (score, id);
+CREATE INDEX quarantine_by_size ON quarantine_items (size, id);
 CREATE INDEX quarantine_of_user ON quarantine_items (user_id, created_at, id);
 CREATE INDEX quarantine_untold ON quarantine_items (created_at) WHERE NOT notified;
 
@@ -1225,7 +1232,7 @@ CREATE UNIQUE INDEX uq_sieve_scripts_active ON sieve_scripts (user_id) WHERE act
 
 CREATE TABLE tasks (
     id BIGINT NOT NULL,
-    kind VARCHAR NOT NULL,
+    kind VARCHAR(32) NOT NULL,
     state VARCHAR(32) NOT NULL,
     user_id BIGINT,
     actor_id BIGINT,
@@ -1356,7 +1363,7 @@ CREATE TABLE webhooks (
     id BIGINT NOT NULL,
     user_id BIGINT,
     domain_id BIGINT,
-    types JSONB NOT NULL,
+    types JSONB,
     url VARCHAR NOT NULL,
     active BOOLEAN NOT NULL,
     secret VARCHAR NOT NULL,
@@ -1610,7 +1617,7 @@ CREATE TABLE webhook_deliveries (
     stream_id BIGINT NOT NULL,
     number BIGINT NOT NULL,
     event VARCHAR NOT NULL,
-    type VARCHAR NOT NULL,
+    type VARCHAR(32) NOT NULL,
     at TIMESTAMP WITH TIME ZONE NOT NULL,
     body JSONB NOT NULL,
     state VARCHAR(32) NOT NULL,
@@ -1728,6 +1735,7 @@ CREATE INDEX submissions_header ON submissions (user_id, header_id) WHERE header
 CREATE INDEX submissions_held ON submissions (release_at, id) WHERE release_at IS NOT NULL;
 CREATE INDEX submissions_of_user ON submissions (user_id, created_at, id);
 CREATE INDEX submissions_waiting ON submissions (created_at, id) WHERE state IN ('SCHEDULED', 'UNDOABLE', 'QUEUED', 'SENDING');
+CREATE INDEX submissions_waiting_by_size ON submissions (size, id) WHERE state IN ('SCHEDULED', 'UNDOABLE', 'QUEUED', 'SENDING');
 CREATE INDEX submissions_waiting_of_user ON submissions (user_id, created_at, id) WHERE state IN ('SCHEDULED', 'UNDOABLE', 'QUEUED', 'SENDING');
 
 CREATE TABLE deliveries (

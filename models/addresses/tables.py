@@ -40,6 +40,9 @@ class Address(RowWithId, table=True):
     __table_args__ = (
         Index("uq_addresses_local_domain_id", "local", "domain_id", unique=True),
         Index("ix_addresses_domain_id_local", "domain_id", "local", "id"),
+        # the same local part can be in all domains
+        Index("addresses_by_local", "local", "id"),
+        Index("addresses_by_age", "created_at", "id"),
         Index(
             "uq_addresses_everywhere",
             "local",

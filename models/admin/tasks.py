@@ -33,6 +33,37 @@ class TaskState(StrEnum):
     CANCELLED = "CANCELLED"
 
 
+class TaskKind(StrEnum):
+    """What a task does."""
+
+    DELETED_MESSAGES_RESTORE = "DELETED_MESSAGES_RESTORE"
+    FILTER_APPLY = "FILTER_APPLY"
+    HELD_COPY = "HELD_COPY"
+    LIMIT_WARNING = "LIMIT_WARNING"
+    MAILBOX_REPAIR = "MAILBOX_REPAIR"
+    MAILBOX_RETENTION = "MAILBOX_RETENTION"
+    MESSAGE_COPY = "MESSAGE_COPY"
+    MESSAGE_DEDUPLICATE = "MESSAGE_DEDUPLICATE"
+    MESSAGE_DELETE = "MESSAGE_DELETE"
+    MESSAGE_MOVE = "MESSAGE_MOVE"
+    MESSAGE_TIER_MOVE = "MESSAGE_TIER_MOVE"
+    MESSAGE_UPDATE = "MESSAGE_UPDATE"
+    QUARANTINE_NOTIFICATION = "QUARANTINE_NOTIFICATION"
+    QUEUE_DELETE = "QUEUE_DELETE"
+    QUEUE_FLUSH = "QUEUE_FLUSH"
+    QUOTA_RECALCULATE = "QUOTA_RECALCULATE"
+    SEARCH_INDEX_BUILD = "SEARCH_INDEX_BUILD"
+    SEARCH_INDEX_OPTIMIZE = "SEARCH_INDEX_OPTIMIZE"
+    SEARCH_INDEX_REBUILD = "SEARCH_INDEX_REBUILD"
+    SECURITY_NOTIFICATION = "SECURITY_NOTIFICATION"
+    USERS_CREATE = "USERS_CREATE"
+    USER_DELETE = "USER_DELETE"
+    USER_EXPORT = "USER_EXPORT"
+    USER_IMPORT = "USER_IMPORT"
+    USER_IMPORT_COMMAND = "USER_IMPORT_COMMAND"
+    WEBHOOK_REPLAY = "WEBHOOK_REPLAY"
+
+
 class Task(RowWithId, table=True):
     """A task. The process that works on it has a lease, and continues after its checkpoint."""
 
@@ -48,7 +79,7 @@ class Task(RowWithId, table=True):
         lease_index("tasks"),
     )
 
-    kind: str
+    kind: TaskKind = enum_column(TaskKind)
     state: TaskState = enum_column(TaskState, default=TaskState.QUEUED)
     user_id: int | None = foreign_key("users.id", default=None)
     # the administrator who requested it for another user

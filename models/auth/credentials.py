@@ -4,6 +4,7 @@ from datetime import datetime, timedelta
 
 from sqlmodel import Field, SQLModel
 
+from models.auth.security_log import AuthProtocol
 from models.store.columns import (
     Int64,
     OptionalInt64,
@@ -33,7 +34,7 @@ class AccessToken(UserOwnedRow, table=True):
     auth_version: Int64  # of its user at the sign-in
     # resolvers/auth/credential_status.py narrows it for a token with an actor
     scope: Scope = enum_column(Scope, default=Scope.FULL)
-    protocol: str = "API"
+    protocol: AuthProtocol = enum_column(AuthProtocol, default=AuthProtocol.API)
     ip: str | None = None
     pending: bool = False  # the second factor is missing: the token has no other use
     temporary: bool = False  # from a temporary password: only to set a new password

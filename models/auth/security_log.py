@@ -1,22 +1,92 @@
 """Table of the security log: sign-ins and credential changes of users."""
 
+from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import Index
 from sqlmodel import Field
 
+from models.events.event_types import EventType
 from models.store.columns import (
     Int64,
     OptionalInt64,
     OptionalTimestamp,
     RowWithId,
     Timestamp,
+    enum_column,
     foreign_key,
     json_column,
 )
 
-# Kind of the task that sends a message to the user: resolvers/auth/security_messages.py
-MESSAGE_TASK = "SECURITY_LETTER"
+
+class AuthEventAction(StrEnum):
+    """What was done with an account or a credential."""
+
+    ALLOWED_SENDERS_CHANGE = "ALLOWED_SENDERS_CHANGE"
+    API_KEY_CREATE = "API_KEY_CREATE"
+    API_KEY_DELETE = "API_KEY_DELETE"
+    API_KEY_UPDATE = "API_KEY_UPDATE"
+    API_KEY_USE = "API_KEY_USE"
+    APP_PASSWORD_CREATE = "APP_PASSWORD_CREATE"  # noqa: S105 - a name
+    APP_PASSWORD_DELETE = "APP_PASSWORD_DELETE"  # noqa: S105 - a name
+    APP_PASSWORD_UPDATE = "APP_PASSWORD_UPDATE"  # noqa: S105 - a name
+    AUTHENTICATE = "AUTHENTICATE"
+    BCC_RULE_CREATE = "BCC_RULE_CREATE"
+    BCC_RULE_DELETE = "BCC_RULE_DELETE"
+    BCC_RULE_UPDATE = "BCC_RULE_UPDATE"
+    CONNECTOR_CREATE = "CONNECTOR_CREATE"
+    CONNECTOR_DELETE = "CONNECTOR_DELETE"
+    CONNECTOR_UPDATE = "CONNECTOR_UPDATE"
+    EXTERNAL_TWO_FACTOR_DISABLE = "EXTERNAL_TWO_FACTOR_DISABLE"
+    EXTERNAL_TWO_FACTOR_ENABLE = "EXTERNAL_TWO_FACTOR_ENABLE"
+    FILTER_FORWARD = "FILTER_FORWARD"
+    FORWARDING_CHANGE = "FORWARDING_CHANGE"
+    MESSAGES_READ = "MESSAGES_READ"
+    MESSAGES_TRANSFER = "MESSAGES_TRANSFER"
+    MESSAGE_REDIRECT = "MESSAGE_REDIRECT"
+    MESSAGE_SEND = "MESSAGE_SEND"
+    PASSWORD_CHANGE = "PASSWORD_CHANGE"  # noqa: S105 - a name
+    PASSWORD_GUESSING = "PASSWORD_GUESSING"  # noqa: S105 - a name
+    PASSWORD_RESET = "PASSWORD_RESET"  # noqa: S105 - a name
+    PUSH_CHANNEL_DELETE = "PUSH_CHANNEL_DELETE"
+    PUSH_CHANNEL_SET = "PUSH_CHANNEL_SET"
+    RECOVERY_CODES_CREATE = "RECOVERY_CODES_CREATE"
+    RECOVERY_CODE_VERIFY = "RECOVERY_CODE_VERIFY"
+    SESSION_TERMINATE = "SESSION_TERMINATE"
+    SIEVE_FORWARD = "SIEVE_FORWARD"
+    TOKEN_REVOKE = "TOKEN_REVOKE"  # noqa: S105 - a name
+    TOTP_DISABLE = "TOTP_DISABLE"
+    TOTP_ENABLE = "TOTP_ENABLE"
+    TOTP_SETUP = "TOTP_SETUP"
+    TOTP_VERIFY = "TOTP_VERIFY"
+    TWO_FACTOR_DISABLE = "TWO_FACTOR_DISABLE"
+    USER_IMPERSONATE = "USER_IMPERSONATE"
+    WEBAUTHN_DELETE = "WEBAUTHN_DELETE"
+    WEBAUTHN_REGISTER = "WEBAUTHN_REGISTER"
+    WEBAUTHN_VERIFY = "WEBAUTHN_VERIFY"
+
+
+class AuthEventResult(StrEnum):
+    """The result of a security event."""
+
+    SUCCESS = "SUCCESS"
+    FAILURE = "FAILURE"
+    SUSPENDED = "SUSPENDED"
+    DISABLED = "DISABLED"
+
+
+class AuthProtocol(StrEnum):
+    """The protocol through which a client signs in."""
+
+    API = "API"
+    HTTP = "HTTP"
+    SMTP = "SMTP"
+    IMAP = "IMAP"
+    POP3 = "POP3"
+    MANAGESIEVE = "MANAGESIEVE"
+    CALDAV = "CALDAV"
+    CARDDAV = "CARDDAV"
+    OTHER = "OTHER"
 
 
 class SecurityEvent(RowWithId, table=True):
@@ -32,9 +102,9 @@ class SecurityEvent(RowWithId, table=True):
 
     user_id: int | None = foreign_key("users.id", index=False, default=None)  # None: of no user
     fold: str = Field(unique=True)  # key of equal events; after its time, with the id of the row
-    action: str  # such as authenticate, totp enable, password change, act as
-    result: str  # success, fail, disabled, suspended
-    protocol: str | None = None
+    action: AuthEventAction = enum_column(AuthEventAction)
+    result: AuthEventResult = enum_column(AuthEventResult)
+    protocol: AuthProtocol | None = enum_column(AuthProtocol, default=None, nullable=True)
     ip: str | None = None
     ip_key: str | None = None  # 32 hex digits of IPv6: networks are ranges of these
     session_id: str | None = None
@@ -45,3 +115,39 @@ class SecurityEvent(RowWithId, table=True):
     created_at: Timestamp
     last_at: Timestamp
     told_at: OptionalTimestamp = None  # when the last journal entry about it was written
+
+
+_SECURITY_EVENT_TYPE_BY_ACTION = {  # by action and success of the entry of the security log
+    (AuthEventAction.AUTHENTICATE, True): EventType.SIGN_IN_SUCCEEDED,
+    (AuthEventAction.AUTHENTICATE, False): EventType.SIGN_IN_FAILED,
+    (AuthEventAction.API_KEY_USE, False): EventType.SIGN_IN_FAILED,
+    (AuthEventAction.TOTP_VERIFY, False): EventType.SIGN_IN_FAILED,
+    (AuthEventAction.WEBAUTHN_VERIFY, False): EventType.SIGN_IN_FAILED,
+    (AuthEventAction.USER_IMPERSONATE, True): EventType.IMPERSONATION_STARTED,
+    (AuthEventAction.PASSWORD_CHANGE, True): EventType.PASSWORD_CHANGED,
+    (AuthEventAction.PASSWORD_RESET, True): EventType.PASSWORD_RESET,
+    (AuthEventAction.FORWARDING_CHANGE, True): EventType.FORWARDING_CHANGED,
+    (AuthEventAction.TOTP_ENABLE, True): EventType.TOTP_ENABLED,
+    (AuthEventAction.TOTP_DISABLE, True): EventType.TOTP_DISABLED,
+    (AuthEventAction.EXTERNAL_TWO_FACTOR_ENABLE, True): EventType.EXTERNAL_TWO_FACTOR_ENABLED,
+    (AuthEventAction.EXTERNAL_TWO_FACTOR_DISABLE, True): EventType.EXTERNAL_TWO_FACTOR_DISABLED,
+    (AuthEventAction.WEBAUTHN_REGISTER, True): EventType.WEBAUTHN_REGISTERED,
+    (AuthEventAction.WEBAUTHN_DELETE, True): EventType.WEBAUTHN_DELETED,
+    (AuthEventAction.TWO_FACTOR_DISABLE, True): EventType.TWO_FACTOR_DISABLED,
+    (AuthEventAction.RECOVERY_CODES_CREATE, True): EventType.RECOVERY_CODES_CREATED,
+    (AuthEventAction.SESSION_TERMINATE, True): EventType.SESSION_TERMINATED,
+    (AuthEventAction.TOKEN_REVOKE, True): EventType.TOKEN_REVOKED,
+    (AuthEventAction.APP_PASSWORD_CREATE, True): EventType.APP_PASSWORD_CREATED,
+    (AuthEventAction.APP_PASSWORD_UPDATE, True): EventType.APP_PASSWORD_UPDATED,
+    (AuthEventAction.APP_PASSWORD_DELETE, True): EventType.APP_PASSWORD_DELETED,
+    (AuthEventAction.API_KEY_CREATE, True): EventType.API_KEY_CREATED,
+    (AuthEventAction.API_KEY_UPDATE, True): EventType.API_KEY_UPDATED,
+    (AuthEventAction.API_KEY_DELETE, True): EventType.API_KEY_DELETED,
+}
+
+
+def security_event_type(action: AuthEventAction, result: AuthEventResult) -> EventType:
+    """Return the type of the event of an entry of the security log."""
+    return _SECURITY_EVENT_TYPE_BY_ACTION.get(
+        (action, result is AuthEventResult.SUCCESS), EventType.SECURITY_EVENT
+    )

@@ -1,5 +1,6 @@
 """Tables of domains, alias domains and storage totals."""
 
+from sqlalchemy import Index
 from sqlmodel import Field, SQLModel
 
 from models.store.columns import (
@@ -17,6 +18,10 @@ class Domain(RowWithId, table=True):
     """A domain with its own stream. A limit of 0 means unlimited."""
 
     __tablename__ = "domains"
+    __table_args__ = (
+        Index("domains_by_age", "created_at", "id"),
+        Index("domains_by_user_count", "user_count", "id"),
+    )
 
     name: str = Field(unique=True)  # normal form: mail/addresses/address_syntax.py
     description: str | None = None

@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import (
@@ -24,6 +23,7 @@ from sqlmodel import Field, SQLModel, col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from models.errors import require_found
+from models.events.event_types import EventType
 from models.store.columns import (
     BIG_INTEGER,
     ColumnRow,
@@ -52,49 +52,6 @@ MAX_PARAMETERS = 10_000  # of one statement; PostgreSQL allows 32,767
 PLATFORM = 0  # the stream of changes that belong to no user and no domain
 
 StreamPositions = Mapping[int, int]  # stream id -> position of its last event
-
-
-class EventType(StrEnum):
-    """The type of an event."""
-
-    MAILBOX_CREATED = "MAILBOX_CREATED"
-    MAILBOX_UPDATED = "MAILBOX_UPDATED"
-    MAILBOX_RENAMED = "MAILBOX_RENAMED"
-    MAILBOX_DELETED = "MAILBOX_DELETED"
-    MESSAGE_ADDED = "MESSAGE_ADDED"
-    MESSAGE_UPDATED = "MESSAGE_UPDATED"
-    MESSAGE_MOVED = "MESSAGE_MOVED"
-    MESSAGE_PURGED = "MESSAGE_PURGED"
-    MESSAGE_DELETED = "MESSAGE_DELETED"
-    MESSAGE_RESTORED = "MESSAGE_RESTORED"
-    THREAD_CHANGED = "THREAD_CHANGED"
-    LABEL_CHANGED = "LABEL_CHANGED"
-    SAVED_SEARCH_CHANGED = "SAVED_SEARCH_CHANGED"
-    SENDER_RULE_CHANGED = "SENDER_RULE_CHANGED"
-    SUBMISSION_CHANGED = "SUBMISSION_CHANGED"
-    FILE_CHANGED = "FILE_CHANGED"
-    ADDRESS_CHANGED = "ADDRESS_CHANGED"
-    IDENTITY_CHANGED = "IDENTITY_CHANGED"
-    USER_CHANGED = "USER_CHANGED"
-    DOMAIN_CHANGED = "DOMAIN_CHANGED"
-    TASK_CHANGED = "TASK_CHANGED"
-    SECURITY_EVENT = "SECURITY_EVENT"
-    SETTING_CHANGED = "SETTING_CHANGED"
-    KEY_VALUE_CHANGED = "KEY_VALUE_CHANGED"
-    LIMIT_REACHED = "LIMIT_REACHED"
-    AUTOREPLY_CHANGED = "AUTOREPLY_CHANGED"
-    FILTER_CHANGED = "FILTER_CHANGED"
-    CONNECTOR_CHANGED = "CONNECTOR_CHANGED"
-    RELAY_HOST_CHANGED = "RELAY_HOST_CHANGED"
-    TRANSPORT_CHANGED = "TRANSPORT_CHANGED"
-    TLS_POLICY_CHANGED = "TLS_POLICY_CHANGED"
-    FORWARDING_HOST_CHANGED = "FORWARDING_HOST_CHANGED"
-    COMPOSE_REQUESTED = "COMPOSE_REQUESTED"
-    CERTIFICATE_CHANGED = "CERTIFICATE_CHANGED"
-    SIEVE_CHANGED = "SIEVE_CHANGED"
-    QUARANTINE_CHANGED = "QUARANTINE_CHANGED"
-    DKIM_CHANGED = "DKIM_CHANGED"
-    RESYNC = "RESYNC"
 
 
 class Stream(RowWithId, table=True):
@@ -310,7 +267,7 @@ async def force_resync(
     ahead = update(Stream).where(these).values(positions)
     counted = (await connection.execute(ahead.returning(col(Stream.id), col(Stream.last)))).all()
     rows = [
-        _change_row(key, JournalEntry(EventType.USER_CHANGED, [key], {}, origin), last=last, at=at)
+        _change_row(key, JournalEntry(EventType.USER_UPDATED, [key], {}, origin), last=last, at=at)
         for key, last in counted
     ]
     if rows:

@@ -16,6 +16,34 @@ class LogComponent(StrEnum):
     STORE = "STORE"
 
 
+class MessageTraceEventKind(StrEnum):
+    """What happened to a message for one recipient."""
+
+    ACCEPTED = "ACCEPTED"
+    REJECTED = "REJECTED"
+    CLASSIFIED = "CLASSIFIED"
+    QUARANTINED = "QUARANTINED"
+    RELEASED = "RELEASED"
+    STORED = "STORED"
+    NOT_STORED = "NOT_STORED"
+    AUTOREPLY_SENT = "AUTOREPLY_SENT"
+    AUTOREPLY_NOT_SENT = "AUTOREPLY_NOT_SENT"
+    FORWARDED = "FORWARDED"
+    NOT_FORWARDED = "NOT_FORWARDED"
+    DISCARDED = "DISCARDED"
+    REFUSED = "REFUSED"
+    QUEUED = "QUEUED"
+    COPIED = "COPIED"
+    # the states of a delivery: DeliveryState
+    PENDING = "PENDING"
+    DEFERRED = "DEFERRED"
+    DELIVERED = "DELIVERED"
+    RELAYED = "RELAYED"
+    BOUNCED = "BOUNCED"
+    EXPIRED = "EXPIRED"
+    CANCELLED = "CANCELLED"
+
+
 class DeliveryTraceStep(RowWithId, table=True):
     """A step of a message for one recipient. With a submission: that it entered the queue."""
 
@@ -49,7 +77,7 @@ class DeliveryTraceStep(RowWithId, table=True):
     # Message-ID in angle brackets, cut: mail/storage/message_trace.py
     message_id: str | None = None
     component: LogComponent = enum_column(LogComponent, default=LogComponent.MTA)
-    event: str
+    event: MessageTraceEventKind = enum_column(MessageTraceEventKind)
     detail: str | None = None
     address: str | None = None  # of the recipient, as given
     compared: str | None = None  # the same in normal form

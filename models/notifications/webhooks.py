@@ -20,6 +20,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import Mapped
 from sqlmodel import Field, SQLModel, col
 
+from models.events.event_types import EventType
 from models.events.journal import PLATFORM
 from models.store.columns import (
     BIG_INTEGER,
@@ -58,7 +59,7 @@ class Webhook(RowWithId, table=True):
 
     user_id: int | None = foreign_key("users.id", default=None)
     domain_id: int | None = foreign_key("domains.id", default=None)
-    types: list[str] = json_column(list)
+    types: list[str] | None = json_column()  # types of events; None: all
     url: str
     active: bool = True
     secret: str  # encrypted, like `old_secret`
@@ -149,7 +150,7 @@ class WebhookDelivery(RowWithId, table=True):
     stream_id: int = Field(sa_type=BIG_INTEGER)
     number: Int64  # position in the stream
     event: str  # id of the event: the same in each attempt, each replay, and for each webhook
-    type: str
+    type: EventType = enum_column(EventType)
     at: Timestamp  # time of the event
     body: dict[str, Any] = json_column(dict)  # the event, with internal ids
     state: WebhookDeliveryState = enum_column(

@@ -178,10 +178,12 @@ _SIZE = {
 _SCORED_MATCHES = {
     "sqlite": """
 SELECT rowid, -bm25(search_words) AS score FROM search_words
-WHERE search_words MATCH :query AND rowid < :before ORDER BY rowid DESC LIMIT :many""",
+WHERE search_words MATCH :query AND rowid {comparison} :border
+ORDER BY rowid {direction} LIMIT :many""",
     "postgresql": """
 SELECT rowid, ts_rank(words, cast(:query AS text)::tsquery) AS score FROM search_words
-WHERE words @@ cast(:query AS text)::tsquery AND rowid < :before ORDER BY rowid DESC LIMIT :many""",
+WHERE words @@ cast(:query AS text)::tsquery AND rowid {comparison} :border
+ORDER BY rowid {direction} LIMIT :many""",
 }
 # The number of changes shows whether there is more to merge.
 MERGE_STATEMENT = text("INSERT INTO search_words (search_words, rank) VALUES ('merge', :pages)")
@@ -199,9 +201,13 @@ def size_statement(dialect: str) -> TextClause:
 
 
 def scored_match_statement(
-    dialect: str, match_query: str, before_id: int, limit: int
+    dialect: str, match_query: str, border_id: int, limit: int, *, is_ascending: bool = False
 ) -> TextClause:
-    """Return SQL for the ids and scores of matching messages below an id, the highest id first."""
-    return text(_SCORED_MATCHES[dialect]).bindparams(
-        query=match_query, before=before_id, many=limit
+    """Return SQL for the ids and scores of matching messages below an id, the highest id first.
+
+    With `is_ascending` they are the messages above the id, the lowest id first.
+    """
+    sql = _SCORED_MATCHES[dialect].format(
+        comparison=">" if is_ascending else "<", direction="ASC" if is_ascending else "DESC"
     )
+    return text(sql).bindparams(query=match_query, border=border_id, many=limit)

@@ -25,6 +25,9 @@ class QuarantineItem(UserOwnedRow, table=True):
     __tablename__ = "quarantine_items"
     __table_args__ = (
         Index("quarantine_by_age", "created_at", "id"),
+        # of all users; a user has few
+        Index("quarantine_by_score", "score", "id"),
+        Index("quarantine_by_size", "size", "id"),
         Index("quarantine_of_user", "user_id", "created_at", "id"),
         Index(
             "quarantine_untold",

@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import math
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,9 +10,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Generic, TypeVar
 
 from models.errors import InvalidInput
+from models.validation_constraints import ValidationConstraint
 
 Item = TypeVar("Item")
-SortValue = datetime | str | int
+SortValue = datetime | str | int | float
 
 MAX_PAGE_SIZE = 250  # a larger page is refused, not cut, so that clients notice
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -48,7 +50,7 @@ class Cursor:
             return cls(name, _decode_sort_value(at), int(key))
         except (ValueError, OverflowError) as problem:
             raise InvalidInput(
-                "not a cursor of this list", constraint="cursor", path=[path]
+                "not a cursor of this list", constraint=ValidationConstraint.CURSOR, path=[path]
             ) from problem
 
 
@@ -57,6 +59,8 @@ def _encode_sort_value(value: SortValue) -> str:
         return (
             f"t{(value - EPOCH) // timedelta(microseconds=1)}"  # a float would lose the last ones
         )
+    if isinstance(value, float):
+        return f"f{value!r}"
     return f"n{value}" if isinstance(value, int) else f"s{value}"
 
 
@@ -66,6 +70,8 @@ def _decode_sort_value(text: str) -> SortValue:
         return EPOCH + timedelta(microseconds=int(value))
     if kind == "n":
         return int(value)
+    if kind == "f" and math.isfinite(number := float(value)):
+        return number
     if kind == "s":
         return value
     raise ValueError(text)
@@ -111,13 +117,19 @@ class PageRequest:
     ) -> "PageRequest":
         """Convert the page arguments of a client. Raises InvalidInput if they contradict."""
         if first is not None and last is not None:
-            raise InvalidInput("ask for the first or the last, not both", constraint="page")
+            raise InvalidInput(
+                "ask for the first or the last, not both", constraint=ValidationConstraint.PAGE
+            )
         back = last is not None
         if (after if back else before) is not None:
-            raise InvalidInput("first goes with after, last with before", constraint="page")
+            raise InvalidInput(
+                "first goes with after, last with before", constraint=ValidationConstraint.PAGE
+            )
         count = last if last is not None else 20 if first is None else first
         if not 0 <= count <= MAX_PAGE_SIZE:
-            raise InvalidInput(f"ask for 0 to {MAX_PAGE_SIZE} at a time", constraint="page")
+            raise InvalidInput(
+                f"ask for 0 to {MAX_PAGE_SIZE} at a time", constraint=ValidationConstraint.PAGE
+            )
         name, text = ("before", before) if back else ("after", after)
         place = Cursor.parse(text, ordering, path=name) if text is not None else None
         return cls(ordering, count, place, back)

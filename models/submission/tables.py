@@ -53,6 +53,13 @@ class Submission(OptionallyOwnedRow, table=True):
             postgresql_where=text(IS_UNFINISHED),
         ),
         Index(
+            "submissions_waiting_by_size",
+            "size",
+            "id",
+            sqlite_where=text(IS_UNFINISHED),
+            postgresql_where=text(IS_UNFINISHED),
+        ),
+        Index(
             "submissions_waiting_of_user",
             "user_id",
             "created_at",

@@ -206,6 +206,7 @@ class DeletedUser(SQLModel, table=True):
     """
 
     __tablename__ = "deleted_users"
+    __table_args__ = (Index("deleted_users_by_age", "deleted_at", "id"),)
 
     id: int = foreign_key("users.id", primary_key=True, index=False)
     username_key: str = Field(index=True)

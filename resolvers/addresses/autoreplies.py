@@ -10,6 +10,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from models.addresses.tables import AddressKind
 from models.errors import ErrorCollector, InvalidInput
 from models.store.columns import ColumnRow
+from models.validation_constraints import ValidationConstraint
 from resolvers.autoreply import validation as autoreply_validation
 
 
@@ -53,10 +54,14 @@ def validate_autoreply(columns: Mapping[str, Any], path: Sequence[str]) -> dict[
     values = autoreply_validation.validate_columns(columns, problems, path)
     with problems.collecting():
         if not columns:
-            raise InvalidInput("change at least one thing", constraint="required", path=path)
+            raise InvalidInput(
+                "change at least one thing", constraint=ValidationConstraint.REQUIRED, path=path
+            )
         if values.get("addresses"):
             error_text = "an address answers for itself: only an account names addresses"
-            raise InvalidInput(error_text, constraint="exclusive", path=[*path, "addresses"])
+            raise InvalidInput(
+                error_text, constraint=ValidationConstraint.EXCLUSIVE, path=[*path, "addresses"]
+            )
     problems.raise_collected()
     return values
 
@@ -67,7 +72,7 @@ def require_forward_kind(kind: AddressKind, path: Sequence[str]) -> None:
         error_text = (
             f"only a FORWARD answers by itself, not a {kind}; an account does by autoreplySet"
         )
-        raise InvalidInput(error_text, constraint="exclusive", path=path)
+        raise InvalidInput(error_text, constraint=ValidationConstraint.EXCLUSIVE, path=path)
 
 
 def set_new_autoreply(

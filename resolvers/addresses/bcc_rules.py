@@ -12,6 +12,7 @@ from mail.addresses.address_syntax import NormalizedAddress, normalized_address,
 from mail.delivery.recipient_rewrites import checked_rule_address
 from models.addresses.rewrites import BccDirection, BccRule
 from models.addresses.tables import Address
+from models.auth.security_log import AuthEventAction
 from models.domains.tables import AliasDomain, Domain
 from models.errors import (
     Conflict,
@@ -21,10 +22,12 @@ from models.errors import (
     NotFound,
     require_all_found,
 )
-from models.events.journal import PLATFORM, EventType
+from models.events.event_types import EventType
+from models.events.journal import PLATFORM
 from models.store.columns import ColumnRow, select_columns
 from models.store.keyset_pages import Page, PageRequest
 from models.users.roles import AdminPermission, Role
+from models.validation_constraints import ValidationConstraint
 from resolvers import pagination
 from resolvers.access import maker_columns, require_role_to_administer_owner
 from resolvers.admin import audit_log
@@ -178,7 +181,9 @@ async def update_rules(ctx: Context, ids: Sequence[int], changes: BccRuleChanges
     optional_columns = {"direction": changes.direction, "active": changes.active}
     columns |= {column: value for column, value in optional_columns.items() if value is not None}
     if not columns:
-        raise InvalidInput("say what to change", constraint="required", path=["set"])
+        raise InvalidInput(
+            "say what to change", constraint=ValidationConstraint.REQUIRED, path=["set"]
+        )
     domain_ids = {row.domain_id for row in await _require_visible_rules(ctx, ids)} | (
         {domain.id} if domain else set()
     )
@@ -261,7 +266,7 @@ async def _write_admin_and_security_logs(
     )
     for row in await ctx.read(statement):
         entry = entries_by_address[NormalizedAddress(row.local, row.name)]
-        action = "bcc rule " + entry.mutation.removeprefix("bccRule").lower()
+        action = AuthEventAction("BCC_RULE_" + entry.mutation.removeprefix("bccRule").upper())
         values = {**(entry.before or {}), **(entry.after or {})}
         detail: dict[str, Any] = {
             name: values[name] for name in SECURITY_LOG_FIELDS if name in values
@@ -310,7 +315,9 @@ async def _require_visible_rules(ctx: Context, ids: Sequence[int]) -> list[Colum
     rows = {row.id: row for row in await load_visible_rules_by_id(ctx, list(ids)) if row}
     require_all_found(ids, rows)
     if not rows:
-        raise InvalidInput("name at least one", constraint="required", path=["ids"])
+        raise InvalidInput(
+            "name at least one", constraint=ValidationConstraint.REQUIRED, path=["ids"]
+        )
     return list(rows.values())
 
 
@@ -393,7 +400,7 @@ def _refuse_self_copy(
         and bcc_address.domain in (matched_address.domain, domain_name)
     ):
         text = "that is the address itself"
-        raise InvalidInput(text, constraint="self", path=["bccTo"], index=index)
+        raise InvalidInput(text, constraint=ValidationConstraint.SELF, path=["bccTo"], index=index)
 
 
 def _audit_log_values(rules: Sequence[ColumnRow]) -> dict[int, dict[str, Any]]:
@@ -435,7 +442,7 @@ async def _record_domains_changed(
 ) -> None:
     """Record DOMAIN_CHANGED in the streams of these domains and of the platform."""
     sorted_ids = sorted(domain_ids)
-    changes_by_stream = {key: [(EventType.DOMAIN_CHANGED, [key])] for key in sorted_ids}
+    changes_by_stream = {key: [(EventType.DOMAIN_UPDATED, [key])] for key in sorted_ids}
     await ctx.record_changes(
-        session, {**changes_by_stream, PLATFORM: [(EventType.DOMAIN_CHANGED, sorted_ids)]}
+        session, {**changes_by_stream, PLATFORM: [(EventType.DOMAIN_UPDATED, sorted_ids)]}
     )

@@ -14,6 +14,7 @@ from models.store.columns import ColumnRow
 from models.store.keyset_pages import MAX_PAGE_SIZE
 from models.users.search_index import TRIGRAM_LENGTH, has_prefix, user_search_text_contains
 from models.users.tables import User
+from models.validation_constraints import ValidationConstraint
 from resolvers.access import is_visible
 from resolvers.context import Context
 from resolvers.pagination import read_union
@@ -88,9 +89,11 @@ def validate_search(query: str, limit: int) -> tuple[str, int]:
     """Return the trimmed query and the limit. Raises InvalidInput if one is not allowed."""
     if len(query) > MAX_QUERY_LENGTH:
         error_text = f"at most {MAX_QUERY_LENGTH} characters"
-        raise InvalidInput(error_text, constraint="max", path=["query"])
+        raise InvalidInput(error_text, constraint=ValidationConstraint.MAX, path=["query"])
     if not 0 < limit <= MAX_PAGE_SIZE:
-        raise InvalidInput(f"from 1 to {MAX_PAGE_SIZE}", constraint="range", path=["first"])
+        raise InvalidInput(
+            f"from 1 to {MAX_PAGE_SIZE}", constraint=ValidationConstraint.RANGE, path=["first"]
+        )
     return query.strip(), limit
 
 

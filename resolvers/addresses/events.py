@@ -8,7 +8,8 @@ from typing import Any
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from models.events import journal
-from models.events.journal import PLATFORM, EventType, JournalEntry
+from models.events.event_types import EventType
+from models.events.journal import PLATFORM, JournalEntry
 from resolvers.context import Context
 
 
@@ -16,7 +17,7 @@ from resolvers.context import Context
 class AddressChangeDetails:
     """Details of an address change for the journal entries."""
 
-    action: str | None = None
+    event_type: EventType = EventType.ADDRESS_UPDATED
     former_domain_ids: Mapping[int, int | None] = field(default_factory=dict)  # by address id
     # other streams that record the new main address of a user
     streams_by_user: Mapping[int, Collection[int]] = field(default_factory=dict)
@@ -40,17 +41,16 @@ async def record_address_changes(
         for domain_id in domain_ids:
             address_ids_by_stream[domain_id, bool(row.user_id)].append(row.id)
     entries: defaultdict[int, list[JournalEntry]] = defaultdict(list)
-    action_facts: dict[str, Any] = {"did": details.action} if details.action else {}
     duplicate_facts: dict[str, Any] = {"twice": True}  # the user's own stream has the same event
     for (stream, twice), ids in address_ids_by_stream.items():
-        facts = {**action_facts, **duplicate_facts} if twice else action_facts
-        entries[stream] += ctx.journal_entries(EventType.ADDRESS_CHANGED, ids, **facts)
+        facts = duplicate_facts if twice else {}
+        entries[stream] += ctx.journal_entries(details.event_type, ids, **facts)
     for user_id, streams in details.streams_by_user.items():
         changed: dict[str, Any] = {"changed": [["address"]]}
-        entries[user_id] += ctx.journal_entries(EventType.USER_CHANGED, [user_id], **changed)
+        entries[user_id] += ctx.journal_entries(EventType.USER_UPDATED, [user_id], **changed)
         for stream in sorted(streams):
             entries[stream] += ctx.journal_entries(
-                EventType.USER_CHANGED, [user_id], **changed, **duplicate_facts
+                EventType.USER_UPDATED, [user_id], **changed, **duplicate_facts
             )
     if entries:
         await journal.record_entries_in_streams_or_raise(session, entries, at=ctx.environment.now())

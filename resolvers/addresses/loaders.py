@@ -2,6 +2,8 @@
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import ColumnElement, Select, and_, false, func, or_, select, true, union_all
@@ -17,14 +19,32 @@ from models.store.columns import ColumnRow, select_columns
 from models.store.keyset_pages import Page, PageRequest
 from models.users.roles import Role
 from models.users.tables import User
+from models.validation_constraints import ValidationConstraint
 from resolvers import pagination
 from resolvers.access import is_visible_user
 from resolvers.context import Context
 from resolvers.domains.loaders import DomainIdOrName, is_referenced_domain
+from resolvers.list_orders import ListOrder, SortColumn, read_ordered_page
 from resolvers.pagination import PageScan, read_union
 from resolvers.sql_text import any_item_fits_sql, contains_text_sql, equals_ignoring_case_sql
 
 MAX_TAGS = 100  # per filter
+
+
+class AddressOrder(StrEnum):
+    """The order of a list of addresses; ties by id."""
+
+    ADDRESS_ASC = "ADDRESS_ASC"  # by the normal form of the local part
+    ADDRESS_DESC = "ADDRESS_DESC"
+    CREATED_ASC = "CREATED_ASC"
+    CREATED_DESC = "CREATED_DESC"
+
+
+_SORT_COLUMNS = {
+    "ADDRESS": SortColumn("local", str),
+    "CREATED": SortColumn("created_at", datetime),
+}
+LIST_ORDERS = {order: ListOrder.of_value(order, _SORT_COLUMNS) for order in AddressOrder}
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,16 +179,18 @@ async def find_receiving_address(ctx: Context, address: str) -> ColumnRow | None
 
 
 async def read_address_page(
-    ctx: Context, conditions: AddressConditions, page_request: PageRequest, columns: Collection[str]
+    ctx: Context,
+    conditions: AddressConditions,
+    page_request: PageRequest,
+    columns: Collection[str],
+    order: AddressOrder = AddressOrder.ADDRESS_ASC,
 ) -> Page[ColumnRow]:
-    """Read a page of the visible addresses, ordered by their normal form."""
-    statement = select(*select_columns(Address, {"id", "local", *columns})).where(
+    """Read a page of the visible addresses. Raises InvalidInput for a cursor of another order."""
+    list_order = LIST_ORDERS[order]
+    statement = select(*select_columns(Address, {"id", list_order.column, *columns})).where(
         *_where_clauses(ctx, conditions)
     )
-    sort_key = (col(Address.local), col(Address.id))
-    return await pagination.read_page(
-        ctx, PageScan(statement, page_request, sort_key, is_descending=False)
-    )
+    return await read_ordered_page(ctx, statement, Address, page_request, list_order)
 
 
 async def count_visible_addresses(ctx: Context, conditions: AddressConditions) -> int:
@@ -210,7 +232,9 @@ def _tag_clauses(ctx: Context, conditions: AddressConditions) -> list[ColumnElem
     """Return the WHERE clauses for tags. Raises InvalidInput if there are more than MAX_TAGS."""
     for name, terms in (("tags", conditions.tags), ("requiredTags", conditions.required_tags)):
         if len(terms or ()) > MAX_TAGS:
-            raise InvalidInput(f"at most {MAX_TAGS}", constraint="max", path=["filter", name])
+            raise InvalidInput(
+                f"at most {MAX_TAGS}", constraint=ValidationConstraint.MAX, path=["filter", name]
+            )
     if () in (conditions.tags, conditions.required_tags):
         return [false()]
     required_sets = [[tag] for tag in conditions.required_tags or ()]

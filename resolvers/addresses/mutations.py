@@ -22,10 +22,12 @@ from models.errors import (
     InvalidInput,
     require_all_found,
 )
+from models.events.event_types import EventType
 from models.events.journal import PLATFORM
 from models.store.columns import ColumnRow
 from models.users.roles import Role, Scope, UserPermission
 from models.users.tables import User
+from models.validation_constraints import ValidationConstraint
 from resolvers.addresses import autoreplies, main_address
 from resolvers.addresses import loaders as address_loaders
 from resolvers.addresses.autoreplies import AddressAutoreplies
@@ -156,10 +158,12 @@ def _check_kind_and_expiry(
     with problems.collecting():
         if (kind is AddressKind.MAILBOX) is (user_id is None):
             error_text = "a MAILBOX has a user, and nothing else has"
-            raise InvalidInput(error_text, constraint="required", path=["user"])
+            raise InvalidInput(error_text, constraint=ValidationConstraint.REQUIRED, path=["user"])
     with problems.collecting():
         if expires_at and expires_at <= now:
-            raise InvalidInput("that is over already", constraint="min", path=["expiresAt"])
+            raise InvalidInput(
+                "that is over already", constraint=ValidationConstraint.MIN, path=["expiresAt"]
+            )
 
 
 def _set_validated_autoreply(
@@ -221,7 +225,9 @@ async def insert_address(
                 main_change = await _set_main_address_if_needed(
                     ctx, session, user, address, is_requested=is_main
                 )
-            await record_address_changes(ctx, session, [address], AddressChangeDetails("created"))
+            await record_address_changes(
+                ctx, session, [address], AddressChangeDetails(EventType.ADDRESS_CREATED)
+            )
             await record_address_changes(
                 ctx,
                 session,
@@ -327,7 +333,9 @@ async def delete_addresses(ctx: Context, refs: Sequence[AddressIdOrText]) -> lis
         connection = await session.connection()
         await connection.execute(delete(Address).where(col(Address.id).in_([r.id for r in rows])))
         await update_domain_counters(ctx, session, [], [row._asdict() for row in rows], sign=-1)
-        await record_address_changes(ctx, session, rows, AddressChangeDetails("deleted"))
+        await record_address_changes(
+            ctx, session, rows, AddressChangeDetails(EventType.ADDRESS_DELETED)
+        )
         logged_rows = [row for row in rows if row.user_id != ctx.viewer.user_id or not row.user_id]
         entries = [
             NewAuditLogEntry(

@@ -35,10 +35,12 @@ from models.errors import (
     prefix_error_messages,
     require_all_found,
 )
-from models.events.journal import PLATFORM, EventType
+from models.events.event_types import EventType
+from models.events.journal import PLATFORM
 from models.store.columns import ColumnRow, select_columns
 from models.store.keyset_pages import Page, PageRequest
 from models.users.roles import Role
+from models.validation_constraints import ValidationConstraint
 from resolvers import pagination
 from resolvers.access import maker_columns, require_role_to_administer_owner
 from resolvers.admin import audit_log
@@ -184,7 +186,9 @@ async def update_rewrites(
         None if changes.match is None else checked_rule_address(changes.match, path="from")
     )
     if matched_address is None and changes.to is None and changes.active is None:
-        raise InvalidInput("say what to change", constraint="required", path=["set"])
+        raise InvalidInput(
+            "say what to change", constraint=ValidationConstraint.REQUIRED, path=["set"]
+        )
     domain_names = _domain_names(
         await _require_visible_rewrites(ctx, ids), matched_address, changes.to
     )
@@ -302,14 +306,18 @@ async def _require_no_loop(
         error_index = index if len(changed_rewrites) > 1 else None
         if target_address == name:
             text = "that is the recipient itself"
-            raise InvalidInput(text, constraint="self", path=["to"], index=error_index)
+            raise InvalidInput(
+                text, constraint=ValidationConstraint.SELF, path=["to"], index=error_index
+            )
     columns = ("id", "local", "domain", "target")
     rows = await ctx.read(select(*select_columns(RecipientRewrite, columns)))
     targets_by_match = {
         _matched_address(row): row.target for row in rows if row.id not in changed_rewrites
     }
     if has_rewrite_loop(targets_by_match | dict(changed_rewrites.values())):
-        raise InvalidInput("with others it goes in a circle", constraint="circle", path=["to"])
+        raise InvalidInput(
+            "with others it goes in a circle", constraint=ValidationConstraint.CYCLE, path=["to"]
+        )
 
 
 async def _load_own_domain_ids_by_name(
@@ -334,7 +342,9 @@ async def _require_visible_rewrites(ctx: Context, ids: Sequence[int]) -> list[Co
     rows = {row.id: row for row in await load_visible_rewrites_by_id(ctx, list(ids)) if row}
     require_all_found(ids, rows)
     if not rows:
-        raise InvalidInput("name at least one", constraint="required", path=["ids"])
+        raise InvalidInput(
+            "name at least one", constraint=ValidationConstraint.REQUIRED, path=["ids"]
+        )
     return list(rows.values())
 
 
@@ -369,9 +379,9 @@ async def _record_domains_changed(
     """Record DOMAIN_CHANGED in the streams of the domains at either end and of the platform."""
     domain_ids = sorted(set(own_domain_ids.values()))
     changes_by_stream = {
-        key: [(EventType.DOMAIN_CHANGED, [key])] for key in [*domain_ids, PLATFORM] if domain_ids
+        key: [(EventType.DOMAIN_UPDATED, [key])] for key in [*domain_ids, PLATFORM] if domain_ids
     }
     if domain_ids:
         await ctx.record_changes(
-            session, changes_by_stream | {PLATFORM: [(EventType.DOMAIN_CHANGED, domain_ids)]}
+            session, changes_by_stream | {PLATFORM: [(EventType.DOMAIN_UPDATED, domain_ids)]}
         )

@@ -15,6 +15,7 @@ from mail.network import outbound_http
 from mail.recipients.forward_targets import MASKED_TEXT
 from models.domains.tables import AliasDomain
 from models.errors import ErrorCollector, InvalidInput
+from models.validation_constraints import ValidationConstraint
 from resolvers.context import Context
 
 MAX_TARGETS = 100  # targets of an address
@@ -43,7 +44,9 @@ def validate_forward_targets(
     InvalidInput with the index of each target that is not allowed.
     """
     if len(targets) > MAX_TARGETS:
-        raise InvalidInput(f"at most {MAX_TARGETS} targets", constraint="max", path=path)
+        raise InvalidInput(
+            f"at most {MAX_TARGETS} targets", constraint=ValidationConstraint.MAX, path=path
+        )
     problems, shown_by_key, relays_with_password = (
         ErrorCollector(),
         dict[str, str](),
@@ -81,11 +84,13 @@ def _validate_target(
     """
     if len(target) > MAX_TARGET_LENGTH or not target.isprintable():
         message = f"at most {MAX_TARGET_LENGTH} printable characters"
-        raise InvalidInput(message, constraint="length", path=path)
+        raise InvalidInput(message, constraint=ValidationConstraint.LENGTH, path=path)
     scheme, colon, _ = target.partition("://")
     if not colon:
         if "*" in target:
-            raise InvalidInput("a target is one address", constraint="pattern", path=path)
+            raise InvalidInput(
+                "a target is one address", constraint=ValidationConstraint.PATTERN, path=path
+            )
         return _ValidatedTarget(validated_address(target))
     allows_private = ctx.environment.options.forwards_allow_private_networks
     if scheme.lower() in outbound_http.DEFAULT_PORTS:
@@ -108,7 +113,9 @@ def _validate_relay(
         port, host = parts.port, outbound_http.ascii_host(parts.hostname or "")
         user, password = (unquote(part or "") for part in (parts.username, parts.password))
     except (ValueError, idna.IDNAError):
-        raise InvalidInput("not the address of a relay", constraint="url", path=path) from None
+        raise InvalidInput(
+            "not the address of a relay", constraint=ValidationConstraint.URL, path=path
+        ) from None
     if (
         parts.scheme not in RELAY_SCHEMES
         or not host
@@ -116,14 +123,18 @@ def _validate_relay(
         or not host.isprintable()
     ):
         message = "an address, smtp://host, smtps://host, http:// or https://"
-        raise InvalidInput(message, constraint="url", path=path)
+        raise InvalidInput(message, constraint=ValidationConstraint.URL, path=path)
     if parts.query or parts.fragment or port == 0 or " " in relay_url:
-        raise InvalidInput("a relay is a host and a port", constraint="url", path=path)
+        raise InvalidInput(
+            "a relay is a host and a port", constraint=ValidationConstraint.URL, path=path
+        )
     if bool(user) != bool(password) or not (user + password).isprintable():
-        raise InvalidInput("a relay has user and password, or none", constraint="url", path=path)
+        raise InvalidInput(
+            "a relay has user and password, or none", constraint=ValidationConstraint.URL, path=path
+        )
     if password == MASKED_TEXT:
         message = "the password of a relay is shown so, and is given as it is"
-        raise InvalidInput(message, constraint="secret", path=path)
+        raise InvalidInput(message, constraint=ValidationConstraint.SECRET, path=path)
     outbound_http.require_public_host_name(host, allow_private=allows_private, error_path=path)
     host_and_port = f"[{host}]" if ":" in host else host
     host_and_port = host_and_port if port is None else f"{host_and_port}:{port}"
@@ -166,4 +177,6 @@ def refuse_self_forward(
             and target_address.domain in domain_names
         ):
             message = "an address does not forward to itself"
-            raise InvalidInput(message, constraint="self", path=path, index=index)
+            raise InvalidInput(
+                message, constraint=ValidationConstraint.SELF, path=path, index=index
+            )

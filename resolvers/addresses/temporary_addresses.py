@@ -11,8 +11,10 @@ from mail.addresses.address_syntax import checked_domain
 from models.addresses.tables import Address
 from models.domains.tables import Domain
 from models.errors import Conflict, ErrorCollector, InvalidInput, LimitReached, NotFound
+from models.events.event_types import EventType
 from models.store.columns import ColumnRow, select_columns
 from models.users.roles import Role, Scope
+from models.validation_constraints import ValidationConstraint
 from resolvers.access import require_user_id
 from resolvers.addresses import main_address
 from resolvers.addresses.events import AddressChangeDetails, record_address_changes
@@ -82,7 +84,9 @@ async def create_temporary_address(ctx: Context, new_address: NewTemporaryAddres
             domain.address_count += 1
             session.add_all([domain, address])
             await session.flush()
-            await record_address_changes(ctx, session, [address], AddressChangeDetails("created"))
+            await record_address_changes(
+                ctx, session, [address], AddressChangeDetails(EventType.ADDRESS_CREATED)
+            )
             if user.id != ctx.viewer.user_id:
                 values_after = {"address": address.shown, "user": user.username}
                 entry = NewAuditLogEntry(
@@ -116,7 +120,7 @@ def _validated_comment_and_site_domain(
             and not timedelta(0) < new_address.validity <= MAX_VALIDITY
         ):
             message = f"longer than nothing, and at most {MAX_VALIDITY.days} days"
-            raise InvalidInput(message, constraint="range", path=["validity"])
+            raise InvalidInput(message, constraint=ValidationConstraint.RANGE, path=["validity"])
     problems.raise_collected()
     return comment, site_domain
 
@@ -139,7 +143,7 @@ async def _require_domain_of_user(
         main_row = await main_address.find_main_address(ctx, user_id)
         if main_row is None:
             message = "there is no main address, so say which domain"
-            raise InvalidInput(message, constraint="required", path=["domain"])
+            raise InvalidInput(message, constraint=ValidationConstraint.REQUIRED, path=["domain"])
         is_domain = col(Domain.id) == main_row.domain_id
     else:
         is_domain = domain_loaders.is_referenced_domain(domain)

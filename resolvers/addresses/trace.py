@@ -15,6 +15,7 @@ from mail.spam import verdict as spam_verdict
 from mail.spam.sender_rules import load_matching_rules
 from mail.spam.verdict import SpamFacts, VerdictReason
 from models.addresses.tables import AddressKind
+from models.addresses.trace_stages import TraceStage
 from models.domains.tables import AliasDomain, Domain
 from models.errors import InvalidInput
 from models.users.roles import Role
@@ -33,7 +34,7 @@ from resolvers.users import loaders as user_loaders
 class AddressTraceStep:
     """One decision. `record` is the GraphQL type and the id of the record that decided."""
 
-    stage: str
+    stage: TraceStage
     input: str
     output: Sequence[str] = ()
     record: tuple[str, int] | None = None
@@ -67,7 +68,7 @@ async def trace_address(
     try:
         state = AddressTraceState(validated_address(address), sender)
     except InvalidInput:  # the same step as for an unknown address
-        return [AddressTraceStep("ADDRESS", address)]
+        return [AddressTraceStep(TraceStage.ADDRESS, address)]
     for stage in STAGES:
         if not state.is_ended:
             await stage(ctx, state)
@@ -89,7 +90,9 @@ async def _trace_recipient_rewrite(ctx: Context, state: AddressTraceState) -> No
         for rewritten in rewritten_by_address.values():
             record = ("RecipientRewrite", rewritten.rewrite_id)
             state.steps.append(
-                AddressTraceStep("RECIPIENT_REWRITE", state.address, [rewritten.address], record)
+                AddressTraceStep(
+                    TraceStage.RECIPIENT_REWRITE, state.address, [rewritten.address], record
+                )
             )
             state.address = rewritten.address
             state.was_rewritten_outside = rewritten.allows_external
@@ -112,7 +115,7 @@ async def _trace_alias_domain(ctx: Context, state: AddressTraceState) -> None:
         target_address = f"{local}@{row.name}"
         state.steps.append(
             AddressTraceStep(
-                "DOMAIN_ALIAS", state.address, [target_address], ("DomainAlias", row.id)
+                TraceStage.DOMAIN_ALIAS, state.address, [target_address], ("DomainAlias", row.id)
             )
         )
         state.address = target_address
@@ -135,7 +138,9 @@ async def _end_trace_at_backup_mx(ctx: Context, state: AddressTraceState) -> Non
         is_relayed = is_active_mailbox and not domain.relay_unknown_only
     if is_relayed:
         state.steps.append(
-            AddressTraceStep("BACKUP_MX", state.address, [state.address], ("Domain", domain.id))
+            AddressTraceStep(
+                TraceStage.BACKUP_MX, state.address, [state.address], ("Domain", domain.id)
+            )
         )
         state.is_ended = True
 
@@ -155,7 +160,7 @@ async def _trace_receiving_address(ctx: Context, state: AddressTraceState) -> No
         state.is_ended = True  # the rewrite sends it to a remote recipient
         return
     if visible_row is None:
-        state.steps.append(AddressTraceStep("ADDRESS", state.address))
+        state.steps.append(AddressTraceStep(TraceStage.ADDRESS, state.address))
         state.is_ended = True
         return
     output: Sequence[str] = ()
@@ -167,7 +172,7 @@ async def _trace_receiving_address(ctx: Context, state: AddressTraceState) -> No
         )
         output = () if visible_row.kind is AddressKind.DISCARD else output
     step = AddressTraceStep(
-        "ADDRESS", state.address, output, ("Address", visible_row.id), visible_row.shown
+        TraceStage.ADDRESS, state.address, output, ("Address", visible_row.id), visible_row.shown
     )
     state.steps.append(step)
     state.address_row, state.is_ended = (
@@ -188,7 +193,10 @@ def _add_active_autoreply_steps(
         if autoreply and autoreply.active_now:
             state.steps.append(
                 AddressTraceStep(
-                    "AUTOREPLY", state.address, [state.address], ("Autoreply", autoreply.id)
+                    TraceStage.AUTOREPLY,
+                    state.address,
+                    [state.address],
+                    ("Autoreply", autoreply.id),
                 )
             )
 
@@ -203,7 +211,9 @@ async def _trace_receiving_user(ctx: Context, state: AddressTraceState) -> None:
     is_accepted = user is not None and user.active
     output = [user.username] if user is not None and is_accepted else []
     record = ("User", user.id) if user is not None else None
-    state.steps.append(AddressTraceStep("ACCOUNT", state.address_row.shown, output, record))
+    state.steps.append(
+        AddressTraceStep(TraceStage.ACCOUNT, state.address_row.shown, output, record)
+    )
     state.user_row, state.is_ended = user, not is_accepted
 
 
@@ -230,7 +240,7 @@ async def _trace_sender_rule(ctx: Context, state: AddressTraceState) -> None:
     record = ("SenderRule", rule.id) if rule else None
     output = ["Junk" if verdict.is_spam else "INBOX"]
     step = AddressTraceStep(
-        "SENDER_RULE", state.sender, output, record, rule.pattern if rule else None
+        TraceStage.SENDER_RULE, state.sender, output, record, rule.pattern if rule else None
     )
     state.steps.append(step)
 
@@ -250,7 +260,7 @@ async def _trace_redirecting_or_deleting_filters(ctx: Context, state: AddressTra
         if row.active and (row.forward_to or row.action.get("delete")):
             state.steps.append(
                 AddressTraceStep(
-                    "FILTER", state.address_row.shown, row.forward_to, ("Filter", row.id)
+                    TraceStage.FILTER, state.address_row.shown, row.forward_to, ("Filter", row.id)
                 )
             )
 

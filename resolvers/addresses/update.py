@@ -24,6 +24,7 @@ from models.events.journal import PLATFORM
 from models.runtime.secret_box import DecryptionError
 from models.store.columns import ColumnRow, core_table, select_columns
 from models.users.roles import Role
+from models.validation_constraints import ValidationConstraint
 from resolvers.addresses import autoreplies, main_address
 from resolvers.addresses.autoreplies import AddressAutoreplies
 from resolvers.addresses.events import AddressChangeDetails, record_address_changes
@@ -125,7 +126,9 @@ async def update_addresses(
     changed an address or the new text is in use.
     """
     if not patch.changed_names:
-        raise InvalidInput("change at least one thing", constraint="required", path=PATCH_PATH)
+        raise InvalidInput(
+            "change at least one thing", constraint=ValidationConstraint.REQUIRED, path=PATCH_PATH
+        )
     problems = ErrorCollector()
     values, new_text = validate_columns(patch.columns, problems, PATCH_PATH), None
     with problems.collecting():
@@ -189,7 +192,9 @@ def _refuse_text_or_main_for_several(rows: Sequence[ColumnRow], patch: AddressPa
     for name, given in given_by_name.items():
         if given and len(rows) > 1:
             message = "that is of one address only"
-            raise InvalidInput(message, constraint="exclusive", path=[*PATCH_PATH, name])
+            raise InvalidInput(
+                message, constraint=ValidationConstraint.EXCLUSIVE, path=[*PATCH_PATH, name]
+            )
 
 
 async def _require_permission(
@@ -258,7 +263,9 @@ def _check_kind_and_clear_targets(
     kind = patch.columns.get("kind", row.kind)
     if kind is None or (kind is AddressKind.MAILBOX) is not (row.kind is AddressKind.MAILBOX):
         message = "an address stays a MAILBOX, or stays none: make another one"
-        raise InvalidInput(message, constraint="kind", path=[*PATCH_PATH, "kind"])
+        raise InvalidInput(
+            message, constraint=ValidationConstraint.ADDRESS_KIND, path=[*PATCH_PATH, "kind"]
+        )
     if kind is not AddressKind.FORWARD and patch.forward_to is None and row.forward_to:
         address_update.new_values[row.id] |= {"forward_to": [], "relays": None}
 
@@ -306,13 +313,17 @@ def _set_main_and_check_expiry(
 ) -> None:
     if patch.main is False and row.main:
         message = "name another address as main"
-        raise InvalidInput(message, constraint="main", path=[*PATCH_PATH, "main"])
+        raise InvalidInput(
+            message, constraint=ValidationConstraint.MAIN_ADDRESS, path=[*PATCH_PATH, "main"]
+        )
     if patch.main:
         address_update.new_values[row.id]["main"] = True
     expires_at = patch.columns.get("expires_at")
     if expires_at and expires_at <= ctx.environment.now():
         raise InvalidInput(
-            "that is over already", constraint="min", path=[*PATCH_PATH, "expiresAt"]
+            "that is over already",
+            constraint=ValidationConstraint.MIN,
+            path=[*PATCH_PATH, "expiresAt"],
         )
 
 
@@ -330,7 +341,7 @@ async def _set_address_text(
     path = [*PATCH_PATH, "address"]
     if "*" in row.shown:
         message = "a pattern is not renamed: make another one"
-        raise InvalidInput(message, constraint="wildcard", path=path)
+        raise InvalidInput(message, constraint=ValidationConstraint.WILDCARD, path=path)
     local, domain_name = normalized_address(new_text)
     domain_id = row.domain_id
     if domain_name != normalized_address(row.shown).domain:
@@ -401,7 +412,9 @@ async def _store_and_log_new_values(
         ctx,
         session,
         [*rows_after, *former_main_rows],
-        AddressChangeDetails(None, former_domain_ids, main_change.streams_by_user),
+        AddressChangeDetails(
+            former_domain_ids=former_domain_ids, streams_by_user=main_change.streams_by_user
+        ),
     )
     entries = [
         _log_entry_of_update(row, address_update.changed_values(row), address_update.autoreplies)

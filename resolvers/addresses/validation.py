@@ -13,6 +13,7 @@ from mail.addresses.address_syntax import (
 from mail.text import confusables
 from models.addresses.tables import TRAINING_KINDS, AddressKind
 from models.errors import ErrorCollector, InvalidInput
+from models.validation_constraints import ValidationConstraint
 from resolvers import sql_text
 from resolvers.users import custom_data
 from resolvers.users.limit_values import LimitValue, stored_limit
@@ -39,12 +40,12 @@ def validate_address_text(
         address: str = _check_with_path(path, validated_address, text)
         if "+" in address.rpartition("@")[0]:
             message = "an address has no label: mail to one finds it without"
-            raise InvalidInput(message, constraint="label", path=path)
+            raise InvalidInput(message, constraint=ValidationConstraint.SUBADDRESS, path=path)
         _check_with_path(path, confusables.refuse_confusable_address, address)
         return address
     if not allows_wildcard:
         message = "an address with * takes allowWildcard"
-        raise InvalidInput(message, constraint="wildcard", path=path)
+        raise InvalidInput(message, constraint=ValidationConstraint.WILDCARD, path=path)
     fixed_part = local.strip("*")
     is_one_wildcard = (
         local in (fixed_part, f"{fixed_part}*", f"*{fixed_part}")
@@ -58,12 +59,12 @@ def validate_address_text(
         or len(text) > MAX_ADDRESS
     ):
         message = "a pattern is *@domain, *end@domain, begin*@domain or name@*"
-        raise InvalidInput(message, constraint="pattern", path=path)
+        raise InvalidInput(message, constraint=ValidationConstraint.PATTERN, path=path)
     if domain != ALL_DOMAINS_SIGN:
         domain = _check_with_path(path, checked_domain, domain)
         if len(fixed_part.replace(".", "")) > MAX_FIXED_PART:
             message = f"what is fixed of a pattern has at most {MAX_FIXED_PART} characters"
-            raise InvalidInput(message, constraint="max", path=path)
+            raise InvalidInput(message, constraint=ValidationConstraint.MAX, path=path)
     if fixed_part:
         # dots do not count, so a fixed part may begin or end with one
         fixed_without_dots = fixed_part.replace(".", "")
@@ -111,24 +112,34 @@ def check_column_combinations(
     with problems.collecting():
         if kind in TRAINING_KINDS and not spam_filter_learns:
             message = "there is no spam filter here that learns"
-            raise InvalidInput(message, constraint="unsupported", path=[*path, "kind"])
+            raise InvalidInput(
+                message, constraint=ValidationConstraint.UNSUPPORTED, path=[*path, "kind"]
+            )
     with problems.collecting():
         if kind is AddressKind.FORWARD and not targets:
             message = "say where it forwards to"
-            raise InvalidInput(message, constraint="required", path=[*path, "forwardTo"])
+            raise InvalidInput(
+                message, constraint=ValidationConstraint.REQUIRED, path=[*path, "forwardTo"]
+            )
         if kind is not AddressKind.FORWARD and targets:
             message = f"only a FORWARD has targets, not a {kind}"
-            raise InvalidInput(message, constraint="exclusive", path=[*path, "forwardTo"])
+            raise InvalidInput(
+                message, constraint=ValidationConstraint.EXCLUSIVE, path=[*path, "forwardTo"]
+            )
     with problems.collecting():
         if kind is not AddressKind.FORWARD and address.forwards_per_day is not None:
             message = f"only a FORWARD forwards, not a {kind}"
             raise InvalidInput(
-                message, constraint="exclusive", path=[*path, "limits", "forwardsPerDay"]
+                message,
+                constraint=ValidationConstraint.EXCLUSIVE,
+                path=[*path, "limits", "forwardsPerDay"],
             )
     with problems.collecting():
         if address.main and not can_be_main(address):
             message = "a main address is a MAILBOX, without * and without an end"
-            raise InvalidInput(message, constraint="main", path=[*path, "main"])
+            raise InvalidInput(
+                message, constraint=ValidationConstraint.MAIN_ADDRESS, path=[*path, "main"]
+            )
 
 
 def can_be_main(address: Any) -> bool:
@@ -140,7 +151,9 @@ def can_be_main(address: Any) -> bool:
 def _validate_name(text: str | None, path: Sequence[str]) -> str | None:
     name = sql_text.validate_text(text, max_length=MAX_NAME_LENGTH, path=path)
     if name and not name.isprintable():
-        raise InvalidInput("no control characters", constraint="pattern", path=path)
+        raise InvalidInput(
+            "no control characters", constraint=ValidationConstraint.PATTERN, path=path
+        )
     return name
 
 
@@ -159,7 +172,7 @@ def _validate_forwards_per_day(limit: LimitValue, path: Sequence[str]) -> int | 
 def _require_true_or_false(value: bool | None, path: Sequence[str]) -> bool:
     if value is None:
         message = "it is either so or not: null says neither"
-        raise InvalidInput(message, constraint="required", path=path)
+        raise InvalidInput(message, constraint=ValidationConstraint.REQUIRED, path=path)
     return value
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import ColumnElement, false, func, insert, select, true
@@ -14,18 +15,29 @@ from models.errors import InvalidInput
 from models.store.columns import ColumnRow, select_columns
 from models.store.keyset_pages import Page, PageRequest
 from models.users.roles import Role
-from resolvers import pagination
+from models.validation_constraints import ValidationConstraint
 from resolvers.admin.redaction import redact_secrets
 from resolvers.auth.security_log import load_actor_id_and_name
 from resolvers.context import Context
-from resolvers.pagination import PageScan, read_by_keys
+from resolvers.list_orders import ListOrder, SortColumn, read_ordered_page
+from resolvers.pagination import read_by_keys
 
 MAX_CONDITION_LENGTH = 128  # characters
-CURSOR_KIND = "adminlog-newest"
 LEGAL_HOLD_TARGET_KIND = "LegalHold"
 NO_USER_ID = 0
 MAX_ENTRIES_PER_STATEMENT = 1000
 ENTRY_COLUMNS = frozenset(column.name for column in select_columns(AuditLogEntry))
+
+
+class AuditLogOrder(StrEnum):
+    """The order of the audit log; ties by id."""
+
+    CREATED_DESC = "CREATED_DESC"
+    CREATED_ASC = "CREATED_ASC"
+
+
+_SORT_COLUMNS = {"CREATED": SortColumn("at", datetime)}
+LIST_ORDERS = {order: ListOrder.of_value(order, _SORT_COLUMNS) for order in AuditLogOrder}
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +109,9 @@ class AuditLogConditions:
         if self.mutation is not None:
             if not self.mutation.isprintable() or len(self.mutation) > MAX_CONDITION_LENGTH:
                 text = f"at most {MAX_CONDITION_LENGTH} printable characters"
-                raise InvalidInput(text, constraint="length", path=["filter", "mutation"])
+                raise InvalidInput(
+                    text, constraint=ValidationConstraint.LENGTH, path=["filter", "mutation"]
+                )
             clauses.append(col(AuditLogEntry.mutation) == self.mutation)
         if self.since is not None:
             clauses.append(col(AuditLogEntry.at) >= self.since)
@@ -129,16 +143,14 @@ async def read_entry_page(
     conditions: AuditLogConditions,
     page_request: PageRequest,
     columns: Collection[str],
+    order: AuditLogOrder = AuditLogOrder.CREATED_DESC,
 ) -> Page[ColumnRow]:
-    """Read a page of visible entries, the newest first."""
+    """Read a page of visible entries. Raises InvalidInput for a cursor of another order."""
     column_names = ENTRY_COLUMNS.intersection(columns) | {"at", "id"}
     statement = select(*select_columns(AuditLogEntry, column_names)).where(
         _is_visible_entry(ctx), *conditions.where_clauses()
     )
-    sort_key = (col(AuditLogEntry.at), col(AuditLogEntry.id))
-    return await pagination.read_page(
-        ctx, PageScan(statement, page_request, sort_key, is_descending=True)
-    )
+    return await read_ordered_page(ctx, statement, AuditLogEntry, page_request, LIST_ORDERS[order])
 
 
 async def count_entries(ctx: Context, conditions: AuditLogConditions) -> int:

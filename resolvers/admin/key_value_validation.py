@@ -5,6 +5,7 @@ from datetime import datetime, timedelta
 
 from models import quantities
 from models.errors import InvalidInput, LimitReached
+from models.validation_constraints import ValidationConstraint
 from resolvers.context import Context
 
 MAX_KEY_BYTES = 1024  # not exceeded by the setting, since an index holds the key twice
@@ -22,7 +23,9 @@ def validate_key(key: str) -> str:
     """
     check_characters_and_length(key, "key")
     if not all(key.split("/")):
-        raise InvalidInput("a key has no empty levels", constraint="pattern", path=["key"])
+        raise InvalidInput(
+            "a key has no empty levels", constraint=ValidationConstraint.PATTERN, path=["key"]
+        )
     return key
 
 
@@ -30,11 +33,15 @@ def check_characters_and_length(text: str, field_name: str) -> None:
     """Raise InvalidInput if a text has control characters or more than MAX_KEY_BYTES bytes."""
     if _CONTROL_CHARACTERS.search(text):
         raise InvalidInput(
-            f"a {field_name} has no control characters", constraint="pattern", path=[field_name]
+            f"a {field_name} has no control characters",
+            constraint=ValidationConstraint.PATTERN,
+            path=[field_name],
         )
     if len(text.encode()) > MAX_KEY_BYTES:
         raise InvalidInput(
-            f"a {field_name} has at most {MAX_KEY_BYTES} bytes", constraint="max", path=[field_name]
+            f"a {field_name} has at most {MAX_KEY_BYTES} bytes",
+            constraint=ValidationConstraint.MAX,
+            path=[field_name],
         )
 
 
@@ -54,7 +61,7 @@ def check_value(ctx: Context, value: str) -> None:
     """Raise InvalidInput if a value can't be stored, LimitReached if it is too large."""
     if _NOT_STORABLE.search(value):
         message = "a value has no character that no store takes"
-        raise InvalidInput(message, constraint="pattern", path=["value"])
+        raise InvalidInput(message, constraint=ValidationConstraint.PATTERN, path=["value"])
     if (used := len(value.encode())) > (limit := ctx.environment.options.key_value_max_value_size):
         message_of_limit = f"a value has at most {limit} bytes"
         raise LimitReached(message_of_limit, limit=limit, used=used, path=["value"])
@@ -66,9 +73,15 @@ def expiry_time(ctx: Context, ttl: timedelta | None) -> datetime | None:
         return None
     shortest, longest = MIN_AND_MAX_TTL
     if ttl < shortest:
-        raise InvalidInput("it lasts a second at least", constraint="min", path=["ttl"])
+        raise InvalidInput(
+            "it lasts a second at least", constraint=ValidationConstraint.MIN, path=["ttl"]
+        )
     if ttl > longest:
-        raise InvalidInput(f"it lasts {longest.days} days at most", constraint="max", path=["ttl"])
+        raise InvalidInput(
+            f"it lasts {longest.days} days at most",
+            constraint=ValidationConstraint.MAX,
+            path=["ttl"],
+        )
     return ctx.environment.now() + ttl
 
 
@@ -78,4 +91,6 @@ def parse_whole_number(value: str) -> int:
         return quantities.parse_integer(value)
     except ValueError as problem:
         message = "its value is no whole number below 2^53"
-        raise InvalidInput(message, constraint="number", path=["key"]) from problem
+        raise InvalidInput(
+            message, constraint=ValidationConstraint.NUMBER, path=["key"]
+        ) from problem

@@ -14,12 +14,14 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from models import quantities
 from models.admin.key_values import KeyValueEntry
 from models.errors import InvalidInput, LimitReached, NotFound, StaleObject
-from models.events.journal import PLATFORM, EventType
+from models.events.event_types import EventType
+from models.events.journal import PLATFORM
 from models.store.columns import ColumnRow, insert_with_conflict, select_columns
 from models.store.keyset_pages import Page, PageRequest
 from models.users.roles import Role, Scope, expand_scopes
 from models.users.search_index import has_prefix
 from models.users.tables import User
+from models.validation_constraints import ValidationConstraint
 from resolvers import pagination
 from resolvers.access import is_visible_user
 from resolvers.admin import audit_log
@@ -193,14 +195,16 @@ def _check_list_conditions(ctx: Context, conditions: KeyValueListConditions) -> 
     _require_known_store(ctx, conditions.namespace)
     check_characters_and_length(conditions.prefix, "prefix")
     if conditions.is_exact and not conditions.prefix:
-        raise InvalidInput("say which key", constraint="required", path=["prefix"])
+        raise InvalidInput(
+            "say which key", constraint=ValidationConstraint.REQUIRED, path=["prefix"]
+        )
 
 
 def _require_known_store(ctx: Context, namespace: KeyValueNamespace) -> None:
     if namespace.store not in ctx.environment.options.key_value_stores:
         raise InvalidInput(
             "there is no store of this name",
-            constraint="unknown",
+            constraint=ValidationConstraint.UNKNOWN,
             path=["store"],
             allowed_values=ctx.environment.options.key_value_stores,
         )
@@ -249,7 +253,7 @@ async def increment_value(
         # the stream is locked, so no other transaction changes the same number
         number = (parse_whole_number(stored.value) if stored else 0) + delta
         if abs(number) >= quantities.INTEGER_LIMIT:
-            constraint = "max" if number > 0 else "min"
+            constraint = ValidationConstraint.MAX if number > 0 else ValidationConstraint.MIN
             raise InvalidInput("it would pass 2^53", constraint=constraint, path=["delta"])
         expires_at = stored.expires_at if stored else None
         entry = _new_entry(ctx, namespace, key, stored, value=str(number), expires_at=expires_at)

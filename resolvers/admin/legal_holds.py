@@ -16,7 +16,7 @@ from models.admin.legal_holds import (
     LegalHoldAccess,
     LegalHoldAccessAction,
 )
-from models.admin.tasks import Task, TaskState
+from models.admin.tasks import Task, TaskKind, TaskState
 from models.errors import (
     Forbidden,
     InvalidInput,
@@ -25,11 +25,13 @@ from models.errors import (
     require_all_found,
     require_found,
 )
-from models.events.journal import PLATFORM, EventType
+from models.events.event_types import EventType
+from models.events.journal import PLATFORM
 from models.messages.tables import Message
 from models.store.columns import ColumnRow, select_columns
 from models.store.keyset_pages import Page, PageRequest
 from models.users.roles import Role
+from models.validation_constraints import ValidationConstraint
 from resolvers import pagination
 from resolvers.admin import audit_log
 from resolvers.admin.audit_log import NewAuditLogEntry
@@ -39,7 +41,7 @@ from resolvers.context import Context
 from resolvers.pagination import PageScan, read_by_keys
 from resolvers.users.selection import load_managed_user
 
-TASK_KIND = "HELD_COPY"  # the task that copies the stored messages
+TASK_KIND = TaskKind.HELD_COPY  # the task that copies the stored messages
 CHUNK_SIZE = 500  # messages per transaction
 MAX_ACTIVE_LEGAL_HOLDS = 10  # per user
 MAX_LEGAL_HOLD_TIME = timedelta(days=36_500)
@@ -104,17 +106,23 @@ async def create_legal_hold(ctx: Context, new_legal_hold: NewLegalHold) -> int:
     now = ctx.environment.now()
     if not now < new_legal_hold.expires_at <= now + MAX_LEGAL_HOLD_TIME:
         raise InvalidInput(
-            "a legal hold ends in the future", constraint="range", path=["expiresAt"]
+            "a legal hold ends in the future",
+            constraint=ValidationConstraint.RANGE,
+            path=["expiresAt"],
         )
     if (
         new_legal_hold.starts_at
         and new_legal_hold.ends_at
         and new_legal_hold.starts_at >= new_legal_hold.ends_at
     ):
-        raise InvalidInput("the end comes after the start", constraint="range", path=["endsAt"])
+        raise InvalidInput(
+            "the end comes after the start", constraint=ValidationConstraint.RANGE, path=["endsAt"]
+        )
     if new_legal_hold.reason and len(new_legal_hold.reason) > MAX_REASON_LENGTH:
         raise InvalidInput(
-            f"at most {MAX_REASON_LENGTH} characters", constraint="max", path=["reason"]
+            f"at most {MAX_REASON_LENGTH} characters",
+            constraint=ValidationConstraint.MAX,
+            path=["reason"],
         )
     user = await load_managed_user(ctx, new_legal_hold.user_id)
     if user.id == ctx.viewer.user_id:

@@ -4,7 +4,8 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from typing import NamedTuple
 
 from models.errors import NotFound
-from models.events.journal import PLATFORM, EventType
+from models.events.event_types import SUBMISSION_EVENT_TYPES, EventType
+from models.events.journal import PLATFORM
 from models.store.columns import ColumnRow
 from models.submission.tables import SubmissionState
 from resolvers.access import require_user_id
@@ -19,7 +20,6 @@ from resolvers.submission import loaders as submission_loaders
 
 TASK_CHANGES = frozenset({EventType.TASK_CHANGED})
 CONNECTOR_CHANGES = frozenset({EventType.CONNECTOR_CHANGED})
-SUBMISSION_CHANGES = frozenset({EventType.SUBMISSION_CHANGED})
 UNFINISHED_STATES = frozenset(
     {
         SubmissionState.SCHEDULED,
@@ -115,7 +115,9 @@ def _selector_of_work_stream(
 async def follow_submissions(ctx: Context) -> AsyncGenerator[ColumnRow]:
     """Yield each submission of the viewer after it changes."""
     require_user_id(ctx)
-    async for batch in stream_reader.follow_changes(ctx, FollowRequest(types=SUBMISSION_CHANGES)):
+    async for batch in stream_reader.follow_changes(
+        ctx, FollowRequest(types=SUBMISSION_EVENT_TYPES)
+    ):
         submission_ids = list(dict.fromkeys(event.object_id for event in batch.events))
         for row in (
             await submission_loaders.load_own_submissions_by_id(ctx, submission_ids)
@@ -136,7 +138,7 @@ async def follow_submission(ctx: Context, submission_id: int) -> AsyncGenerator[
     if row is None:
         raise NotFound(str(submission_id), path=["submission"])
     batches = stream_reader.follow_changes(
-        ctx, FollowRequest(position, SUBMISSION_CHANGES, object_ids={submission_id})
+        ctx, FollowRequest(position, SUBMISSION_EVENT_TYPES, object_ids={submission_id})
     )
     while row:
         yield row

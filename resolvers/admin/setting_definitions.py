@@ -6,7 +6,7 @@ from models.runtime.options import MIB
 from resolvers.admin.setting_types import (
     DAY,
     SettingDefinition,
-    SettingType,
+    SettingKind,
     convert_domain,
     convert_retry_delays,
     normalize_delimiters,
@@ -18,18 +18,18 @@ from resolvers.admin.setting_types import (
 
 TIB = MIB << 20
 MINUTE, ZERO, CENTURY = timedelta(minutes=1), timedelta(0), timedelta(days=36_500)
-NUMBER, SIZE, DURATION = SettingType.NUMBER, SettingType.SIZE, SettingType.DURATION
+NUMBER, SIZE, DURATION = SettingKind.NUMBER, SettingKind.SIZE, SettingKind.DURATION
 # Each has key, type, name and description for people, and range.
 DEFINITIONS: dict[str, SettingDefinition] = {
     one.key: one
     for one in (
         SettingDefinition(
-            "acme.contact", SettingType.STRING, "Contact address for certificates",
+            "acme.contact", SettingKind.STRING, "Contact address for certificates",
             "E-mail address that the ACME certificate authority stores with this server's "
             "account. Empty: none.", convert=validate_contact,
         ),
         SettingDefinition(
-            "acme.termsAgreed", SettingType.BOOLEAN, "Terms of the certificate authority",
+            "acme.termsAgreed", SettingKind.BOOLEAN, "Terms of the certificate authority",
             "You agree to the terms of the ACME certificate authority. If false, no certificate is "
             "requested.",
         ),
@@ -38,7 +38,7 @@ DEFINITIONS: dict[str, SettingDefinition] = {
             "Temporary addresses that a user can have.", 0, 10_000,
         ),
         SettingDefinition(
-            "addresses.subaddressDelimiters", SettingType.STRING, "Subaddress delimiters",
+            "addresses.subaddressDelimiters", SettingKind.STRING, "Subaddress delimiters",
             "Characters that begin a subaddress (RFC 5233): ada+news@ is delivered to ada@, unless "
             "ada+news@ is an address of its own. Some of + - _ = #. Empty: no subaddresses.",
             convert=normalize_delimiters,
@@ -48,7 +48,7 @@ DEFINITIONS: dict[str, SettingDefinition] = {
             "How long the log of administrative changes is kept.", DAY, CENTURY,
         ),
         SettingDefinition(
-            "authentication.check", SettingType.STRING, "Checks of incoming mail",
+            "authentication.check", SettingKind.STRING, "Checks of incoming mail",
             "Which incoming mail is checked by SPF, DKIM, DMARC and ARC: smtp, mail received by "
             "SMTP; all, also mail received by LMTP; off, none.",
             convert=validator_of_choices("off", "smtp", "all"),
@@ -64,7 +64,7 @@ DEFINITIONS: dict[str, SettingDefinition] = {
             "that most mutations accept in one list.", 1, 10_000,
         ),
         SettingDefinition(
-            "connectors.allowPrivateNetworks", SettingType.BOOLEAN,
+            "connectors.allowPrivateNetworks", SettingKind.BOOLEAN,
             "Connectors to private networks",
             "Connectors can fetch mail from private and loopback addresses, and without "
             "encryption.",
@@ -79,12 +79,12 @@ DEFINITIONS: dict[str, SettingDefinition] = {
             "same time.", DAY, CENTURY,
         ),
         SettingDefinition(
-            "dkim.signHostDomain", SettingType.BOOLEAN, "Signature of the host's domain",
+            "dkim.signHostDomain", SettingKind.BOOLEAN, "Signature of the host's domain",
             "Outgoing mail is also signed with the DKIM keys of the domain of this server's host "
             "name.",
         ),
         SettingDefinition(
-            "dmarc.onFailure", SettingType.STRING, "Mail that fails DMARC",
+            "dmarc.onFailure", SettingKind.STRING, "Mail that fails DMARC",
             "What happens to mail that fails DMARC if the policy of its domain is quarantine or "
             "reject: junk, delivery to Junk; reject, rejection if the policy is reject, else "
             "delivery to Junk; ignore, nothing.",
@@ -109,7 +109,7 @@ DEFINITIONS: dict[str, SettingDefinition] = {
             "filters.maxPerUser", NUMBER, "Filters", "Filters that a user can have.", 0, 1000
         ),
         SettingDefinition(
-            "forwards.allowPrivateNetworks", SettingType.BOOLEAN,
+            "forwards.allowPrivateNetworks", SettingKind.BOOLEAN,
             "Forwarding to private networks",
             "Accounts and addresses can forward to relays and URLs in private, loopback and "
             "link-local networks.",
@@ -158,17 +158,17 @@ DEFINITIONS: dict[str, SettingDefinition] = {
             "0: unlimited.", 0, 100_000_000,
         ),
         SettingDefinition(
-            "limits.sendRatePerDomain", SettingType.STRING, "Send rate of a domain",
+            "limits.sendRatePerDomain", SettingKind.STRING, "Send rate of a domain",
             "Messages that all accounts of a domain without its own rate limit can send together "
             "in a time, such as 100/HOUR. Empty: unlimited.", convert=validate_rate,
         ),
         SettingDefinition(
-            "limits.sendRatePerUser", SettingType.STRING, "Send rate of an account",
+            "limits.sendRatePerUser", SettingKind.STRING, "Send rate of an account",
             "Messages that an account without its own rate limit can send in a time, such as "
             "100/HOUR. Empty: unlimited.", convert=validate_rate,
         ),
         SettingDefinition(
-            "limits.sendRatePlatform", SettingType.STRING, "Send rate of the platform",
+            "limits.sendRatePlatform", SettingKind.STRING, "Send rate of the platform",
             "Messages that all accounts can send together in a time, such as 100/HOUR. Empty: "
             "unlimited.", convert=validate_rate,
         ),
@@ -190,13 +190,13 @@ DEFINITIONS: dict[str, SettingDefinition] = {
             CENTURY,
         ),
         SettingDefinition(
-            "mtaSts.mode", SettingType.STRING, "MTA-STS policy",
+            "mtaSts.mode", SettingKind.STRING, "MTA-STS policy",
             "Mode of the MTA-STS policy (RFC 8461) of the domains on this server: testing, "
             "enforce, or off for no policy.",
             convert=validator_of_choices("off", "testing", "enforce"),
         ),
         SettingDefinition(
-            "mx.allowPrivateNetworks", SettingType.BOOLEAN, "MX hosts in private networks",
+            "mx.allowPrivateNetworks", SettingKind.BOOLEAN, "MX hosts in private networks",
             "Outgoing mail can be sent to MX hosts with private, loopback and link-local "
             "addresses.",
         ),
@@ -223,7 +223,7 @@ DEFINITIONS: dict[str, SettingDefinition] = {
             1, 256,
         ),
         SettingDefinition(
-            "push.allowPrivateNetworks", SettingType.BOOLEAN, "Push to private networks",
+            "push.allowPrivateNetworks", SettingKind.BOOLEAN, "Push to private networks",
             "Push channels can use private, loopback and link-local addresses.",
         ),
         SettingDefinition(
@@ -256,12 +256,12 @@ DEFINITIONS: dict[str, SettingDefinition] = {
             MINUTE, 30 * DAY,
         ),
         SettingDefinition(
-            "queue.retryDelays", SettingType.LIST, "Retry delays",
+            "queue.retryDelays", SettingKind.LIST, "Retry delays",
             "Delays between delivery attempts. The last one repeats. Each varies at random by up "
             "to a fifth.", convert=convert_retry_delays,
         ),
         SettingDefinition(
-            "quota.warningEmails", SettingType.BOOLEAN, "Quota warnings",
+            "quota.warningEmails", SettingKind.BOOLEAN, "Quota warnings",
             "Users get an e-mail when their storage reaches the level WARNING or CRITICAL, or is "
             "full.",
         ),
@@ -341,7 +341,7 @@ DEFINITIONS: dict[str, SettingDefinition] = {
             "Largest file in an upload.", 1 << 16, 1024 * MIB,
         ),
         SettingDefinition(
-            "users.defaultDomain", SettingType.STRING, "Default domain",
+            "users.defaultDomain", SettingKind.STRING, "Default domain",
             "Domain of the address of a new user whose username has no domain. null: the address "
             "is required.", nullable=True, convert=convert_domain,
         ),
@@ -351,7 +351,7 @@ DEFINITIONS: dict[str, SettingDefinition] = {
             0, 16 * TIB,
         ),
         SettingDefinition(
-            "webhooks.allowPrivateNetworks", SettingType.BOOLEAN, "Webhooks in private networks",
+            "webhooks.allowPrivateNetworks", SettingKind.BOOLEAN, "Webhooks in private networks",
             "Webhooks can use private, loopback and link-local addresses.",
         ),
     )

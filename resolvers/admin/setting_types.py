@@ -12,6 +12,7 @@ from models import quantities
 from models.errors import InvalidInput
 from models.queue.rate_values import RATE_PATTERN
 from models.runtime.options import Options
+from models.validation_constraints import ValidationConstraint
 
 CONTACT_PATTERN = re.compile(r"([!-?A-~]{1,64}@[A-Za-z0-9.-]{1,250})?")
 WORD_BOUNDARY = re.compile(r"\.|(?=[A-Z])")  # in keys such as deletedMessages.retention
@@ -20,15 +21,15 @@ VALUE_PATH = ("value",)
 DAY = timedelta(days=1)
 
 
-class SettingType(StrEnum):
-    """The type of a setting, which decides how its value is written in JSON."""
+class SettingKind(StrEnum):
+    """The kind of a setting, which decides how its value is written in JSON."""
 
-    STRING = "string"
-    NUMBER = "number"
-    BOOLEAN = "boolean"
-    DURATION = "duration"  # ISO 8601, such as P30D
-    SIZE = "size"  # bytes; also taken as text such as "3 GiB"
-    LIST = "list"
+    STRING = "STRING"
+    NUMBER = "NUMBER"
+    BOOLEAN = "BOOLEAN"
+    DURATION = "DURATION"  # ISO 8601, such as P30D
+    SIZE = "SIZE"  # bytes; also taken as text such as "3 GiB"
+    LIST = "LIST"
 
 
 SettingJson = Any  # JSON: a text, a number, a switch, null, or a list of these
@@ -42,7 +43,7 @@ class SettingDefinition:
     """
 
     key: str
-    type: SettingType
+    type: SettingKind
     name: str
     description: str
     minimum: Any = None
@@ -67,14 +68,14 @@ class SettingDefinition:
             parsed = PARSERS[self.type](value)
         except ValueError as problem:
             raise InvalidInput(
-                f"{self.key}: {problem}", constraint="type", path=VALUE_PATH
+                f"{self.key}: {problem}", constraint=ValidationConstraint.TYPE, path=VALUE_PATH
             ) from None
         if self.minimum is not None and parsed < self.minimum:
             message = f"{self.key} is {json_from_value(self.minimum)} at least"
-            raise InvalidInput(message, constraint="min", path=VALUE_PATH)
+            raise InvalidInput(message, constraint=ValidationConstraint.MIN, path=VALUE_PATH)
         if self.maximum is not None and parsed > self.maximum:
             message = f"{self.key} is {json_from_value(self.maximum)} at most"
-            raise InvalidInput(message, constraint="max", path=VALUE_PATH)
+            raise InvalidInput(message, constraint=ValidationConstraint.MAX, path=VALUE_PATH)
         return self.convert(parsed) if self.convert else parsed
 
     def json_from_options(self, options: Options) -> SettingJson:
@@ -107,13 +108,13 @@ def _parse_list(value: object) -> list[Any]:
     raise ValueError(f"not a list of at most {MAX_LIST_ITEMS}")
 
 
-PARSERS: Mapping[SettingType, Callable[[object], Any]] = {
-    SettingType.STRING: _parse_string,
-    SettingType.BOOLEAN: _parse_boolean,
-    SettingType.NUMBER: quantities.parse_integer,
-    SettingType.SIZE: quantities.parse_size,
-    SettingType.DURATION: quantities.parse_duration,
-    SettingType.LIST: _parse_list,
+PARSERS: Mapping[SettingKind, Callable[[object], Any]] = {
+    SettingKind.STRING: _parse_string,
+    SettingKind.BOOLEAN: _parse_boolean,
+    SettingKind.NUMBER: quantities.parse_integer,
+    SettingKind.SIZE: quantities.parse_size,
+    SettingKind.DURATION: quantities.parse_duration,
+    SettingKind.LIST: _parse_list,
 }
 
 
@@ -125,7 +126,9 @@ def convert_domain(value: str) -> str:
 def validate_contact(value: str) -> str:
     """Return an e-mail address or "". Raises InvalidInput otherwise."""
     if not CONTACT_PATTERN.fullmatch(value):
-        raise InvalidInput("an address, or nothing", constraint="pattern", path=VALUE_PATH)
+        raise InvalidInput(
+            "an address, or nothing", constraint=ValidationConstraint.PATTERN, path=VALUE_PATH
+        )
     return value
 
 
@@ -133,7 +136,9 @@ def normalize_delimiters(value: str) -> str:
     """Return the subaddress delimiters, each once. Raises InvalidInput if one is not allowed."""
     if not set(value) <= set(LABEL_DELIMITERS):
         raise InvalidInput(
-            f"only {' '.join(LABEL_DELIMITERS)}", constraint="pattern", path=VALUE_PATH
+            f"only {' '.join(LABEL_DELIMITERS)}",
+            constraint=ValidationConstraint.PATTERN,
+            path=VALUE_PATH,
         )
     return "".join(dict.fromkeys(value))
 
@@ -141,7 +146,9 @@ def normalize_delimiters(value: str) -> str:
 def validate_rate(value: str) -> str:
     """Return a rate such as 100/HOUR or "". Raises InvalidInput otherwise."""
     if value and not RATE_PATTERN.fullmatch(value):
-        raise InvalidInput("such as 100/HOUR, or nothing", constraint="pattern", path=VALUE_PATH)
+        raise InvalidInput(
+            "such as 100/HOUR, or nothing", constraint=ValidationConstraint.PATTERN, path=VALUE_PATH
+        )
     return value
 
 
@@ -152,7 +159,7 @@ def validator_of_choices(*choices: str) -> Callable[[str], str]:
         if value not in choices:
             raise InvalidInput(
                 f"one of {', '.join(choices)}",
-                constraint="pattern",
+                constraint=ValidationConstraint.PATTERN,
                 path=VALUE_PATH,
                 allowed_values=choices,
             )
@@ -164,7 +171,9 @@ def validator_of_choices(*choices: str) -> Callable[[str], str]:
 def validate_whole_days(value: timedelta) -> timedelta:
     """Return a duration of whole days. Raises InvalidInput otherwise."""
     if value % DAY:
-        raise InvalidInput("only whole days", constraint="pattern", path=VALUE_PATH)
+        raise InvalidInput(
+            "only whole days", constraint=ValidationConstraint.PATTERN, path=VALUE_PATH
+        )
     return value
 
 
@@ -174,9 +183,9 @@ def convert_retry_delays(value: list[Any]) -> tuple[timedelta, ...]:
         durations = tuple(map(quantities.parse_duration, value))
     except ValueError as problem:
         raise InvalidInput(
-            f"queue.retryDelays: {problem}", constraint="type", path=VALUE_PATH
+            f"queue.retryDelays: {problem}", constraint=ValidationConstraint.TYPE, path=VALUE_PATH
         ) from None
     if not durations or not all(timedelta(seconds=1) <= each <= 7 * DAY for each in durations):
         message = "queue.retryDelays: one duration at least, each from a second to a week"
-        raise InvalidInput(message, constraint="range", path=VALUE_PATH)
+        raise InvalidInput(message, constraint=ValidationConstraint.RANGE, path=VALUE_PATH)
     return durations

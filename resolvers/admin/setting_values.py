@@ -12,12 +12,13 @@ from models import quantities
 from models.errors import InvalidInput
 from models.runtime.options import Options
 from models.runtime.renamed_settings import RENAMED_KEYS, rename_message
+from models.validation_constraints import ValidationConstraint
 from resolvers.admin.setting_definitions import DEFINITIONS
 from resolvers.admin.setting_types import (
     MAX_LIST_ITEMS,
     VALUE_PATH,
     SettingJson,
-    SettingType,
+    SettingKind,
 )
 
 CUSTOM_PREFIX = "custom."  # prefix of the operators' own keys
@@ -33,13 +34,17 @@ def validate_custom_value(value: object) -> SettingJson:
     """
     items = value if isinstance(value, list) else [value]
     if len(items) > MAX_LIST_ITEMS:
-        raise InvalidInput(f"at most {MAX_LIST_ITEMS} items", constraint="max", path=VALUE_PATH)
+        raise InvalidInput(
+            f"at most {MAX_LIST_ITEMS} items", constraint=ValidationConstraint.MAX, path=VALUE_PATH
+        )
     if not all(map(_is_storable_scalar, items)):
         message = "a text, a number, true, false, or a list of these"
-        raise InvalidInput(message, constraint="type", path=VALUE_PATH)
+        raise InvalidInput(message, constraint=ValidationConstraint.TYPE, path=VALUE_PATH)
     if len(orjson.dumps(value)) > MAX_CUSTOM_VALUE_BYTES:
         raise InvalidInput(
-            f"at most {MAX_CUSTOM_VALUE_BYTES} bytes of JSON", constraint="max", path=VALUE_PATH
+            f"at most {MAX_CUSTOM_VALUE_BYTES} bytes of JSON",
+            constraint=ValidationConstraint.MAX,
+            path=VALUE_PATH,
         )
     return value
 
@@ -72,16 +77,16 @@ def validate_setting_key(
     message = f"there is no such setting; those of your own begin with {CUSTOM_PREFIX}"
     if key in RENAMED_KEYS:
         message = rename_message(key)
-    raise InvalidInput(message, constraint="unknown", path=path, index=index)
+    raise InvalidInput(message, constraint=ValidationConstraint.UNKNOWN, path=path, index=index)
 
 
-def type_of_custom_value(value: SettingJson) -> SettingType:
+def type_of_custom_value(value: SettingJson) -> SettingKind:
     """Return the type of the value of a custom setting."""
     if isinstance(value, bool):
-        return SettingType.BOOLEAN
+        return SettingKind.BOOLEAN
     if isinstance(value, int | float):
-        return SettingType.NUMBER
-    return SettingType.LIST if isinstance(value, list) else SettingType.STRING
+        return SettingKind.NUMBER
+    return SettingKind.LIST if isinstance(value, list) else SettingKind.STRING
 
 
 def options_with_stored_values(

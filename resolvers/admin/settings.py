@@ -16,17 +16,19 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from models.admin.settings import SettingChange, SettingValue
 from models.domains.tables import Domain
 from models.errors import InvalidInput, LimitReached
-from models.events.journal import PLATFORM, EventType, Stream
+from models.events.event_types import EventType
+from models.events.journal import PLATFORM, Stream
 from models.runtime.environment import CommittedOptions, Environment
 from models.store.columns import BIG_INTEGER, ColumnRow, insert_with_conflict, select_columns
 from models.store.keyset_pages import Page, PageRequest
 from models.users.roles import Role, Scope
 from models.users.tables import User
+from models.validation_constraints import ValidationConstraint
 from resolvers import pagination
 from resolvers.admin import audit_log
 from resolvers.admin.audit_log import NewAuditLogEntry
 from resolvers.admin.setting_definitions import DEFINITIONS
-from resolvers.admin.setting_types import SettingJson, SettingType, json_from_value
+from resolvers.admin.setting_types import SettingJson, SettingKind, json_from_value
 from resolvers.admin.setting_values import (
     CUSTOM_PREFIX,
     options_with_stored_values,
@@ -55,7 +57,7 @@ class CurrentSetting:
 
     key: str
     value: SettingJson
-    type: SettingType
+    type: SettingKind
     is_set: bool  # a value is set
     default: SettingJson = None
     name: str | None = None
@@ -76,6 +78,24 @@ async def list_settings(ctx: Context, key_part: str | None = None) -> list[Curre
         for key in keys
         if key_part in key.casefold()
     ]
+
+
+def page_of_keys(
+    settings: Sequence[CurrentSetting], page_request: PageRequest
+) -> Page[CurrentSetting]:
+    """Return the page of these settings, which are ordered by key."""
+    cursor, is_backward = page_request.cursor, page_request.is_backward
+    remaining = [
+        setting
+        for setting in settings
+        if cursor is None
+        or (
+            setting.key < str(cursor.sort_value)
+            if is_backward
+            else setting.key > str(cursor.sort_value)
+        )
+    ]
+    return page_request.page_from_rows(remaining)
 
 
 async def find_setting(ctx: Context, key: str) -> CurrentSetting | None:
@@ -155,7 +175,11 @@ async def reset_settings(ctx: Context, keys: Sequence[str]) -> SettingsReset:
     """
     ctx.viewer.require(WRITE_RULE)
     if len(keys) > MAX_KEYS_PER_CALL:
-        raise InvalidInput(f"at most {MAX_KEYS_PER_CALL} at once", constraint="max", path=["keys"])
+        raise InvalidInput(
+            f"at most {MAX_KEYS_PER_CALL} at once",
+            constraint=ValidationConstraint.MAX,
+            path=["keys"],
+        )
     for index, key in enumerate(keys):
         validate_setting_key(key, path=("keys",), index=index)
     async with ctx.write_session(PLATFORM) as session:
@@ -326,7 +350,7 @@ async def _adjust_allocated_quota(
     )
     ids = sorted((await connection.execute(statement)).scalars())
     if ids:
-        await ctx.record_change(session, PLATFORM, EventType.DOMAIN_CHANGED, ids)
+        await ctx.record_change(session, PLATFORM, EventType.DOMAIN_UPDATED, ids)
 
 
 async def apply_settings_and_return_invalid_keys(environment: Environment) -> list[str]:

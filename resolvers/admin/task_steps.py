@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from models.admin.tasks import Task
+from models.admin.tasks import Task, TaskKind
 from models.events.wakeups import TASKS
 from models.runtime.environment import wake_workers_after_commit
 from resolvers.context import Context
@@ -36,8 +36,8 @@ class TaskStepResult:
 TaskStepPlanner = Callable[[Context, dict[str, Any], dict[str, Any]], Awaitable[TaskStepPlan]]
 
 
-class TaskKind(NamedTuple):
-    """How tasks of a kind are run: `plan` before each transaction, `run_step` in it.
+class TaskRunner(NamedTuple):
+    """How tasks of one kind run: `plan` before each transaction, `run_step` in it.
 
     Both get the order and the checkpoint. `is_cancellable` says whether a task can be cancelled
     half-way. A kind that keeps something open between its steps has `open_planner`, a context
@@ -80,7 +80,7 @@ def step_result_after_ids(
 async def insert_tasks(
     ctx: Context,
     session: AsyncSession,
-    task_kind: str,
+    task_kind: TaskKind,
     task_orders: Iterable[Mapping[str, Any]],
     **columns: Any,
 ) -> list[Task]:

@@ -12,19 +12,21 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail.files.upload_removal import drop_unreferenced_objects
 from mail.storage.blobs.errors import CorruptBlob
-from models.admin.tasks import Task, TaskState
+from models.admin.tasks import Task, TaskKind, TaskState
 from models.errors import DamagedContent, Forbidden, InvalidInput, NotFound, RequestError
-from models.events.journal import PLATFORM, EventType
+from models.events.event_types import EventType
+from models.events.journal import PLATFORM
 from models.events.wakeups import TASKS
 from models.runtime import leases
 from models.runtime.environment import Environment
 from models.store.columns import ColumnRow, select_columns
 from models.store.keyset_pages import Page, PageRequest
 from models.users.roles import Role, Scope
+from models.validation_constraints import ValidationConstraint
 from resolvers import pagination
 from resolvers.access import require_user_id
 from resolvers.admin import legal_holds
-from resolvers.admin.task_steps import TaskKind, TaskStepPlan, TaskStepPlanner
+from resolvers.admin.task_steps import TaskRunner, TaskStepPlan, TaskStepPlanner
 from resolvers.auth import security_messages
 from resolvers.context import Context, Viewer
 from resolvers.filters import apply_task
@@ -59,7 +61,7 @@ log = logging.getLogger(__name__)
 class TaskConditions:
     """Conditions of a task list; all must hold."""
 
-    task_kind: str | None = None
+    kinds: tuple[TaskKind, ...] | None = None
     states: tuple[TaskState, ...] | None = None
 
 
@@ -91,8 +93,8 @@ def _where_clauses(ctx: Context, conditions: TaskConditions) -> list[ColumnEleme
     clauses = [_is_visible_task(ctx)]
     if conditions.states is not None:
         clauses.append(col(Task.state).in_(conditions.states))
-    if conditions.task_kind:
-        clauses.append(col(Task.kind) == conditions.task_kind)
+    if conditions.kinds is not None:
+        clauses.append(col(Task.kind).in_(conditions.kinds))
     return clauses
 
 
@@ -122,12 +124,16 @@ async def cancel_tasks(ctx: Context, ids: list[int]) -> None:
     Forbidden if a task can't be cancelled half-way, such as the deletion of a user.
     """
     if len(ids) > MAX_CANCELLED_TASKS:
-        raise InvalidInput(f"at most {MAX_CANCELLED_TASKS} tasks", constraint="max", path=["ids"])
+        raise InvalidInput(
+            f"at most {MAX_CANCELLED_TASKS} tasks",
+            constraint=ValidationConstraint.MAX,
+            path=["ids"],
+        )
     rows = await ctx.load_many(load_visible_tasks_by_id, ids)
     for index, (task_id, row) in enumerate(zip(ids, rows, strict=True)):
         if row is None:
             raise NotFound(str(task_id), path=["ids"], index=index)
-        if row.kind in TASK_KINDS and not TASK_KINDS[row.kind].is_cancellable:
+        if row.kind in TASK_RUNNERS and not TASK_RUNNERS[row.kind].is_cancellable:
             raise Forbidden("this task does not end half-way", path=["ids"])
     stream_ids = {_stream_of_task(row) for row in rows if row}
     async with ctx.write_session(*stream_ids) as session:
@@ -258,7 +264,7 @@ async def _lease_next_task(environment: Environment) -> ColumnRow | None:
         select(col(Task.id))
         .where(
             col(Task.finished_at).is_(None),
-            col(Task.kind).in_(TASK_KINDS),
+            col(Task.kind).in_(TASK_RUNNERS),
             or_(col(Task.not_before).is_(None), col(Task.not_before) <= now),
             leases.is_unleased(Task),
         )
@@ -291,18 +297,18 @@ async def _lease_next_task(environment: Environment) -> ColumnRow | None:
 
 async def _open_planner_and_run_steps(ctx: Context, task: ColumnRow) -> None:
     """Run the steps of a task, each with its progress in one transaction."""
-    task_kind, order, checkpoint = TASK_KINDS[task.kind], task.order, task.checkpoint or {}
+    runner, order, checkpoint = TASK_RUNNERS[task.kind], task.order, task.checkpoint or {}
     planner_context = (
-        task_kind.open_planner(ctx, order, checkpoint)
-        if task_kind.open_planner
-        else nullcontext(task_kind.plan)
+        runner.open_planner(ctx, order, checkpoint)
+        if runner.open_planner
+        else nullcontext(runner.plan)
     )
     async with planner_context as plan:
         await _run_steps_and_finish(ctx, task, plan)
 
 
 async def _run_steps_and_finish(ctx: Context, task: ColumnRow, plan_step: TaskStepPlanner) -> None:
-    task_kind, order = TASK_KINDS[task.kind], task.order
+    runner, order = TASK_RUNNERS[task.kind], task.order
     checkpoint, done_count = task.checkpoint or {}, task.done
     state, has_more = TaskState.SUCCEEDED, True
     while has_more:
@@ -311,7 +317,7 @@ async def _run_steps_and_finish(ctx: Context, task: ColumnRow, plan_step: TaskSt
             if await _is_cancelled(session, task):
                 state = TaskState.CANCELLED
                 break
-            result = await task_kind.run_step(ctx, session, order, checkpoint, step_plan)
+            result = await runner.run_step(ctx, session, order, checkpoint, step_plan)
             checkpoint, has_more, done_count = (
                 result.checkpoint,
                 result.has_more,
@@ -345,59 +351,59 @@ async def _plan_nothing(
     return TaskStepPlan()
 
 
-BULK_CHANGE_KIND = TaskKind(bulk_tasks.plan_streams_of_next_step, bulk_tasks.run_task_step)
-TASK_KINDS = {
-    "MESSAGE_UPDATE": BULK_CHANGE_KIND,
-    "MESSAGE_MOVE": BULK_CHANGE_KIND,
-    "MESSAGE_COPY": BULK_CHANGE_KIND,
-    "MESSAGE_DELETE": BULK_CHANGE_KIND,
-    "MESSAGE_DEDUPLICATE": BULK_CHANGE_KIND,
-    deleted_messages.TASK_KIND: TaskKind(
+BULK_CHANGE_RUNNER = TaskRunner(bulk_tasks.plan_streams_of_next_step, bulk_tasks.run_task_step)
+TASK_RUNNERS = {
+    TaskKind.MESSAGE_UPDATE: BULK_CHANGE_RUNNER,
+    TaskKind.MESSAGE_MOVE: BULK_CHANGE_RUNNER,
+    TaskKind.MESSAGE_COPY: BULK_CHANGE_RUNNER,
+    TaskKind.MESSAGE_DELETE: BULK_CHANGE_RUNNER,
+    TaskKind.MESSAGE_DEDUPLICATE: BULK_CHANGE_RUNNER,
+    deleted_messages.TASK_KIND: TaskRunner(
         deleted_messages.plan_nothing, deleted_messages.restore_next_messages
     ),
-    storage_tiers.TASK_KIND: TaskKind(
+    storage_tiers.TASK_KIND: TaskRunner(
         storage_tiers.copy_next_blobs, storage_tiers.switch_copied_blobs
     ),
-    exports.TASK_KIND: TaskKind(exports.plan_next_chunk, exports.store_chunk),
-    apply_task.TASK_KIND: TaskKind(
+    exports.TASK_KIND: TaskRunner(exports.plan_next_chunk, exports.store_chunk),
+    apply_task.TASK_KIND: TaskRunner(
         apply_task.evaluate_filters_on_next_messages, apply_task.apply_filter_results
     ),
-    imports.TASK_KIND: TaskKind(
+    imports.TASK_KIND: TaskRunner(
         imports.plan_nothing,
         imports.insert_messages_of_step,
         open_planner=imports.open_import_planner,
     ),
-    legal_holds.TASK_KIND: TaskKind(
+    legal_holds.TASK_KIND: TaskRunner(
         legal_holds.plan_lock_of_held_user, legal_holds.copy_next_messages, is_cancellable=False
     ),
-    user_delete.KIND: TaskKind(purge.plan_purge, purge.purge_chunk, is_cancellable=False),
-    file_create.KIND: TaskKind(
+    user_delete.KIND: TaskRunner(purge.plan_purge, purge.purge_chunk, is_cancellable=False),
+    file_create.KIND: TaskRunner(
         file_create.plan_nothing, file_create.store_batch, open_planner=file_create.open_planner
     ),
-    repair.TASK_KIND: TaskKind(repair.check_next_mailbox, repair.repair_checked_mailbox),
-    mailbox_update.TASK_KIND: TaskKind(_plan_nothing, mailbox_update.set_expiry_of_next_messages),
-    quota_recalculation.KIND: TaskKind(
+    repair.TASK_KIND: TaskRunner(repair.check_next_mailbox, repair.repair_checked_mailbox),
+    mailbox_update.TASK_KIND: TaskRunner(_plan_nothing, mailbox_update.set_expiry_of_next_messages),
+    quota_recalculation.KIND: TaskRunner(
         quota_recalculation.plan_next_users, quota_recalculation.recalculate_chunk
     ),
-    webhook_replay.TASK_KIND: TaskKind(
+    webhook_replay.TASK_KIND: TaskRunner(
         webhook_replay.prepare_next_deliveries, webhook_replay.insert_prepared_deliveries
     ),
-    quota_warnings.KIND: TaskKind(quota_warnings.plan_warning, quota_warnings.insert_notice),
-    security_messages.KIND: TaskKind(
+    quota_warnings.KIND: TaskRunner(quota_warnings.plan_warning, quota_warnings.insert_notice),
+    security_messages.KIND: TaskRunner(
         security_messages.build_message_and_store_blobs,
         security_messages.insert_notice,
         is_cancellable=False,
     ),
-    quarantine_digest.TASK_KIND: TaskKind(
+    quarantine_digest.TASK_KIND: TaskRunner(
         quarantine_digest.plan_digest, quarantine_digest.insert_digest
     ),
-    queue_mutations.DELETE_TASK_KIND: TaskKind(
+    queue_mutations.DELETE_TASK_KIND: TaskRunner(
         queue_mutations.plan_or_bounce_next_entries, queue_mutations.delete_planned_entries
     ),
-    queue_mutations.FLUSH_TASK_KIND: TaskKind(
+    queue_mutations.FLUSH_TASK_KIND: TaskRunner(
         queue_mutations.plan_or_bounce_next_entries, queue_mutations.flush_planned_entries
     ),
-    **index_tasks.TASK_KINDS,
+    **index_tasks.TASK_RUNNERS,
 }
 
 

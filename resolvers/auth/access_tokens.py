@@ -10,6 +10,7 @@ from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from models.auth.credentials import SECOND_FACTOR_TIMEOUT, AccessToken
+from models.auth.security_log import AuthEventAction, AuthProtocol
 from models.errors import require_all_found
 from models.store.columns import ColumnRow, select_columns
 from models.users.roles import Role, Scope
@@ -28,7 +29,7 @@ class NewAccessToken:
 
     user: ColumnRow
     idle_lifetime: timedelta  # the token ends if it is not used for this time
-    protocol: str = "API"
+    protocol: AuthProtocol = AuthProtocol.API
     scope: Scope = Scope.FULL
     pending: bool = False  # a second factor is outstanding
     actor_id: int | None = None
@@ -97,7 +98,9 @@ async def revoke_own_access_tokens(
             await log_event(
                 ctx,
                 session,
-                NewSecurityEvent("token revoke", owner_id, detail={"tokens": len(deleted_ids)}),
+                NewSecurityEvent(
+                    AuthEventAction.TOKEN_REVOKE, owner_id, detail={"tokens": len(deleted_ids)}
+                ),
             )
     drop_cached_credentials(ctx.environment, owner_id)
     return len(deleted_ids)

@@ -12,12 +12,14 @@ from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from models.auth.credentials import ApiKey
+from models.auth.security_log import AuthEventAction
 from models.domains.tables import Domain
 from models.errors import ErrorCollector, Forbidden, InvalidInput, NotFound
 from models.store.columns import ColumnRow, select_columns
 from models.store.keyset_pages import Page, PageRequest
 from models.users.roles import AdminPermission, Role, Scope, expand_scopes
 from models.users.tables import DomainAdmin, User
+from models.validation_constraints import ValidationConstraint
 from resolvers import pagination
 from resolvers.access import is_managed_user, is_visible_user
 from resolvers.admin import audit_log
@@ -178,7 +180,9 @@ def _inherit_limits_of_impersonation(ctx: Context, new_key: NewApiKey) -> NewApi
         raise Forbidden("a key for domains acts for no account", requires=Role.ADMIN, path=["user"])
     max_expires_at = ctx.environment.now() + credential_makers.MAX_LIFETIME
     if new_key.expires_at and new_key.expires_at > max_expires_at:
-        raise InvalidInput(text.format("lifetime"), constraint="max", path=["expiresAt"])
+        raise InvalidInput(
+            text.format("lifetime"), constraint=ValidationConstraint.MAX, path=["expiresAt"]
+        )
     scopes = new_key.scopes or sorted(IMPERSONATION_SCOPES)
     return replace(new_key, scopes=scopes, expires_at=new_key.expires_at or max_expires_at)
 
@@ -218,11 +222,17 @@ def _check_new_key_and_caller_role(
     _check_name_networks_and_end(ctx, change, problems)
     with problems.collecting():
         if new_key.role is Role.PUBLIC:
-            raise InvalidInput("a key needs a role", constraint="role", path=["role"])
+            raise InvalidInput(
+                "a key needs a role", constraint=ValidationConstraint.ROLE, path=["role"]
+            )
     viewer.require(GuardRule(role=new_key.role, scope=Scope.FULL))
     with problems.collecting():
         if len(new_key.operations) > MAX_LIST_LENGTH:
-            raise InvalidInput(f"at most {MAX_LIST_LENGTH}", constraint="max", path=["operations"])
+            raise InvalidInput(
+                f"at most {MAX_LIST_LENGTH}",
+                constraint=ValidationConstraint.MAX,
+                path=["operations"],
+            )
     with problems.collecting():
         _check_domain_restriction(ctx, new_key)
 
@@ -233,14 +243,18 @@ def _check_domain_restriction(ctx: Context, new_key: NewApiKey) -> None:
     if new_key.domains:
         if new_key.role is Role.USER:
             text = "a USER is in charge of no domain"
-            raise InvalidInput(text, constraint="exclusive", path=["domains"])
+            raise InvalidInput(text, constraint=ValidationConstraint.EXCLUSIVE, path=["domains"])
         if len(new_key.domains) > MAX_LIST_LENGTH:
-            raise InvalidInput(f"at most {MAX_LIST_LENGTH}", constraint="max", path=["domains"])
+            raise InvalidInput(
+                f"at most {MAX_LIST_LENGTH}", constraint=ValidationConstraint.MAX, path=["domains"]
+            )
         if new_key.role.includes(Role.ADMIN) and new_key.user_id is not None:
             text = "a key of an ADMIN for some domains belongs to nobody"
-            raise InvalidInput(text, constraint="exclusive", path=["user"])
+            raise InvalidInput(text, constraint=ValidationConstraint.EXCLUSIVE, path=["user"])
     elif viewer.role is Role.DOMAIN_ADMIN and not viewer.user_id and new_key.role is not Role.USER:
-        raise InvalidInput("say for which domains", constraint="required", path=["domains"])
+        raise InvalidInput(
+            "say for which domains", constraint=ValidationConstraint.REQUIRED, path=["domains"]
+        )
 
 
 def _check_name_networks_and_end(
@@ -252,19 +266,28 @@ def _check_name_networks_and_end(
             not 0 < len(change.name.strip()) <= MAX_NAME_LENGTH or not change.name.isprintable()
         ):
             text = f"a name has 1 to {MAX_NAME_LENGTH} printable characters"
-            raise InvalidInput(text, constraint="pattern", path=["name"])
+            raise InvalidInput(text, constraint=ValidationConstraint.PATTERN, path=["name"])
     with problems.collecting():
         if change.expires_at and change.expires_at <= ctx.environment.now():
-            raise InvalidInput("that is over already", constraint="min", path=["expiresAt"])
+            raise InvalidInput(
+                "that is over already", constraint=ValidationConstraint.MIN, path=["expiresAt"]
+            )
     with problems.collecting():
         if len(change.allowed_ips or ()) > MAX_LIST_LENGTH:
-            raise InvalidInput(f"at most {MAX_LIST_LENGTH}", constraint="max", path=["allowedIps"])
+            raise InvalidInput(
+                f"at most {MAX_LIST_LENGTH}",
+                constraint=ValidationConstraint.MAX,
+                path=["allowedIps"],
+            )
         for index, network in enumerate(change.allowed_ips or ()):
             try:
                 ip_network(network)
             except ValueError:
                 raise InvalidInput(
-                    "not a network", constraint="cidr", path=["allowedIps"], index=index
+                    "not a network",
+                    constraint=ValidationConstraint.CIDR,
+                    path=["allowedIps"],
+                    index=index,
                 ) from None
 
 
@@ -284,7 +307,9 @@ async def _require_permitted_owner_id(ctx: Context, new_key: NewApiKey) -> int |
             return None
         user_id = viewer.user_id
     if not user_id:
-        raise InvalidInput("say whose key it is", constraint="required", path=["user"])
+        raise InvalidInput(
+            "say whose key it is", constraint=ValidationConstraint.REQUIRED, path=["user"]
+        )
     statement = select(col(User.id), col(User.role), is_managed_user(ctx).label("free"))
     for user in await ctx.read(statement.where(col(User.id) == user_id, is_visible_user(ctx))):
         if user.id != viewer.user_id:
@@ -338,7 +363,10 @@ async def _write_admin_and_security_logs(
 
     `changed_values` are the changed columns.
     """
-    viewer, action = ctx.viewer, f"api key {mutation.removeprefix('apiKey').lower()}"
+    viewer, action = (
+        ctx.viewer,
+        AuthEventAction(f"API_KEY_{mutation.removeprefix('apiKey').upper()}"),
+    )
     for key in keys:
         if key.user_id:
             detail = {"key": str(key.id), "name": key.name}
@@ -420,7 +448,9 @@ async def update_api_keys(ctx: Context, ids: list[int], change: ApiKeyChange) ->
     problems.raise_collected()
     changed_values = change.column_values
     if not changed_values:
-        raise InvalidInput("say what is to change", constraint="required", path=["name"])
+        raise InvalidInput(
+            "say what is to change", constraint=ValidationConstraint.REQUIRED, path=["name"]
+        )
     if calling_key := await _load_calling_key(ctx):
         if change.allowed_ips is not None:
             _require_given_networks_within(calling_key, change.allowed_ips or ["0.0.0.0/0"])
@@ -434,7 +464,7 @@ async def update_api_keys(ctx: Context, ids: list[int], change: ApiKeyChange) ->
             change.removes_expiry or (change.expires_at and change.expires_at > max_expires_at)
         ):
             text = "a key that was made for another account ends four hours after it was made"
-            raise InvalidInput(text, constraint="max", path=["expiresAt"])
+            raise InvalidInput(text, constraint=ValidationConstraint.MAX, path=["expiresAt"])
     owner_ids = {row.user_id or 0 for row in rows}
     async with ctx.write_session(*(owner for owner in owner_ids if owner)) as session:
         connection = await session.connection()

@@ -12,6 +12,7 @@ from models.errors import ErrorCollector, Forbidden, InvalidInput
 from models.runtime.environment import Environment
 from models.runtime.options import Options
 from models.users.roles import Scope, expand_scopes
+from models.validation_constraints import ValidationConstraint
 from resolvers.auth import credential_makers
 from resolvers.users import apple_profiles
 
@@ -100,7 +101,7 @@ def validate_description(text: str) -> str:
     if not 0 < len(text) <= MAX_DESCRIPTION_LENGTH or not text.isprintable():
         raise InvalidInput(
             f"a description has 1 to {MAX_DESCRIPTION_LENGTH} printable characters",
-            constraint="pattern",
+            constraint=ValidationConstraint.PATTERN,
             path=["description"],
         )
     return text
@@ -109,7 +110,9 @@ def validate_description(text: str) -> str:
 def stored_scopes(scopes: Collection[AppPasswordScope]) -> list[str]:
     """Return the scopes in stored form: ALL alone, if it is given or all others are."""
     if not scopes:
-        raise InvalidInput("say what it is good for", constraint="required", path=["scopes"])
+        raise InvalidInput(
+            "say what it is good for", constraint=ValidationConstraint.REQUIRED, path=["scopes"]
+        )
     scope_set = set(scopes)
     if AppPasswordScope.ALL in scope_set or len(scope_set) == len(ALL_SCOPES):
         return [AppPasswordScope.ALL.value]
@@ -122,10 +125,14 @@ def validated_lifetime_seconds(lifetime: timedelta | None) -> int | None:
         return None
     min_lifetime, max_lifetime = LIFETIME_RANGE
     if lifetime < min_lifetime:
-        raise InvalidInput("it lasts a minute at least", constraint="min", path=["ttl"])
+        raise InvalidInput(
+            "it lasts a minute at least", constraint=ValidationConstraint.MIN, path=["ttl"]
+        )
     if lifetime > max_lifetime:
         raise InvalidInput(
-            f"it lasts {max_lifetime.days} days at most", constraint="max", path=["ttl"]
+            f"it lasts {max_lifetime.days} days at most",
+            constraint=ValidationConstraint.MAX,
+            path=["ttl"],
         )
     return int(lifetime.total_seconds())
 
@@ -135,11 +142,13 @@ def _validate_given_password(text: str) -> None:
     if not PASSWORD_PATTERN.fullmatch(text):
         raise InvalidInput(
             f"exactly {LENGTH} lower-case letters of a to z",
-            constraint="pattern",
+            constraint=ValidationConstraint.PATTERN,
             path=["password"],
         )
     if _is_weak(text):
-        raise InvalidInput("too easy to guess", constraint="weak", path=["password"])
+        raise InvalidInput(
+            "too easy to guess", constraint=ValidationConstraint.WEAK, path=["password"]
+        )
 
 
 def _is_weak(text: str) -> bool:

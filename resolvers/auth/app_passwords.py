@@ -12,11 +12,13 @@ from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from models.auth.application_passwords import ApplicationPassword
+from models.auth.security_log import AuthEventAction
 from models.errors import Conflict, Forbidden, InvalidInput, LimitReached
 from models.runtime.environment import Environment
 from models.store.columns import ColumnRow, select_columns
 from models.users.roles import AdminPermission, Role, Scope, expand_scopes
 from models.users.tables import User
+from models.validation_constraints import ValidationConstraint
 from resolvers.access import require_user_id
 from resolvers.admin import audit_log
 from resolvers.admin.audit_log import NewAuditLogEntry
@@ -231,7 +233,7 @@ async def create_app_password(
             "appPasswordCreate", "AppPassword", row.id, user.domain_id, None, new_values
         )
         await _write_admin_and_security_logs(
-            ctx, session, user.id, "app password create", [admin_entry]
+            ctx, session, user.id, AuthEventAction.APP_PASSWORD_CREATE, [admin_entry]
         )
     return CreatedAppPassword(row, text, profile)
 
@@ -259,7 +261,7 @@ def _inherit_limits_of_impersonation(
     lifetime = new_password.ttl or credential_makers.MAX_LIFETIME
     if lifetime > credential_makers.MAX_LIFETIME:
         text = "an application password for another account lasts four hours at most"
-        raise InvalidInput(text, constraint="max", path=["ttl"])
+        raise InvalidInput(text, constraint=ValidationConstraint.MAX, path=["ttl"])
     if new_password.profile:
         text = "a profile for devices needs a password that the account itself makes"
         raise Forbidden(text, requires="the account itself", path=["profile"])
@@ -307,7 +309,7 @@ async def update_app_passwords(
     if patch.active is not None:
         values["active"] = patch.active
     if not values:
-        raise InvalidInput("nothing is to be changed", constraint="required")
+        raise InvalidInput("nothing is to be changed", constraint=ValidationConstraint.REQUIRED)
     owner_ids = await _load_owner_ids(ctx, ids)
     async with ctx.write_session(*owner_ids) as session:
         rows = await _load_locked_rows(ctx, session, ids)
@@ -334,7 +336,7 @@ async def update_app_passwords(
                 if row.user_id == owner_id
             ]
             await _write_admin_and_security_logs(
-                ctx, session, owner_id, "app password update", admin_entries
+                ctx, session, owner_id, AuthEventAction.APP_PASSWORD_UPDATE, admin_entries
             )
     drop_cached_credentials(ctx.environment, *owner_ids)
     return list(dict.fromkeys(ids))
@@ -362,7 +364,7 @@ async def delete_app_passwords(ctx: Context, ids: Sequence[int]) -> None:
                 if row.user_id == owner_id
             ]
             await _write_admin_and_security_logs(
-                ctx, session, owner_id, "app password delete", admin_entries
+                ctx, session, owner_id, AuthEventAction.APP_PASSWORD_DELETE, admin_entries
             )
     drop_cached_credentials(ctx.environment, *owner_ids)
 
@@ -371,7 +373,7 @@ async def _write_admin_and_security_logs(
     ctx: Context,
     session: AsyncSession,
     user_id: int,
-    action: str,
+    action: AuthEventAction,
     admin_entries: Sequence[NewAuditLogEntry],
 ) -> None:
     """Write a change to the user's security log; also to the admin log if the viewer is another."""

@@ -15,6 +15,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail.network.ip_networks import is_in_networks
 from models.auth.credentials import SECOND_FACTOR_TIMEOUT, AccessToken
+from models.auth.security_log import AuthEventAction, AuthEventResult
 from models.errors import (
     AuthenticationFailed,
     Forbidden,
@@ -27,6 +28,7 @@ from models.runtime.environment import Environment
 from models.store.columns import ColumnRow, select_columns
 from models.users.roles import Role, Scope
 from models.users.tables import User
+from models.validation_constraints import ValidationConstraint
 from resolvers.auth import (
     access_tokens,
     app_passwords,
@@ -50,7 +52,6 @@ from resolvers.context import Context, Viewer
 log = logging.getLogger(__name__)
 
 SECRET_PATTERN = re.compile(r"mg[tk]_[A-Za-z0-9_-]{43}")
-PROTOCOL_PATTERN = re.compile(r"[A-Za-z0-9.+_-]{1,32}")
 SECRET_PREFIX_BY_HEADER = {
     "authorization": "",
     "x-access-token": TOKEN_PREFIX,
@@ -197,7 +198,10 @@ def _log_use_from_wrong_network(
     """Log that a key was used from a network it is not for: it may be stolen."""
     detail = {"key": str(credential.viewer.api_key_id)}
     event = NewSecurityEvent(
-        "api key", credential.owner_ids[0] or None, "fail", detail=detail | {"reason": "network"}
+        AuthEventAction.API_KEY_USE,
+        credential.owner_ids[0] or None,
+        AuthEventResult.FAILURE,
+        detail=detail | {"reason": "network"},
     )
     ctx = Context(environment, Viewer(), client_ip=ip)
     security_log.log_event_in_background(ctx, event)
@@ -310,19 +314,20 @@ def _validate_sign_in_request(
 ) -> SignInRequest:
     """Validate a sign-in request and fill in its default lifetime. Raises Invalid."""
     idle_lifetime, path = sign_in_request.ttl, ["tokenTtl"]
-    if not PROTOCOL_PATTERN.fullmatch(sign_in_request.protocol):
-        text = "1 to 32 letters, digits and .+_-"
-        raise InvalidInput(text, constraint="pattern", path=["protocol"])
     if sign_in_request.token and sign_in_request.scope is not Scope.FULL:
         text = "only the scope FULL comes with a token"
-        raise InvalidInput(text, constraint="scope", path=["token"])
+        raise InvalidInput(text, constraint=ValidationConstraint.SCOPE, path=["token"])
     if idle_lifetime is None:
         return replace(sign_in_request, ttl=environment.options.tokens_idle_timeout)
     if idle_lifetime < MIN_TOKEN_LIFETIME:
-        raise InvalidInput("a token lasts a minute at least", constraint="min", path=path)
+        raise InvalidInput(
+            "a token lasts a minute at least", constraint=ValidationConstraint.MIN, path=path
+        )
     if idle_lifetime > (max_lifetime := environment.options.tokens_max_age):
         raise InvalidInput(
-            f"a token lasts {max_lifetime.days} days at most", constraint="max", path=path
+            f"a token lasts {max_lifetime.days} days at most",
+            constraint=ValidationConstraint.MAX,
+            path=path,
         )
     return sign_in_request
 
@@ -479,7 +484,7 @@ async def complete_pending_token(ctx: Context, session: AsyncSession) -> None:
     update_user = update(User).where(col(User.id) == row.user_id)
     await connection.execute(update_user.values(last_login_at=now))
     event = NewSecurityEvent(
-        "authenticate", row.user_id, protocol=row.protocol, detail={"completed": True}
+        AuthEventAction.AUTHENTICATE, row.user_id, protocol=row.protocol, detail={"completed": True}
     )
     await security_log.log_event(ctx, session, event)
     ctx.call_after_commit(partial(drop_cached_credentials, environment, row.user_id))

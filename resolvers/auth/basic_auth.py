@@ -7,6 +7,7 @@ from datetime import timedelta
 from sqlalchemy import update
 from sqlmodel import col
 
+from models.auth.security_log import AuthProtocol
 from models.errors import Forbidden, Unauthenticated
 from models.runtime.environment import Environment
 from models.store.columns import ColumnRow
@@ -20,7 +21,7 @@ from resolvers.auth.sign_in import PasswordKind, PasswordProof, SignInEntry, Sig
 from resolvers.context import Context, ShareVisibility, Viewer
 
 BASIC = "basic"
-HTTP_SIGN_IN = SignInRequest(protocol="HTTP")
+HTTP_SIGN_IN = SignInRequest(protocol=AuthProtocol.HTTP)
 USE_RECORD_INTERVAL = timedelta(hours=1)  # between two records of a password's use
 REQUIRED_CREDENTIAL = "an application password"
 

@@ -6,10 +6,12 @@ from datetime import timedelta
 from sqlalchemy import select
 from sqlmodel import col
 
+from models.auth.security_log import AuthEventAction, AuthProtocol
 from models.errors import Conflict, Forbidden, InvalidInput, NotFound
 from models.store.columns import ColumnRow, select_columns
 from models.users.roles import Scope
 from models.users.tables import User
+from models.validation_constraints import ValidationConstraint
 from resolvers.access import is_managed_user, is_visible_user, require_user_id
 from resolvers.admin import audit_log
 from resolvers.admin.audit_log import NewAuditLogEntry
@@ -43,20 +45,28 @@ async def create_impersonation_token(
     if not MIN_IMPERSONATION_LIFETIME <= ttl <= MAX_IMPERSONATION_LIFETIME:
         text = "from a minute to four hours"
         raise InvalidInput(
-            text, constraint="max" if ttl > MAX_IMPERSONATION_LIFETIME else "min", path=["ttl"]
+            text,
+            constraint=ValidationConstraint.MAX
+            if ttl > MAX_IMPERSONATION_LIFETIME
+            else ValidationConstraint.MIN,
+            path=["ttl"],
         )
     if ctx.viewer.is_acting:
         raise Forbidden("who acts as somebody acts as nobody else", requires=Scope.FULL)
     user = await _load_user_to_impersonate(ctx, user_id)
     if user_id == actor_id:
-        raise InvalidInput("that is yourself", constraint="exclusive", path=["user"])
+        raise InvalidInput(
+            "that is yourself", constraint=ValidationConstraint.EXCLUSIVE, path=["user"]
+        )
     async with ctx.write_session(user_id) as session:
-        new_token = NewAccessToken(user, ttl, protocol="API", scope=Scope.MAIL, actor_id=actor_id)
+        new_token = NewAccessToken(
+            user, ttl, protocol=AuthProtocol.API, scope=Scope.MAIL, actor_id=actor_id
+        )
         new_token = replace(new_token, actor_key_id=actor_key_id)
         secret, expires_at = await access_tokens.create_access_token(ctx, session, new_token)
         detail = {"until": expires_at.isoformat()} | ({"reason": ctx.reason} if ctx.reason else {})
         await security_log.log_event(
-            ctx, session, NewSecurityEvent("act as", user_id, detail=detail)
+            ctx, session, NewSecurityEvent(AuthEventAction.USER_IMPERSONATE, user_id, detail=detail)
         )
         admin_entry = NewAuditLogEntry(
             "userImpersonate", "User", user_id, user.domain_id, after={"until": expires_at}

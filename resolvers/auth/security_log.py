@@ -29,11 +29,18 @@ from sqlalchemy.exc import IntegrityError
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
+from models.admin.tasks import TaskKind
 from models.auth.credentials import ApiKey
-from models.auth.security_log import MESSAGE_TASK, SecurityEvent
-from models.errors import InvalidInput
+from models.auth.security_log import (
+    AuthEventAction,
+    AuthEventResult,
+    AuthProtocol,
+    SecurityEvent,
+    security_event_type,
+)
 from models.events import journal
-from models.events.journal import EventType, JournalEntry, StreamPositions
+from models.events.event_types import EventType
+from models.events.journal import JournalEntry, StreamPositions
 from models.runtime.environment import DatabaseTransaction, Environment
 from models.store.columns import ColumnRow, insert_with_conflict, select_columns
 from models.store.keyset_pages import Page, PageRequest
@@ -53,23 +60,51 @@ FOLD_WINDOW = timedelta(hours=6)  # after the first of equal events
 BACKGROUND_WRITE_INTERVAL = 0.5  # seconds between two transactions that write background events
 JOURNAL_INTERVAL = timedelta(minutes=1)  # between two journal entries of one row that counts up
 MAX_EVENTS_PER_STATEMENT = 1000  # events of one statement
-ALWAYS_OWN_ACTIONS = frozenset({"authenticate"})  # a front end that relays it does not sign in
+ALWAYS_OWN_ACTIONS = frozenset(
+    {AuthEventAction.AUTHENTICATE}
+)  # a front end that relays it does not sign in
 # Actions of others that a user gets a message about.
 REPORTED_ACTIONS = frozenset(
     {
-        *("2fa disable", "custom disable", "custom enable", "recovery codes create"),
-        *("totp disable", "totp enable", "webauthn delete", "webauthn register"),
-        *("api key create", "api key update"),
-        *("app password create", "app password delete", "app password update"),
-        *("bcc rule create", "bcc rule delete", "bcc rule update"),
-        *("connector create", "connector delete", "connector update"),
-        *("filter forward", "forwarding change", "sender whitelist change", "sieve forward"),
-        "message forward",
-        *("password change", "password reset"),
+        *(
+            AuthEventAction.TWO_FACTOR_DISABLE,
+            AuthEventAction.EXTERNAL_TWO_FACTOR_DISABLE,
+            AuthEventAction.EXTERNAL_TWO_FACTOR_ENABLE,
+            AuthEventAction.RECOVERY_CODES_CREATE,
+        ),
+        *(
+            AuthEventAction.TOTP_DISABLE,
+            AuthEventAction.TOTP_ENABLE,
+            AuthEventAction.WEBAUTHN_DELETE,
+            AuthEventAction.WEBAUTHN_REGISTER,
+        ),
+        *(AuthEventAction.API_KEY_CREATE, AuthEventAction.API_KEY_UPDATE),
+        *(
+            AuthEventAction.APP_PASSWORD_CREATE,
+            AuthEventAction.APP_PASSWORD_DELETE,
+            AuthEventAction.APP_PASSWORD_UPDATE,
+        ),
+        *(
+            AuthEventAction.BCC_RULE_CREATE,
+            AuthEventAction.BCC_RULE_DELETE,
+            AuthEventAction.BCC_RULE_UPDATE,
+        ),
+        *(
+            AuthEventAction.CONNECTOR_CREATE,
+            AuthEventAction.CONNECTOR_DELETE,
+            AuthEventAction.CONNECTOR_UPDATE,
+        ),
+        *(
+            AuthEventAction.FILTER_FORWARD,
+            AuthEventAction.FORWARDING_CHANGE,
+            AuthEventAction.ALLOWED_SENDERS_CHANGE,
+            AuthEventAction.SIEVE_FORWARD,
+        ),
+        AuthEventAction.MESSAGE_REDIRECT,
+        *(AuthEventAction.PASSWORD_CHANGE, AuthEventAction.PASSWORD_RESET),
     }
 )
 OPERATOR_NAME = "operator"  # actor name of the command line and the bootstrap key
-MAX_CONDITION_LENGTH = 128  # characters
 CURSOR_KIND = "authlog-newest"
 VISIBLE_COLUMNS = frozenset(column.name for column in select_columns(SecurityEvent)) - {
     "fold",
@@ -79,15 +114,15 @@ VISIBLE_COLUMNS = frozenset(column.name for column in select_columns(SecurityEve
 
 @dataclass(frozen=True, slots=True)
 class NewSecurityEvent:
-    """An event for the security log: an action such as `authenticate`, and its result.
+    """An event for the security log: an action and its result.
 
     `detail` never holds a secret. Of equal events, the detail of the last is kept.
     """
 
-    action: str
+    action: AuthEventAction
     user_id: int | None
-    result: str = "success"
-    protocol: str | None = None
+    result: AuthEventResult = AuthEventResult.SUCCESS
+    protocol: AuthProtocol | None = None
     target: str | None = None  # the object of the action, if it distinguishes events
     detail: Mapping[str, Any] = field(default_factory=dict)
 
@@ -187,7 +222,11 @@ async def _queue_messages_to_users(
     if not ctx.client_ip:
         return
     for event in events_by_others:
-        if event.user_id and event.result == "success" and event.action in REPORTED_ACTIONS:
+        if (
+            event.user_id
+            and event.result is AuthEventResult.SUCCESS
+            and event.action in REPORTED_ACTIONS
+        ):
             await queue_message_to_user(ctx, session, event, actor_name)
 
 
@@ -203,7 +242,7 @@ async def queue_message_to_user(
         "detail": redact_secrets(dict(event.detail)),
     }
     (task,) = await task_steps.insert_tasks(
-        ctx, session, MESSAGE_TASK, [order], user_id=event.user_id
+        ctx, session, TaskKind.SECURITY_NOTIFICATION, [order], user_id=event.user_id
     )
     await ctx.record_change(session, event.user_id or 0, EventType.TASK_CHANGED, [task.id])
 
@@ -353,7 +392,11 @@ def _equal_events_digest(
     ctx: Context, event: NewSecurityEvent, actor_id_and_name: tuple[int, str]
 ) -> str:
     """Return the digest that equal events share. Failures from one /64 of IPv6 are equal."""
-    ip = ctx.client_ip if event.result == "success" else _ip_or_ipv6_network_key(ctx.client_ip)
+    ip = (
+        ctx.client_ip
+        if event.result is AuthEventResult.SUCCESS
+        else _ip_or_ipv6_network_key(ctx.client_ip)
+    )
     parts = (event.user_id, event.protocol, ip, event.action, event.result, event.target)
     actor_name = actor_id_and_name[1] if _is_by_another(ctx.viewer, event) else ""
     return hashlib.sha256(repr((*parts, actor_name)).encode()).hexdigest()
@@ -447,14 +490,23 @@ def _record_in_journals(
     return journal.record_entries_in_existing_streams(connection, entries, at=now)
 
 
+def _journal_entry_key(
+    event_row_with_id: tuple[SecurityEventRow, int],
+) -> tuple[EventType, Mapping[str, Any], str | None]:
+    """Return the values that the events of one journal entry have in common."""
+    event_row, _ = event_row_with_id
+    event_type = security_event_type(event_row.values["action"], event_row.values["result"])
+    return event_type, event_row.journal_facts, event_row.origin
+
+
 def _grouped_journal_entries(
     event_rows_with_ids: Sequence[tuple[SecurityEventRow, int]],
 ) -> list[JournalEntry]:
-    """Return journal entries, one for each run of events with the same facts and origin."""
-    groups = groupby(event_rows_with_ids, key=lambda each: (each[0].journal_facts, each[0].origin))
+    """Return journal entries, one for each run of events with the same type, facts and origin."""
+    groups = groupby(event_rows_with_ids, key=_journal_entry_key)
     return [
-        JournalEntry(EventType.SECURITY_EVENT, [key for _, key in group], facts, origin)
-        for (facts, origin), group in groups
+        JournalEntry(event_type, [key for _, key in group], facts, origin)
+        for (event_type, facts, origin), group in groups
     ]
 
 
@@ -480,23 +532,21 @@ def _hex_digits(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> str:
 class SecurityEventFilter:
     """Conditions on events; all must hold."""
 
-    action: str | None = None
-    result: str | None = None
-    protocol: str | None = None
+    action: AuthEventAction | None = None
+    result: AuthEventResult | None = None
+    protocol: AuthProtocol | None = None
     ip: str | None = None
     network: str | None = None
     since: datetime | None = None  # time of the first of equal events, inclusive
     before: datetime | None = None  # exclusive
 
     def conditions(self) -> list[ColumnElement[bool]]:
-        """Return the conditions of the WHERE clause. Raises Invalid for an unusable text."""
-        conditions: list[ColumnElement[bool]] = []
-        for name in ("action", "result", "protocol"):
-            if (text := getattr(self, name)) is not None:
-                if not text.isprintable() or len(text) > MAX_CONDITION_LENGTH:
-                    message = f"at most {MAX_CONDITION_LENGTH} printable characters"
-                    raise InvalidInput(message, constraint="length", path=["filter", name])
-                conditions.append(getattr(SecurityEvent, name) == text)
+        """Return the conditions of the WHERE clause."""
+        conditions: list[ColumnElement[bool]] = [
+            getattr(SecurityEvent, name) == value
+            for name in ("action", "result", "protocol")
+            if (value := getattr(self, name)) is not None
+        ]
         if self.ip is not None:
             conditions.append(col(SecurityEvent.ip_key) == sortable_ip_hex(self.ip))
         if self.network is not None:

@@ -8,7 +8,7 @@ from mail.mime.header_encoding import NamedAddress
 from mail.storage.message_insert import MessagePlacement
 from mail.storage.received_messages import parse_storable_message, store_blobs
 from mail.text.languages import text_in_language
-from models.auth.security_log import MESSAGE_TASK
+from models.admin.tasks import TaskKind
 from models.runtime.environment import Environment
 from models.store.columns import ColumnRow
 from resolvers.admin.task_steps import TaskStepPlan
@@ -18,7 +18,7 @@ from resolvers.users.quota.quota_warnings import StoredNotice, insert_notice, lo
 
 __all__ = ["KIND", "build_message_and_store_blobs", "insert_notice"]
 
-KIND = MESSAGE_TASK
+KIND = TaskKind.SECURITY_NOTIFICATION
 MAX_VALUE_LENGTH = 200  # characters of a value
 
 
@@ -51,7 +51,7 @@ def _build_message_draft(
     address = name if "@" in name else f"{name}@{environment.options.hostname}"
     domain = address.rpartition("@")[2]
     lines = [
-        (texts.event_label, order["action"]),
+        (texts.event_label, order["action"].replace("_", " ").lower()),
         (texts.by_label, order["by"]),
         (texts.time_label, order["at"]),
         (texts.ip_label, order["ip"]),

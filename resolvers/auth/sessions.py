@@ -6,6 +6,7 @@ from sqlalchemy import delete, update
 from sqlmodel import col
 
 from models.auth.credentials import AccessToken
+from models.auth.security_log import AuthEventAction
 from models.errors import ErrorCode, ServiceUnavailable
 from models.users.tables import User
 from resolvers.auth import security_log
@@ -42,7 +43,9 @@ async def end_sessions_and_return_usernames(
         for user_id in user_ids:
             detail = {"tokens": True} if revoke_tokens else {}
             await security_log.log_event(
-                ctx, session, NewSecurityEvent("session kick", user_id, detail=detail)
+                ctx,
+                session,
+                NewSecurityEvent(AuthEventAction.SESSION_TERMINATE, user_id, detail=detail),
             )
     drop_cached_credentials(ctx.environment, *user_ids)
     return {row.id: row.username for row in rows}

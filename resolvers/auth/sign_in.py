@@ -18,6 +18,7 @@ from sqlmodel import col
 from mail.addresses.address_syntax import MAX_ADDRESS, normalized_address, username_key
 from mail.network.ip_networks import is_in_networks
 from mail.recipients.address_resolution import SIGN_IN_USER_ID, sign_in_parameters
+from models.auth.security_log import AuthEventAction, AuthEventResult, AuthProtocol
 from models.errors import Forbidden
 from models.observability import metrics
 from models.runtime.environment import Environment
@@ -66,7 +67,7 @@ class SignInRequest:
     """What a sign-in asks for: scope, protocol, token and second factor."""
 
     scope: Scope = Scope.FULL
-    protocol: str = "API"
+    protocol: AuthProtocol = AuthProtocol.API
     token: bool = False
     ttl: timedelta | None = None  # the token ends if it is not used for this time
     proof: SecondFactorProof = field(default_factory=SecondFactorProof)
@@ -234,10 +235,10 @@ def sign_in_event(
         detail["username"] = (
             entry.name[:MAX_LOGGED_NAME_LENGTH].replace("\0", "").encode(errors="replace").decode()
         )
-    result = str(extra_detail.pop("result", "success"))
+    result = AuthEventResult(str(extra_detail.pop("result", AuthEventResult.SUCCESS)))
     full_detail = {**detail, **extra_detail}
     return NewSecurityEvent(
-        "authenticate",
+        AuthEventAction.AUTHENTICATE,
         user.id if user else None,
         result,
         sign_in_request.protocol,
@@ -274,9 +275,13 @@ def log_failed_sign_in(
     reason: str = "",
 ) -> None:
     """Write a failed sign-in to the security log in the background. `reason` is the refusal."""
-    user, result = entry.user, "fail"
+    user, result = entry.user, AuthEventResult.FAILURE
     if user is not None and not entry.can_sign_in:
-        result = "suspended" if user.suspended and user.active else "disabled"
+        result = (
+            AuthEventResult.SUSPENDED
+            if user.suspended and user.active
+            else AuthEventResult.DISABLED
+        )
     extra_detail = {"reason": reason} if reason else {}
     security_log.log_event_in_background(
         ctx, sign_in_event(entry, sign_in_request, proof, result=result, **extra_detail)

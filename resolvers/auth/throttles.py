@@ -20,7 +20,7 @@ from sqlmodel import col
 
 from mail.network.ip_networks import is_in_networks, network_for_limits
 from models.auth.credentials import THROTTLE_RESET, AccessToken, Throttle
-from models.auth.security_log import SecurityEvent
+from models.auth.security_log import AuthEventAction, AuthEventResult, SecurityEvent
 from models.errors import RateLimited
 from models.runtime.environment import DatabaseTransaction, Environment
 from models.runtime.options import Options
@@ -151,8 +151,8 @@ async def is_known_network(ctx: Context, user_id: int) -> bool:
     lowest, highest = ip_key_range(caller_network)
     sign_ins = select(col(SecurityEvent.id)).where(
         col(SecurityEvent.user_id) == user_id,
-        col(SecurityEvent.action) == "authenticate",
-        col(SecurityEvent.result) == "success",
+        col(SecurityEvent.action) == AuthEventAction.AUTHENTICATE,
+        col(SecurityEvent.result) == AuthEventResult.SUCCESS,
         col(SecurityEvent.ip_key).between(lowest, highest),
     )
     if await ctx.read(sign_ins.limit(1)):

@@ -16,10 +16,12 @@ from models.addresses.tables import Address, AddressKind
 from models.autoreply import Autoreply
 from models.errors import ErrorCollector, InvalidInput, NotFound
 from models.events import journal
-from models.events.journal import EventType, JournalEntry
+from models.events.event_types import EventType
+from models.events.journal import JournalEntry
 from models.store.columns import select_columns
 from models.users.roles import Scope, expand_scopes
 from models.users.tables import User
+from models.validation_constraints import ValidationConstraint
 from resolvers.access import is_overseen_user, require_user_id
 from resolvers.addresses.loaders import is_visible_address
 from resolvers.admin import audit_log
@@ -173,13 +175,17 @@ def parse_exported_autoreply(exported: Mapping[str, Any]) -> dict[str, Any]:
         value = exported.get(name)
         json_type: Any = JSON_TYPES.get(name, str)
         if value is not None and not isinstance(value, json_type):
-            raise InvalidInput("not what it must be", constraint="type", path=[name])
+            raise InvalidInput(
+                "not what it must be", constraint=ValidationConstraint.TYPE, path=[name]
+            )
         if name.endswith("_at"):
             value = parse_timestamp(value)
         elif name == "interval" and value is not None:
             value = timedelta(seconds=max(0, min(value, int(MAX_INTERVAL.total_seconds()))))
         elif name == "addresses" and not all(isinstance(each, str) for each in value or ()):
-            raise InvalidInput("not what it must be", constraint="type", path=[name])
+            raise InvalidInput(
+                "not what it must be", constraint=ValidationConstraint.TYPE, path=[name]
+            )
         columns[name] = bool(value) if name == "enabled" else value
     return columns
 
@@ -193,7 +199,9 @@ async def set_autoreplies(
     every sender gets a reply again. Raises InvalidInput, NotFound or Forbidden.
     """
     if not columns:
-        raise InvalidInput("change at least one thing", constraint="required", path=PATCH_PATH)
+        raise InvalidInput(
+            "change at least one thing", constraint=ValidationConstraint.REQUIRED, path=PATCH_PATH
+        )
     problems = ErrorCollector()
     validated = validate_columns(columns, problems, PATCH_PATH)
     problems.raise_collected()
@@ -254,11 +262,13 @@ async def _address_ids_of_single_user(
     """
     path = [*PATCH_PATH, "addresses"]
     if len(address_texts) > MAX_ADDRESSES:
-        raise InvalidInput(f"at most {MAX_ADDRESSES} addresses", constraint="max", path=path)
+        raise InvalidInput(
+            f"at most {MAX_ADDRESSES} addresses", constraint=ValidationConstraint.MAX, path=path
+        )
     rows = await load_selected_users(ctx, selection)
     if len(rows) > 1:
         address_text = "addresses are of one account only"
-        raise InvalidInput(address_text, constraint="exclusive", path=path)
+        raise InvalidInput(address_text, constraint=ValidationConstraint.EXCLUSIVE, path=path)
     address_ids = list[int]()
     for index, address_text in enumerate(address_texts):
         try:
@@ -271,7 +281,9 @@ async def _address_ids_of_single_user(
             raise NotFound(address_text, path=path, index=index)
         if "*" in row.local:
             pattern_message = "a pattern takes its mail: give it an address of its own first"
-            raise InvalidInput(pattern_message, constraint="pattern", path=path, index=index)
+            raise InvalidInput(
+                pattern_message, constraint=ValidationConstraint.PATTERN, path=path, index=index
+            )
         address_ids.append(row.id)
     return list(dict.fromkeys(address_ids))
 
@@ -292,11 +304,11 @@ async def _record_changes(
     entries = dict[int, Sequence[JournalEntry]]()
     for user_id, column_names in changes.changed_columns.items():
         event_facts: dict[str, Any] = {"changed": [sorted(map(schema_name, column_names))]}
+        event_type = EventType.AUTOREPLY_CHANGED
         if "enabled" in column_names:
-            event_facts["did"] = "enabled" if changes.new_rows[user_id]["enabled"] else "disabled"
-        entries[user_id] = ctx.journal_entries(
-            EventType.AUTOREPLY_CHANGED, [user_id], **event_facts
-        )
+            is_enabled = changes.new_rows[user_id]["enabled"]
+            event_type = EventType.AUTOREPLY_ENABLED if is_enabled else EventType.AUTOREPLY_DISABLED
+        entries[user_id] = ctx.journal_entries(event_type, [user_id], **event_facts)
     await journal.record_entries_in_streams_or_raise(
         locked_users.session, entries, at=ctx.environment.now()
     )

@@ -16,6 +16,7 @@ from models.errors import InvalidInput, NotFound
 from models.messages.tables import Message
 from models.store.columns import ColumnRow, select_columns
 from models.users.tables import User
+from models.validation_constraints import ValidationConstraint
 from resolvers.access import is_overseen_user, is_visible
 from resolvers.addresses.loaders import is_visible_address
 from resolvers.autoreply.autoreplies import AutoreplyState
@@ -64,7 +65,9 @@ async def preview_autoreply(
     if preview_input.sender is None and not trigger.envelope_sender:
         if preview_input.message_id is None:
             raise InvalidInput(
-                "give a sender, or a message", constraint="required", path=["sender"]
+                "give a sender, or a message",
+                constraint=ValidationConstraint.REQUIRED,
+                path=["sender"],
             )
         return AutoreplyPreviewResult(NoReplyReason.NO_SENDER)
     load_facts = (

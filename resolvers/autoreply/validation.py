@@ -14,6 +14,7 @@ from mail.autoreply import AutoreplyRule
 from models.autoreply import Autoreply, AutoreplySender
 from models.errors import ErrorCollector, InvalidInput
 from models.store.columns import ColumnRow, core_table, insert_with_conflict, select_columns
+from models.validation_constraints import ValidationConstraint
 from resolvers.users.validation import schema_path
 
 MAX_NAME_LENGTH = 128  # characters
@@ -60,28 +61,30 @@ def _validate_value(column: str, value: Any, path: Sequence[str]) -> Any:
     if column == "name":
         if len(value) > MAX_NAME_LENGTH or _CONTROLS.search(value):
             message = f"at most {MAX_NAME_LENGTH} characters, and no control characters"
-            raise InvalidInput(message, constraint="pattern", path=path)
+            raise InvalidInput(message, constraint=ValidationConstraint.PATTERN, path=path)
         return value.strip() or None
     is_single_line = column.endswith("subject")
     if (_CONTROLS if is_single_line else _NOT_STORABLE).search(value):
         message = "one line, without control characters" if is_single_line else "text has no NUL"
-        raise InvalidInput(message, constraint="pattern", path=path)
+        raise InvalidInput(message, constraint=ValidationConstraint.PATTERN, path=path)
     limit = MAX_SUBJECT_BYTES if is_single_line else MAX_TEXT_BYTES
     if len(value.encode()) > limit:
-        raise InvalidInput(f"at most {limit} bytes", constraint="max", path=path)
+        raise InvalidInput(f"at most {limit} bytes", constraint=ValidationConstraint.MAX, path=path)
     return value.strip() if is_single_line else value
 
 
 def _validate_interval(interval: timedelta, path: Sequence[str]) -> int:
     if not HOUR <= interval <= MAX_INTERVAL:
-        raise InvalidInput("from an hour to 366 days", constraint="range", path=path)
+        raise InvalidInput(
+            "from an hour to 366 days", constraint=ValidationConstraint.RANGE, path=path
+        )
     return int(interval.total_seconds())
 
 
 def _check_times(starts_at: datetime | None, ends_at: datetime | None, path: Sequence[str]) -> None:
     if starts_at and ends_at and ends_at <= starts_at:
         message = "it ends before it begins"
-        raise InvalidInput(message, constraint="range", path=[*path, "endsAt"])
+        raise InvalidInput(message, constraint=ValidationConstraint.RANGE, path=[*path, "endsAt"])
 
 
 async def load_stored_rows(session: AsyncSession, ids: Collection[int]) -> dict[int, ColumnRow]:
@@ -118,7 +121,7 @@ def build_and_check_row(
     texts = (values_of_row[name] for name in TEXT_COLUMNS if not name.endswith("subject"))
     if values_of_row["enabled"] and not any(text and text.strip() for text in texts):
         message = "there is nothing to answer: give text or html"
-        raise InvalidInput(message, constraint="required", path=[*path, "text"])
+        raise InvalidInput(message, constraint=ValidationConstraint.REQUIRED, path=[*path, "text"])
     return values_of_row | {"updated_at": now}
 
 

@@ -11,9 +11,11 @@ from mail.tls import acme_client, acme_connection
 from mail.tls.acme_client import AcmeError, RevocationReason
 from models.certificates import Certificate
 from models.errors import Conflict, InvalidInput, RequestError, ServiceUnavailable
-from models.events.journal import PLATFORM, EventType
+from models.events.event_types import EventType
+from models.events.journal import PLATFORM
 from models.runtime.environment import Environment
 from models.store.columns import ColumnRow
+from models.validation_constraints import ValidationConstraint
 from resolvers.admin import audit_log
 from resolvers.admin.audit_log import NewAuditLogEntry
 from resolvers.certificates import acme_accounts
@@ -33,7 +35,7 @@ def check_and_select_revocable(ctx: Context, certificates: Sequence[ColumnRow]) 
     """
     if len(certificates) > MAX_REVOCATIONS:
         message = f"at most {MAX_REVOCATIONS} are revoked at a time"
-        raise InvalidInput(message, constraint="max", path=["ids"])
+        raise InvalidInput(message, constraint=ValidationConstraint.MAX, path=["ids"])
     if not ctx.environment.options.acme_terms_agreed:
         message = "the terms of the authority are not agreed to: acme.termsAgreed"
         raise Conflict(message, path=["revoke"])
@@ -85,7 +87,9 @@ def _revocation_error(
     if revoked:
         message += f"; revoked by now: {', '.join(one.server_name for one in revoked)}"
     if failure.code == acme_client.UNREASONABLE:
-        return InvalidInput(message, constraint="reason", path=["revoke"])
+        return InvalidInput(
+            message, constraint=ValidationConstraint.REVOCATION_REASON, path=["revoke"]
+        )
     return ServiceUnavailable(message, component="acme")
 
 

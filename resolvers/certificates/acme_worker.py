@@ -20,7 +20,8 @@ from mail.tls.pem_certificates import CertificateInput, CertificateWithKey
 from models.certificates import AcmeChallenge, Certificate
 from models.errors import InvalidInput, ServiceUnavailable
 from models.events import journal
-from models.events.journal import PLATFORM, EventType, JournalEntry
+from models.events.event_types import EventType
+from models.events.journal import PLATFORM, JournalEntry
 from models.events.wakeups import CERTIFICATES, wait_for_any
 from models.observability import metrics
 from models.runtime import leases

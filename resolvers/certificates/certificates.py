@@ -30,13 +30,16 @@ from models.errors import (
     ServiceUnavailable,
     require_all_found,
 )
-from models.events.journal import PLATFORM, EventType
+from models.events.event_types import EventType
+from models.events.journal import PLATFORM
 from models.events.wakeups import CERTIFICATES
 from models.runtime.environment import Environment, wake_workers_after_commit
 from models.runtime.secret_box import DecryptionError
 from models.store.columns import ColumnRow, select_columns
 from models.store.keyset_pages import Page, PageRequest
 from models.users.roles import Role
+from models.validation_constraints import ValidationConstraint
+from models.warning_codes import WarningCode
 from resolvers import pagination
 from resolvers.admin import audit_log
 from resolvers.admin.audit_log import NewAuditLogEntry
@@ -73,7 +76,7 @@ class CertificateValues:
 class CertificateWarning:
     """A warning about a stored certificate: code, message and input field."""
 
-    code: str
+    code: WarningCode
     message: str
     field: str = "cert"
 
@@ -140,7 +143,9 @@ class CertificateConditions:
             return true()
         if len(self.query) > MAX_QUERY_LENGTH or not self.query.isprintable():
             message = f"at most {MAX_QUERY_LENGTH} printable characters"
-            raise InvalidInput(message, constraint="length", path=["filter", "query"])
+            raise InvalidInput(
+                message, constraint=ValidationConstraint.LENGTH, path=["filter", "query"]
+            )
         part = self.query.strip().lower()
         clause = col(Certificate.server_name).contains(part, autoescape=True)
         if not self.includes_alt_names:
@@ -236,10 +241,10 @@ def _validate_values(new_values: CertificateValues) -> CertificateValues:
     description = new_values.description or ""
     if len(description) > MAX_DESCRIPTION_LENGTH or not description.isprintable():
         message = f"at most {MAX_DESCRIPTION_LENGTH} printable characters"
-        raise InvalidInput(message, constraint="length", path=["description"])
+        raise InvalidInput(message, constraint=ValidationConstraint.LENGTH, path=["description"])
     if new_values.acme_names and not new_values.acme:
         message = "only what ACME makes is given names"
-        raise InvalidInput(message, constraint="acme", path=["acmeNames"])
+        raise InvalidInput(message, constraint=ValidationConstraint.ACME_ONLY, path=["acmeNames"])
     other_names = new_values.acme_names and tuple(
         pem_certificates.parse_additional_acme_names(name, new_values.acme_names)
     )
@@ -288,7 +293,9 @@ def _changed_columns(
     """
     certificate_in_use: Any = checked_certificate or (row if row and row.chain else None)
     if not certificate_in_use and not new_values.acme:
-        raise InvalidInput(NO_CERTIFICATE_TEXT, constraint="required", path=["cert"])
+        raise InvalidInput(
+            NO_CERTIFICATE_TEXT, constraint=ValidationConstraint.REQUIRED, path=["cert"]
+        )
     names = _acme_names(new_values, row)
     values: dict[str, Any] = {
         "acme": new_values.acme,
@@ -401,24 +408,29 @@ def _certificate_warnings(
     now, warnings = environment.now(), []
     if not covers_name(checked_certificate.dns_names, server_name):
         message = f"{server_name} does not stand in the certificate: most clients will refuse it"
-        warnings.append(CertificateWarning("NAME_NOT_IN_CERTIFICATE", message, "serverName"))
+        warnings.append(
+            CertificateWarning(WarningCode.NAME_NOT_IN_CERTIFICATE, message, "serverName")
+        )
     if checked_certificate.not_after <= now:
         warnings.append(
             CertificateWarning(
-                "CERTIFICATE_EXPIRED", f"it ended on {checked_certificate.not_after:%Y-%m-%d}"
+                WarningCode.CERTIFICATE_EXPIRED,
+                f"it ended on {checked_certificate.not_after:%Y-%m-%d}",
             )
         )
     if checked_certificate.not_before > now:
         message = f"it begins on {checked_certificate.not_before:%Y-%m-%d}"
-        warnings.append(CertificateWarning("CERTIFICATE_NOT_YET_VALID", message))
+        warnings.append(CertificateWarning(WarningCode.CERTIFICATE_NOT_YET_VALID, message))
     if not checked_certificate.is_for_servers:
-        warnings.append(CertificateWarning("NOT_FOR_SERVERS", "it says that it is not for servers"))
+        warnings.append(
+            CertificateWarning(WarningCode.NOT_FOR_SERVERS, "it says that it is not for servers")
+        )
     if checked_certificate.unused_count:
         message = (
             f"{checked_certificate.unused_count} certificates are no part of its chain, and were "
             "left out"
         )
-        warnings.append(CertificateWarning("CERTIFICATES_LEFT_OUT", message, "ca"))
+        warnings.append(CertificateWarning(WarningCode.CERTIFICATES_LEFT_OUT, message, "ca"))
     return warnings
 
 
@@ -504,7 +516,9 @@ async def _require_visible_certificates(ctx: Context, ids: Sequence[int]) -> lis
     rows = {row.id: row for row in await load_visible_certificates_by_id(ctx, list(ids)) if row}
     require_all_found(ids, rows)
     if not rows:
-        raise InvalidInput("name at least one", constraint="required", path=["ids"])
+        raise InvalidInput(
+            "name at least one", constraint=ValidationConstraint.REQUIRED, path=["ids"]
+        )
     return list(rows.values())
 
 

@@ -10,9 +10,16 @@ from sqlmodel import col
 from models.addresses.tables import Address
 from models.domains.tables import Domain
 from models.errors import Forbidden, InvalidInput, NotFound
-from models.events.journal import PLATFORM, EventType, JournalEvent, StreamPositions
+from models.events.event_types import (
+    ADDRESS_EVENT_TYPES,
+    DOMAIN_EVENT_TYPES,
+    USER_EVENT_TYPES,
+    EventType,
+)
+from models.events.journal import PLATFORM, JournalEvent, StreamPositions
 from models.users.roles import Role
 from models.users.tables import User
+from models.validation_constraints import ValidationConstraint
 from resolvers.access import can_see_managed_mail_records, is_managed_user
 from resolvers.changes.stream_reader import EventFilter
 from resolvers.changes.visible_streams import SelectStreams, load_viewer_streams
@@ -30,8 +37,7 @@ EventTypes = frozenset[EventType]
 
 MAX_FOLLOWED_DOMAINS = 99  # a position contains at most 100 streams
 ALL_EVENT_TYPES = frozenset(EventType)
-USER_EVENT_TYPES = frozenset({EventType.USER_CHANGED, EventType.ADDRESS_CHANGED})
-DOMAIN_EVENT_TYPES = frozenset({EventType.DOMAIN_CHANGED})
+USER_AND_ADDRESS_EVENT_TYPES = USER_EVENT_TYPES | ADDRESS_EVENT_TYPES
 DOMAIN_RULE_EVENT_TYPES = frozenset(
     {EventType.SENDER_RULE_CHANGED}
 )  # in streams of domains; the platform's stream has all others
@@ -128,7 +134,7 @@ async def _load_administered_domain_streams(
         message = (
             f"more than {MAX_FOLLOWED_DOMAINS} domains are too many to follow at once: name one"
         )
-        raise InvalidInput(message, constraint="max", path=path)
+        raise InvalidInput(message, constraint=ValidationConstraint.MAX, path=path)
     if domain is not None and not ids:
         raise NotFound(reference_text(domain), path=path)
     if domain is None and ctx.viewer.role.includes(Role.ADMIN):
@@ -154,7 +160,7 @@ def user_event_filter_ignoring_domain(conditions: UserConditions) -> EventFilter
 async def _filter_user_events(
     conditions: UserConditions, ctx: Context, events: Sequence[JournalEvent]
 ) -> Sequence[JournalEvent]:
-    address_ids = {e.object_id for e in events if e.type is EventType.ADDRESS_CHANGED}
+    address_ids = {e.object_id for e in events if e.type in ADDRESS_EVENT_TYPES}
     owner_by_address = {}
     if address_ids:
         statement = select(col(Address.id), col(Address.user_id)).where(

@@ -14,10 +14,12 @@ from sqlmodel import col
 
 from models.errors import InvalidInput
 from models.events import journal
-from models.events.journal import EventType, JournalEvent, Stream, StreamPositions
+from models.events.event_types import EventType
+from models.events.journal import JournalEvent, Stream, StreamPositions
 from models.observability import metrics
 from models.runtime.environment import Environment
 from models.store.columns import ColumnRow
+from models.validation_constraints import ValidationConstraint
 from resolvers.auth import credential_cache
 from resolvers.changes.visible_streams import FollowedStreams, SelectStreams, load_viewer_streams
 from resolvers.context import Context
@@ -249,7 +251,9 @@ async def _resolve_start_position(
     """
     if request.after_position and not streams.includes_position(request.after_position):
         raise InvalidInput(
-            "a position in somebody else's stream", constraint="cursor", path=["after"]
+            "a position in somebody else's stream",
+            constraint=ValidationConstraint.CURSOR,
+            path=["after"],
         )
     streams_by_id = await load_stream_bounds(ctx, streams.stream_ids)
     current_position = {key: row.last for key, row in streams_by_id.items()}

@@ -5,7 +5,8 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from models.events.journal import EventType, JournalEvent, StreamPositions
+from models.events.event_types import SECURITY_EVENT_TYPES, USER_EVENT_TYPES, EventType
+from models.events.journal import JournalEvent, StreamPositions
 from models.mailboxes.shares import ShareRight, decode_rights
 from models.store.columns import ColumnRow
 from resolvers.access import require_user_id
@@ -13,7 +14,7 @@ from resolvers.context import Context
 from resolvers.mailboxes import rights as mailbox_rights
 
 SharesByOwner = Mapping[int, Mapping[int, ColumnRow]]  # by owner id and mailbox id
-CREDENTIAL_EVENT_TYPES = frozenset({EventType.SECURITY_EVENT, EventType.USER_CHANGED})
+CREDENTIAL_EVENT_TYPES = SECURITY_EVENT_TYPES | USER_EVENT_TYPES
 
 
 class FollowedStreams(Protocol):

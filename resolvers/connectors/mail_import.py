@@ -18,12 +18,13 @@ from models.connectors import (
     ConnectorSecurity,
 )
 from models.errors import InvalidInput, LimitReached, NotFound
-from models.events.journal import EventType
+from models.events.event_types import EventType
 from models.mailboxes.tables import Mailbox
 from models.runtime.environment import DatabaseTransaction
 from models.store.columns import ColumnRow, core_table
 from models.transfer import ImportArchive
 from models.users.roles import UserPermission
+from models.validation_constraints import ValidationConstraint
 from resolvers.admin import audit_log
 from resolvers.admin.audit_log import NewAuditLogEntry
 from resolvers.connectors import credentials
@@ -107,7 +108,8 @@ async def queue_mail_imports(ctx: Context, request: NewMailImport) -> list[int]:
     if not users:
         return []
     validated = _ValidatedImport(request, users, parent_paths, source)
-    async with ctx.write_session(*user_ids) as session:
+    read_user_ids = {request.source_user_id or 0} - {0, ctx.viewer.user_id}
+    async with ctx.write_session(*user_ids, *read_user_ids) as session:
         await _require_below_import_limit(ctx, user_ids)
         runs = await _insert_connectors_and_runs(ctx, session, validated)
         await _store_uploaded_archive(ctx, session, validated, runs)
@@ -121,6 +123,7 @@ async def queue_mail_imports(ctx: Context, request: NewMailImport) -> list[int]:
                 for user in other_users
             ),
         )
+        await log_content_read(ctx, read_user_ids)
     wake_connector_workers_after_commit(ctx)
     return runs
 
@@ -149,7 +152,7 @@ async def _validate_source(
         ctx.viewer.require(REMOTE_GUARD)
         return _validate_remote_source(ctx, request.remote_account, settings)
     if request.source_user_id is not None:
-        await _check_and_log_source_account(ctx, request.source_user_id, user_ids, message_filter)
+        await _validate_source_account(ctx, request.source_user_id, user_ids, message_filter)
         values = {**local_values, "protocol": ConnectorProtocol.USER, "name": "account"}
         return _ValidatedSource({**values, "bringing": settings})
     values = {**local_values, "protocol": ConnectorProtocol.ARCHIVE, "name": "archive"}
@@ -183,23 +186,20 @@ def _validate_remote_source(
     )
 
 
-async def _check_and_log_source_account(
+async def _validate_source_account(
     ctx: Context,
     source_user_id: int,
     user_ids: Sequence[int],
     message_filter: MessageConditions | None,
 ) -> None:
-    """Raise Forbidden, NotFound or Invalid if the viewer may not import from this account.
-
-    Reading another account's mail is recorded in its security log.
-    """
+    """Raise Forbidden, NotFound or Invalid if the viewer may not import from this account."""
     path = ["source", "user"]
     if source_user_id in user_ids:
-        raise InvalidInput("the mail is in this account already", constraint="other", path=path)
+        raise InvalidInput(
+            "the mail is in this account already", constraint=ValidationConstraint.SELF, path=path
+        )
     require_readable_account(ctx, source_user_id)
     await load_managed_user(ctx, source_user_id, path="source")
-    if source_user_id != ctx.viewer.user_id:
-        await log_content_read(ctx, [source_user_id])
     if message_filter:
         await MessageSelector(conditions=message_filter).with_filter_sql(
             ctx, [source_user_id]
@@ -220,7 +220,7 @@ async def _load_parent_paths_by_user(
         return dict.fromkeys(user_ids, paths.validate_path(parent_mailbox.path, input_path=path))
     if parent_mailbox.special_use is None and len(user_ids) > 1:
         text = "for several accounts a folder goes by its path or role"
-        raise InvalidInput(text, constraint="unsupported", path=path)
+        raise InvalidInput(text, constraint=ValidationConstraint.UNSUPPORTED, path=path)
     reference_column = (
         "special_use"
         if parent_mailbox.special_use is not None

@@ -10,13 +10,15 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail.connectors.remote_server import RemoteFailure
 from models.admin.tasks import TaskState
+from models.auth.security_log import AuthEventAction
 from models.connectors import Connector, ConnectorRun, ConnectorSecurity, RemoteMailbox
 from models.errors import Conflict, InvalidInput, LimitReached, require_all_found
-from models.events.journal import EventType
+from models.events.event_types import EventType
 from models.events.wakeups import CONNECTORS
 from models.runtime.environment import Environment
 from models.store.columns import ColumnRow, select_columns
 from models.users.roles import UserPermission
+from models.validation_constraints import ValidationConstraint
 from resolvers.access import require_user_id
 from resolvers.admin import audit_log
 from resolvers.admin.audit_log import NewAuditLogEntry
@@ -38,9 +40,9 @@ from resolvers.users.selection import load_managed_users
 MAX_CONNECTORS = 50  # of one account
 LOGGED_COLUMNS = ("name", "host", "active")
 SECURITY_LOG_ACTIONS = {  # mutation: its action in the security log
-    "connectorCreate": "connector create",
-    "connectorDelete": "connector delete",
-    "connectorUpdate": "connector update",
+    "connectorCreate": AuthEventAction.CONNECTOR_CREATE,
+    "connectorDelete": AuthEventAction.CONNECTOR_DELETE,
+    "connectorUpdate": AuthEventAction.CONNECTOR_UPDATE,
 }
 
 
@@ -161,7 +163,7 @@ async def _update_connector(
         except RemoteFailure as problem:
             if password is None:
                 raise InvalidInput(
-                    problem.message, constraint="closed", path=["password"]
+                    problem.message, constraint=ValidationConstraint.DECRYPTION, path=["password"]
                 ) from None
             before = {}
         secret = _updated_secret(before, fields, password)
@@ -194,7 +196,7 @@ def _require_password_for_new_server(
     )
     if password is None and (is_other_server or loses_tls):
         text = "the password has to be given once more for another server"
-        raise InvalidInput(text, constraint="required", path=["password"])
+        raise InvalidInput(text, constraint=ValidationConstraint.REQUIRED, path=["password"])
 
 
 def _require_password_to_activate(
@@ -206,7 +208,7 @@ def _require_password_to_activate(
     with contextlib.suppress(RemoteFailure):  # reported by the run
         if not credentials.decrypt_secret(environment, row.id, row.secret).get("password"):
             text = "it has no password: give it one to switch it on"
-            raise InvalidInput(text, constraint="required", path=["password"])
+            raise InvalidInput(text, constraint=ValidationConstraint.REQUIRED, path=["password"])
 
 
 def _next_run_at(row: ColumnRow, new_values: Mapping[str, Any], now: Any) -> Any:

@@ -8,6 +8,7 @@ from typing import Any
 from mail.text.bounded_regex import BoundedRegex
 from models import quantities
 from models.errors import InvalidInput
+from models.validation_constraints import ValidationConstraint
 
 INPUT_PATH = ("customOptions",)
 MAX_OPTIONS = 50
@@ -31,15 +32,20 @@ class OptionName(StrEnum):
 
 OPTION_DESCRIPTIONS: Mapping[OptionName, str] = {
     OptionName.DRY_RUN: "Every run is a dry run. It stores and deletes nothing.",
-    OptionName.INCLUDE: "Only folders whose path this expression is found in.",
-    OptionName.INCLUDE_PATTERN: "Only folders of this path, with * and ?; can be repeated.",
-    OptionName.EXCLUDE_PATTERN: "No folders of this path, with * and ?; can be repeated.",
-    OptionName.SUBSCRIBED: "Only folders that are subscribed to there.",
-    OptionName.MIN_AGE: "Only what came there so long ago, such as P1D.",
-    OptionName.MIN_SIZE: "Only messages of at least so many bytes.",
-    OptionName.MAX_SIZE: "Only messages of at most so many bytes.",
-    OptionName.NO_FLAGS: "What is seen, flagged or answered there later stays as it is here.",
-    OptionName.IDLE: "Between two runs INBOX is listened to, and new mail comes at once (IMAP).",
+    OptionName.INCLUDE: "Fetches only remote mailboxes whose path contains a match of this "
+    "regular expression.",
+    OptionName.INCLUDE_PATTERN: "Fetches only remote mailboxes whose whole path matches this "
+    "pattern with `*` and `?`. Can be repeated.",
+    OptionName.EXCLUDE_PATTERN: "Does not fetch remote mailboxes whose whole path matches this "
+    "pattern with `*` and `?`. Can be repeated.",
+    OptionName.SUBSCRIBED: "Fetches only remote mailboxes that are subscribed on the remote "
+    "server (IMAP).",
+    OptionName.MIN_AGE: "Fetches only messages that are at least this old, such as P1D.",
+    OptionName.MIN_SIZE: "Fetches only messages of at least this size, in bytes or such as 1 MiB.",
+    OptionName.MAX_SIZE: "Fetches only messages of at most this size, in bytes or such as 1 MiB.",
+    OptionName.NO_FLAGS: "Ignores later changes of flags on the remote server (IMAP).",
+    OptionName.IDLE: "Waits for new messages in INBOX between two runs, and fetches them at once "
+    "(IMAP).",
 }
 REPEATABLE_OPTIONS = frozenset({OptionName.INCLUDE_PATTERN, OptionName.EXCLUDE_PATTERN})
 IMAP_OPTIONS = frozenset({OptionName.IDLE, OptionName.SUBSCRIBED, OptionName.NO_FLAGS})
@@ -81,24 +87,34 @@ def validate_options(
 ) -> list[dict[str, str]]:
     """Return the options in stored form. Raises Invalid."""
     if len(options) > MAX_OPTIONS:
-        raise InvalidInput(f"at most {MAX_OPTIONS}", constraint="max", path=INPUT_PATH)
+        raise InvalidInput(
+            f"at most {MAX_OPTIONS}", constraint=ValidationConstraint.MAX, path=INPUT_PATH
+        )
     used_names: set[OptionName] = set()
     for index, option in enumerate(options):
         name = OptionName(option["name"])
         if name in used_names and name not in REPEATABLE_OPTIONS:
             raise InvalidInput(
-                f"{name} is given twice", constraint="unique", path=INPUT_PATH, index=index
+                f"{name} is given twice",
+                constraint=ValidationConstraint.UNIQUE,
+                path=INPUT_PATH,
+                index=index,
             )
         used_names.add(name)
         if is_pop3 and name in IMAP_OPTIONS:
             raise InvalidInput(
-                f"{name} is of IMAP", constraint="unsupported", path=INPUT_PATH, index=index
+                f"{name} is of IMAP",
+                constraint=ValidationConstraint.UNSUPPORTED,
+                path=INPUT_PATH,
+                index=index,
             )
         try:
             VALUE_PARSERS[name](option.get("value") or "")
         except ValueError as problem:
             text = f"{name}: {problem}"
-            raise InvalidInput(text, constraint="value", path=INPUT_PATH, index=index) from None
+            raise InvalidInput(
+                text, constraint=ValidationConstraint.VALUE, path=INPUT_PATH, index=index
+            ) from None
         except InvalidInput as problem:
             text = f"{name}: {problem.message}"
             raise InvalidInput(

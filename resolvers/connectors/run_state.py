@@ -16,7 +16,7 @@ from mail.connectors.remote_server import ConnectorStage, OpenedMailbox, RemoteF
 from mail.connectors.session_thread import ThreadedSession
 from mail.envelope.local_recipient import LocalRecipient
 from models.connectors import Connector, ConnectorRun
-from models.events.journal import EventType
+from models.events.event_types import EventType
 from models.runtime.environment import DatabaseTransaction
 from models.store.columns import ColumnRow
 from resolvers.connectors.options import ConnectorOptions

@@ -19,6 +19,7 @@ from models.errors import Forbidden, InvalidInput, LimitReached, RequestError
 from models.runtime.environment import Environment
 from models.store.columns import ColumnRow, select_columns
 from models.users.roles import UserPermission
+from models.validation_constraints import ValidationConstraint
 from resolvers.access import require_user_id
 from resolvers.connectors import credentials
 from resolvers.connectors import mutations as connector_mutations
@@ -213,12 +214,16 @@ def _fields_from_record(record: ConnectorRecord) -> dict[str, Any]:
     for name, (column, kind) in FILE_FIELDS.items():
         if (value := record.get(name)) is None:
             if name in REQUIRED_FIELDS:
-                raise InvalidInput("it is missing", constraint="required", path=[name])
+                raise InvalidInput(
+                    "it is missing", constraint=ValidationConstraint.REQUIRED, path=[name]
+                )
             continue
         is_number = kind in (int, timedelta)
         has_type = isinstance(value, int if is_number else kind)
         if not has_type or (is_number and (isinstance(value, bool) or not 0 <= value < MAX_NUMBER)):
-            raise InvalidInput("not what it must be", constraint="type", path=[name])
+            raise InvalidInput(
+                "not what it must be", constraint=ValidationConstraint.TYPE, path=[name]
+            )
         fields[column] = timedelta(seconds=value) if kind is timedelta else value
     fields["protocol"] = _enum_member(ConnectorProtocol, fields["protocol"], "protocol")
     fields["security"] = _enum_member(ConnectorSecurity, fields["security"], "security")
@@ -239,7 +244,10 @@ def _enum_member(enum_class: type[StrEnum], value: str, field_name: str) -> StrE
     except ValueError:
         text = f"one of {', '.join(enum_class)}"
         raise InvalidInput(
-            text, constraint="unknown", path=[field_name], allowed_values=enum_class
+            text,
+            constraint=ValidationConstraint.UNKNOWN,
+            path=[field_name],
+            allowed_values=enum_class,
         ) from None
 
 
@@ -252,4 +260,6 @@ def _check_text_fields(
         is_valid = all(isinstance(value.get(name), str) for name in required)
         is_valid &= all(isinstance(value.get(name), str | None) for name in optional)
     if not is_valid:
-        raise InvalidInput("not what it must be", constraint="type", path=[field_name])
+        raise InvalidInput(
+            "not what it must be", constraint=ValidationConstraint.TYPE, path=[field_name]
+        )

@@ -14,6 +14,7 @@ from mail.text.bounded_regex import BoundedRegex
 from models.connectors import AuthMechanism, ConnectorProtocol, ConnectorSecurity
 from models.errors import InvalidInput
 from models.runtime.options import Options
+from models.validation_constraints import ValidationConstraint
 from resolvers import sql_text
 from resolvers.connectors import options as connector_options
 
@@ -42,7 +43,9 @@ def validate_fields(
         values[name] = _VALIDATORS[name](value, options) if name in _VALIDATORS else value
     all_fields = {**stored_fields, **values}
     if all_fields["protocol"] not in (ConnectorProtocol.IMAP, ConnectorProtocol.POP3):
-        raise InvalidInput("IMAP or POP3", constraint="unsupported", path=["protocol"])
+        raise InvalidInput(
+            "IMAP or POP3", constraint=ValidationConstraint.UNSUPPORTED, path=["protocol"]
+        )
     is_pop3 = all_fields["protocol"] is ConnectorProtocol.POP3
     values["custom_options"] = connector_options.validate_options(
         all_fields.get("custom_options") or (), is_pop3=is_pop3
@@ -69,20 +72,24 @@ def _check_combination(fields: Mapping[str, Any], options: Options) -> None:
         and not options.connectors_allow_private_networks
     ):
         text = "without encryption only where MERGANSER_CONNECTORS_ALLOW_PRIVATE_NETWORKS is set"
-        raise InvalidInput(text, constraint="security", path=["security"])
+        raise InvalidInput(text, constraint=ValidationConstraint.SECURITY, path=["security"])
     is_pop3 = fields["protocol"] is ConnectorProtocol.POP3
     if is_pop3 and fields["auth_mechanism"] not in POP3_MECHANISMS:
         text = f"POP3 takes {', '.join(sorted(POP3_MECHANISMS))}"
-        raise InvalidInput(text, constraint="unsupported", path=["authMechanism"])
+        raise InvalidInput(
+            text, constraint=ValidationConstraint.UNSUPPORTED, path=["authMechanism"]
+        )
     if fields.get("oauth") and fields["auth_mechanism"] not in TOKEN_MECHANISMS:
         text = f"of {' and '.join(sorted(TOKEN_MECHANISMS))} alone"
-        raise InvalidInput(text, constraint="exclusive", path=["oauth"])
+        raise InvalidInput(text, constraint=ValidationConstraint.EXCLUSIVE, path=["oauth"])
     if is_pop3 and fields.get("mirror_deletes"):
         text = "POP3 does not tell what was deleted by whom"
-        raise InvalidInput(text, constraint="unsupported", path=["mirrorDeletes"])
+        raise InvalidInput(
+            text, constraint=ValidationConstraint.UNSUPPORTED, path=["mirrorDeletes"]
+        )
     if fields.get("mirror_deletes") and fields.get("source_retention") is not None:
         text = "what is deleted elsewhere after it came would be deleted here: one of both"
-        raise InvalidInput(text, constraint="exclusive", path=["mirrorDeletes"])
+        raise InvalidInput(text, constraint=ValidationConstraint.EXCLUSIVE, path=["mirrorDeletes"])
 
 
 def _validate_host(value: str, options: Options) -> str:
@@ -95,7 +102,11 @@ def _validate_host(value: str, options: Options) -> str:
         or len(host) > MAX_NAME_LENGTH
         or not all(sign.isalnum() or sign in ".-:" for sign in host)
     ):
-        raise InvalidInput("the name of a host, or its address", constraint="host", path=["host"])
+        raise InvalidInput(
+            "the name of a host, or its address",
+            constraint=ValidationConstraint.HOST,
+            path=["host"],
+        )
     require_public_host_name(
         host, allow_private=options.connectors_allow_private_networks, error_path=["host"]
     )
@@ -104,7 +115,7 @@ def _validate_host(value: str, options: Options) -> str:
 
 def _validate_port(value: int | None, _options: Options) -> int | None:
     if value is not None and not 0 < value < 1 << 16:
-        raise InvalidInput("1 to 65535", constraint="range", path=["port"])
+        raise InvalidInput("1 to 65535", constraint=ValidationConstraint.RANGE, path=["port"])
     return value
 
 
@@ -115,7 +126,9 @@ def _validate_name(value: str | None, _options: Options) -> str:
 def _validate_username(value: str, _options: Options) -> str:
     if not value or len(value) > MAX_NAME_LENGTH or not value.isprintable():
         raise InvalidInput(
-            f"1 to {MAX_NAME_LENGTH} characters", constraint="length", path=["username"]
+            f"1 to {MAX_NAME_LENGTH} characters",
+            constraint=ValidationConstraint.LENGTH,
+            path=["username"],
         )
     return value
 
@@ -124,7 +137,7 @@ def validate_secret(value: str, *path: str) -> str:
     """Return a password or token. Raises Invalid unless it is one line of 1 to 8,192 characters."""
     if not value or len(value) > MAX_SECRET_LENGTH or any(sign in value for sign in "\r\n\0"):
         text = f"1 to {MAX_SECRET_LENGTH} characters on one line"
-        raise InvalidInput(text, constraint="length", path=path or ["password"])
+        raise InvalidInput(text, constraint=ValidationConstraint.LENGTH, path=path or ["password"])
     return value
 
 
@@ -132,7 +145,10 @@ def _validate_mechanism(value: str, _options: Options) -> AuthMechanism:
     if value not in {*AuthMechanism}:
         text = f"one of {', '.join(AuthMechanism)}"
         raise InvalidInput(
-            text, constraint="unknown", path=["authMechanism"], allowed_values=AuthMechanism
+            text,
+            constraint=ValidationConstraint.UNKNOWN,
+            path=["authMechanism"],
+            allowed_values=AuthMechanism,
         )
     return AuthMechanism(value)
 
@@ -149,7 +165,9 @@ def _validate_oauth(value: Mapping[str, Any] | None, options: Options) -> dict[s
     if not options.connectors_allow_private_networks and not value["token_url"].lower().startswith(
         "https://"
     ):
-        raise InvalidInput("https:// only", constraint="url", path=["oauth", "tokenUrl"])
+        raise InvalidInput(
+            "https:// only", constraint=ValidationConstraint.URL, path=["oauth", "tokenUrl"]
+        )
     for name, label in (("client_id", "clientId"), ("scope", "scope")):
         text = value.get(name) or ""
         if (
@@ -158,7 +176,9 @@ def _validate_oauth(value: Mapping[str, Any] | None, options: Options) -> dict[s
             or (name == "client_id" and not text)
         ):
             error_text = f"at most {MAX_SCOPE_LENGTH} characters on one line"
-            raise InvalidInput(error_text, constraint="length", path=["oauth", label])
+            raise InvalidInput(
+                error_text, constraint=ValidationConstraint.LENGTH, path=["oauth", label]
+            )
     return {name: value.get(name) for name in ("token_url", "client_id", "scope")}
 
 
@@ -168,7 +188,9 @@ def _validate_target_domain(value: str | None, _options: Options) -> str | None:
     try:
         return ascii_host(value.strip())
     except (idna.IDNAError, UnicodeError):
-        raise InvalidInput("no domain", constraint="domain", path=["targetDomain"]) from None
+        raise InvalidInput(
+            "no domain", constraint=ValidationConstraint.DOMAIN, path=["targetDomain"]
+        ) from None
 
 
 def _duration_validator(
@@ -180,7 +202,7 @@ def _duration_validator(
         if not (minimum < value if is_minimum_exclusive else minimum <= value) or value > maximum:
             prefix = "more than " if is_minimum_exclusive else ""
             text = f"{prefix}{minimum} and at most {maximum}"
-            raise InvalidInput(text, constraint="range", path=[field_name])
+            raise InvalidInput(text, constraint=ValidationConstraint.RANGE, path=[field_name])
         return int(value.total_seconds())
 
     return validate_duration
@@ -206,7 +228,9 @@ def _validate_rewrites(
     value: Sequence[Mapping[str, str]], _options: Options
 ) -> list[dict[str, str]]:
     if len(value) > MAX_REWRITES:
-        raise InvalidInput(f"at most {MAX_REWRITES}", constraint="max", path=["folderRewrites"])
+        raise InvalidInput(
+            f"at most {MAX_REWRITES}", constraint=ValidationConstraint.MAX, path=["folderRewrites"]
+        )
     for index, rewrite in enumerate(value):
         _check_expression(rewrite["pattern"], ["folderRewrites", "pattern"], index)
         if (
@@ -215,7 +239,7 @@ def _validate_rewrites(
         ):
             text = f"at most {MAX_NAME_LENGTH} characters"
             path = ["folderRewrites", "replacement"]
-            raise InvalidInput(text, constraint="length", path=path, index=index)
+            raise InvalidInput(text, constraint=ValidationConstraint.LENGTH, path=path, index=index)
     return [dict(one) for one in value]
 
 
@@ -226,7 +250,7 @@ def _validate_target_path(value: str | None, _options: Options) -> str | None:
 def _validate_rate(value: int | None, _options: Options) -> int | None:
     if value is not None and value < 1:
         text = "at least 1 byte; null for unlimited"
-        raise InvalidInput(text, constraint="min", path=["maxBytesPerSecond"])
+        raise InvalidInput(text, constraint=ValidationConstraint.MIN, path=["maxBytesPerSecond"])
     return value
 
 

@@ -18,7 +18,7 @@ from mail.network.outbound_http import NetworkPolicy
 from models.admin.tasks import TaskState
 from models.connectors import Connector, ConnectorRun
 from models.errors import RequestError
-from models.events.journal import EventType
+from models.events.event_types import EventType
 from models.events.wakeups import CONNECTORS
 from models.observability import metrics
 from models.runtime import leases

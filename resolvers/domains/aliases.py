@@ -17,9 +17,11 @@ from models.errors import (
     NotFound,
     check_count_from_one_to_limit,
 )
-from models.events.journal import PLATFORM, EventType
+from models.events.event_types import EventType
+from models.events.journal import PLATFORM
 from models.store.columns import ColumnRow, select_columns
 from models.store.keyset_pages import Page, PageRequest
+from models.validation_constraints import ValidationConstraint
 from resolvers import pagination
 from resolvers.admin import audit_log
 from resolvers.admin.audit_log import NewAuditLogEntry
@@ -113,7 +115,9 @@ async def create_alias(ctx: Context, new_alias: NewAliasDomain) -> AliasDomain:
     domain_name = normalized_domain(new_alias.domain.name or "")
     domain = await domain_loaders.find_referenced_domain(ctx, new_alias.domain)
     if alias == (domain_name if domain is None else domain.name):
-        raise InvalidInput("a domain is no alias of itself", constraint="self", path=["alias"])
+        raise InvalidInput(
+            "a domain is no alias of itself", constraint=ValidationConstraint.SELF, path=["alias"]
+        )
     if domain is None:
         if domain_name and await find_alias(ctx, domain_name) is not None:
             raise Conflict(f"{domain_name} is an alias: it has none itself", path=["domain"])
@@ -138,7 +142,7 @@ async def create_alias(ctx: Context, new_alias: NewAliasDomain) -> AliasDomain:
                 raise LimitReached(message, limit=MAX_ALIASES, used=len(existing), path=["domain"])
             session.add(alias_domain)
             await session.flush()
-            changes = [(EventType.DOMAIN_CHANGED, [domain.id])]
+            changes = [(EventType.DOMAIN_UPDATED, [domain.id])]
             await ctx.record_changes(session, {PLATFORM: changes, domain.id: changes})
             values_after = {"alias": alias, "domain": domain.name, "active": new_alias.active}
             entry = NewAuditLogEntry(
@@ -187,10 +191,10 @@ async def delete_aliases_with_dkim_keys(ctx: Context, alias_ids: list[int]) -> N
             ctx, session, [row.alias for row in rows.values()]
         )
         changed_domain_ids = sorted({row.domain_id for row in rows.values()})
-        changes_by_stream = {key: [(EventType.DOMAIN_CHANGED, [key])] for key in changed_domain_ids}
+        changes_by_stream = {key: [(EventType.DOMAIN_UPDATED, [key])] for key in changed_domain_ids}
         await ctx.record_changes(
             session,
-            {**changes_by_stream, PLATFORM: [(EventType.DOMAIN_CHANGED, changed_domain_ids)]},
+            {**changes_by_stream, PLATFORM: [(EventType.DOMAIN_UPDATED, changed_domain_ids)]},
         )
         entries = (
             NewAuditLogEntry(

@@ -13,7 +13,8 @@ from models.auth.credentials import ApiKey
 from models.domains.dkim_keys import DkimKey
 from models.domains.tables import AliasDomain, Domain
 from models.errors import Conflict
-from models.events.journal import PLATFORM, EventType, Stream
+from models.events.event_types import EventType
+from models.events.journal import PLATFORM, Stream
 from models.store.columns import ColumnRow, select_columns
 from models.users.tables import DomainAdmin, User
 from resolvers.admin import audit_log
@@ -36,11 +37,13 @@ async def delete_domains_and_dependents(
         await lock_domains_and_users(session, domain_ids)
         rows = await domain_loaders.load_locked_domains(ctx, domain_ids)
         await _require_deletable(ctx, rows, cascade=cascade)
-        changes_by_stream = await address_changes_by_stream(ctx, domain_ids)
-        changes_by_stream.setdefault(PLATFORM, []).append((EventType.DOMAIN_CHANGED, domain_ids))
+        changes_by_stream = await address_changes_by_stream(
+            ctx, domain_ids, EventType.ADDRESS_DELETED
+        )
+        changes_by_stream.setdefault(PLATFORM, []).append((EventType.DOMAIN_DELETED, domain_ids))
         key_statement = select(col(DkimKey.id)).where(col(DkimKey.domain_id).in_(domain_ids))
         if key_ids := [row.id for row in await ctx.read(key_statement.order_by(col(DkimKey.id)))]:
-            changes_by_stream[PLATFORM].append((EventType.DKIM_CHANGED, key_ids))
+            changes_by_stream[PLATFORM].append((EventType.DKIM_KEY_DELETED, key_ids))
         admin_statement = select(col(DomainAdmin.user_id)).where(
             col(DomainAdmin.domain_id).in_(domain_ids)
         )
@@ -54,7 +57,7 @@ async def delete_domains_and_dependents(
             (Stream, col(Stream.id)),
         ):
             await connection.execute(delete(table).where(column.in_(domain_ids)))
-        await ctx.record_changes(session, changes_by_stream, did="deleted")
+        await ctx.record_changes(session, changes_by_stream)
         entries = (
             NewAuditLogEntry("domainDelete", "Domain", row.id, before={"name": row.name})
             for row in rows

@@ -18,6 +18,7 @@ from models.errors import (
 )
 from models.events.journal import PLATFORM
 from models.users.roles import Role
+from models.validation_constraints import ValidationConstraint
 from resolvers.context import Context
 from resolvers.domains import loaders as domain_loaders
 
@@ -53,7 +54,9 @@ async def resolve_dkim_domains(
     """
     if not 0 < len(domain_names) <= MAX_DOMAINS_PER_CALL:
         raise InvalidInput(
-            f"name 1 to {MAX_DOMAINS_PER_CALL} domains", constraint="max", path=[path]
+            f"name 1 to {MAX_DOMAINS_PER_CALL} domains",
+            constraint=ValidationConstraint.MAX,
+            path=[path],
         )
     normal_names = [
         name if name == ALL_DOMAINS else normalized_domain(name) for name in domain_names
@@ -78,7 +81,10 @@ async def resolve_dkim_domains(
         if is_too_long_for_dns(selector, name):
             selector_message = "with the domain it is too long for a name in DNS"
             raise InvalidInput(
-                selector_message, constraint="selector", path=["selector"], index=index
+                selector_message,
+                constraint=ValidationConstraint.SELECTOR,
+                path=["selector"],
+                index=index,
             )
         domains_by_name.setdefault(name, DkimDomain(name, ids_by_name[name]))
     return list(domains_by_name.values())

@@ -9,7 +9,8 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail.authentication import private_keys
 from models.domains.dkim_keys import DkimKey
-from models.events.journal import PLATFORM, EventType
+from models.events.event_types import EventType
+from models.events.journal import PLATFORM
 from models.store.columns import ColumnRow, select_columns
 from resolvers.admin import audit_log
 from resolvers.admin.audit_log import NewAuditLogEntry
@@ -35,10 +36,16 @@ async def record_and_log_key_changes(
     )
     after = {row.id: row for row in await ctx.read(statement)}
     await record_key_changes(
-        ctx, session, [after[key] for key in ids if key in before], action="updated"
+        ctx,
+        session,
+        [after[key] for key in ids if key in before],
+        event_type=EventType.DKIM_KEY_UPDATED,
     )
     await record_key_changes(
-        ctx, session, [after[key] for key in ids if key not in before], action="created"
+        ctx,
+        session,
+        [after[key] for key in ids if key not in before],
+        event_type=EventType.DKIM_KEY_CREATED,
     )
     entries = []
     for key_id in ids:
@@ -65,16 +72,18 @@ def audit_log_values(key: ColumnRow | DkimKey) -> AuditLogValues:
 
 
 async def record_key_changes(
-    ctx: Context, session: AsyncSession, keys: Sequence[ColumnRow | DkimKey], *, action: str
+    ctx: Context,
+    session: AsyncSession,
+    keys: Sequence[ColumnRow | DkimKey],
+    *,
+    event_type: EventType,
 ) -> None:
-    """Record DKIM_CHANGED in the streams of the domains and of the platform."""
+    """Record an event of DKIM keys in the streams of the domains and of the platform."""
     ids_by_stream: dict[int, list[int]] = {}
     for row in keys:
         ids_by_stream.setdefault(PLATFORM, []).append(row.id)
         if row.domain_id is not None:
             ids_by_stream.setdefault(row.domain_id, []).append(row.id)
     if ids_by_stream:
-        changes_by_stream = {
-            key: [(EventType.DKIM_CHANGED, ids)] for key, ids in ids_by_stream.items()
-        }
-        await ctx.record_changes(session, changes_by_stream, did=action)
+        changes_by_stream = {key: [(event_type, ids)] for key, ids in ids_by_stream.items()}
+        await ctx.record_changes(session, changes_by_stream)

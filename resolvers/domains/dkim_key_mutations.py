@@ -24,8 +24,10 @@ from models.errors import (
     NotFound,
     require_all_found,
 )
+from models.events.event_types import EventType
 from models.events.journal import PLATFORM
 from models.store.columns import ColumnRow, select_columns
+from models.validation_constraints import ValidationConstraint
 from resolvers import sql_text
 from resolvers.admin import audit_log
 from resolvers.admin.audit_log import NewAuditLogEntry
@@ -149,7 +151,10 @@ async def copy_active_keys(
     for index, target_domain in enumerate(target_domains):
         if target_domain.name == source.name:
             raise InvalidInput(
-                "that is where they are", constraint="self", path=["toDomains"], index=index
+                "that is where they are",
+                constraint=ValidationConstraint.SELF,
+                path=["toDomains"],
+                index=index,
             )
     secret_box = ctx.environment.secret_box
     rows_and_keys = [
@@ -177,7 +182,9 @@ async def delete_keys_by_id_or_domain(
     Raises InvalidInput if nothing is given, NotFound if a key or a domain's keys are missing.
     """
     if not key_ids and not domain_names:
-        raise InvalidInput("name a key or a domain", constraint="required", path=["dkimKeys"])
+        raise InvalidInput(
+            "name a key or a domain", constraint=ValidationConstraint.REQUIRED, path=["dkimKeys"]
+        )
     dkim_domains = await resolve_dkim_domains(ctx, domain_names) if domain_names else []
     domain_ids = {row.domain_id for row in await require_visible_keys(ctx, key_ids)} | {
         one.domain_id for one in dkim_domains
@@ -191,7 +198,9 @@ async def delete_keys_by_id_or_domain(
         rows |= {row.id: row for row in keys_of_domains}
         connection = await session.connection()
         await connection.execute(delete(DkimKey).where(col(DkimKey.id).in_(rows)))
-        await record_key_changes(ctx, session, list(rows.values()), action="deleted")
+        await record_key_changes(
+            ctx, session, list(rows.values()), event_type=EventType.DKIM_KEY_DELETED
+        )
         entries = (
             NewAuditLogEntry(
                 "dkimKeyDelete", "DkimKey", row.id, row.domain_id, before=audit_log_values(row)
@@ -208,7 +217,7 @@ def validate_selector(text: str, field_name: str = "selector") -> str:
     labels = selector.split(".")
     if not is_domain(selector) or not all(0 < len(label) <= MAX_LABEL_LENGTH for label in labels):
         message = "letters, digits and hyphens; dots between parts of at most 63"
-        raise InvalidInput(message, constraint="selector", path=[field_name])
+        raise InvalidInput(message, constraint=ValidationConstraint.SELECTOR, path=[field_name])
     return selector
 
 
@@ -217,7 +226,10 @@ def require_rsa_size(bits: int) -> None:
     if bits not in RSA_SIZES:
         message = f"one of {', '.join(map(str, RSA_SIZES))}"
         raise InvalidInput(
-            message, constraint="keySize", path=["keySize"], allowed_values=RSA_SIZES
+            message,
+            constraint=ValidationConstraint.ENUM,
+            path=["keySize"],
+            allowed_values=RSA_SIZES,
         )
 
 
@@ -226,7 +238,9 @@ async def _parse_private_key(pem: str) -> DkimPrivateKey:
     try:
         return await asyncio.to_thread(private_keys.parse_key, pem)
     except UnusableKey as problem:
-        raise InvalidInput(str(problem), constraint="key", path=["privateKey"]) from None
+        raise InvalidInput(
+            str(problem), constraint=ValidationConstraint.KEY, path=["privateKey"]
+        ) from None
 
 
 async def generate_keys(
@@ -262,7 +276,7 @@ def require_key_name_fits_dns(domain_name: str, *, path: Sequence[str]) -> None:
     """Raise InvalidInput if the DNS name of a key with the default selector is too long."""
     if is_too_long_for_dns(DEFAULT_SELECTOR, domain_name):
         message = "the record of its key would have too long a name for DNS"
-        raise InvalidInput(message, constraint="selector", path=path)
+        raise InvalidInput(message, constraint=ValidationConstraint.SELECTOR, path=path)
 
 
 async def insert_first_pending_key(
@@ -278,7 +292,7 @@ async def insert_first_pending_key(
     row = _table_row(ctx, new_key, ctx.environment.new_id())
     session.add(row)
     await session.flush()
-    await record_key_changes(ctx, session, [row], action="created")
+    await record_key_changes(ctx, session, [row], event_type=EventType.DKIM_KEY_CREATED)
     return audit_log_values(row)
 
 
@@ -425,7 +439,7 @@ async def rename_domain_of_keys(
         connection = await session.connection()
         update_statement = update(DkimKey).where(col(DkimKey.id).in_([row.id for row in rows]))
         await connection.execute(update_statement.values(domain=new_name))
-        await record_key_changes(ctx, session, rows, action="updated")
+        await record_key_changes(ctx, session, rows, event_type=EventType.DKIM_KEY_UPDATED)
     return len(rows)
 
 
@@ -441,4 +455,4 @@ async def delete_keys_of_aliases(
         connection = await session.connection()
         key_ids = [row.id for row in rows]
         await connection.execute(delete(DkimKey).where(col(DkimKey.id).in_(key_ids)))
-        await record_key_changes(ctx, session, rows, action="deleted")
+        await record_key_changes(ctx, session, rows, event_type=EventType.DKIM_KEY_DELETED)

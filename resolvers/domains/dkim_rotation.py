@@ -18,11 +18,13 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from mail.domains.dns_advice import DnsState
 from models.domains.dkim_keys import ALL_DOMAINS, DkimAlgorithm, DkimKey, DkimKeyState
 from models.errors import Conflict, InvalidInput, NotFound
+from models.events.event_types import EventType
 from models.events.journal import PLATFORM
 from models.observability import metrics
 from models.runtime.environment import Environment
 from models.store.columns import ColumnRow, select_columns
 from models.users.roles import Role, Scope
+from models.validation_constraints import ValidationConstraint
 from resolvers.context import Context, Viewer
 from resolvers.domains import dkim_key_mutations, dkim_keys
 from resolvers.domains.dkim_domains import DEFAULT_SELECTOR, DkimDomain, resolve_dkim_domains
@@ -130,7 +132,9 @@ def _plan_successor_keys(
         algorithms = list(active_by_algorithm) or [values.algorithm]
         if selector is not None and len(algorithms) > 1:
             message = "say of which algorithm: two keys cannot have one selector"
-            raise InvalidInput(message, constraint="required", path=["algorithm"])
+            raise InvalidInput(
+                message, constraint=ValidationConstraint.REQUIRED, path=["algorithm"]
+            )
         selectors_in_use = {row.selector for row in keys_of_domain}
         for algorithm in algorithms:
             if any(
@@ -183,7 +187,9 @@ async def activate_keys(ctx: Context, key_ids: Sequence[int]) -> list[int]:
     Raises InvalidInput, NotFound, or Conflict for two keys of one domain and algorithm.
     """
     if not key_ids:
-        raise InvalidInput("name at least one", constraint="required", path=["dkimKeys"])
+        raise InvalidInput(
+            "name at least one", constraint=ValidationConstraint.REQUIRED, path=["dkimKeys"]
+        )
     rows = await dkim_key_mutations.require_visible_keys(ctx, key_ids)
     if len({(row.domain, row.algorithm) for row in rows}) < len(rows):
         message = "two of one domain and algorithm cannot both sign"
@@ -306,7 +312,7 @@ async def _delete_retired_key_if_replaced(ctx: Context, key: ColumnRow) -> None:
             delete(DkimKey).where(*is_retired_key, col(DkimKey.due_at) <= now, has_active_key)
         )
         if deleted.rowcount:
-            await record_key_changes(ctx, session, [key], action="deleted")
+            await record_key_changes(ctx, session, [key], event_type=EventType.DKIM_KEY_DELETED)
             ROTATION_STEPS_METRIC.add("deleted")
             return
         next_check = now + DELETE_RETRY if key.state is DkimKeyState.RETIRED else None

@@ -31,7 +31,6 @@ QUERY_TIMEOUT = 1.5  # seconds until a query is repeated
 MAX_CONCURRENT_QUERIES = 32
 AdviceIdentity = int  # `id()` of a RecordAdvice
 NOT_QUERIED = RecordCheck(DnsState.UNKNOWN, problem="not looked up")
-NOT_CONFIGURED = RecordCheck(DnsState.UNKNOWN, problem="not configured")
 TIMED_OUT = RecordCheck(DnsState.UNKNOWN, problem="no answer in time")
 NO_NAME_SERVER = RecordCheck(DnsState.UNKNOWN, problem="no name server is known")
 
@@ -102,12 +101,17 @@ async def load_expected_records_by_domain(
             CheckedDnsRecord(
                 each,
                 judgements_by_id.get(id(each))
-                or (NOT_QUERIED if each.check_published else NOT_CONFIGURED),
+                or (NOT_QUERIED if each.check_published else _unconfigured_check(each)),
             )
             for each in advices
         ]
         for advices in advices_by_domain
     ]
+
+
+def _unconfigured_check(advice: RecordAdvice) -> RecordCheck:
+    """Return the check of a record that has no value, with what to configure."""
+    return RecordCheck(DnsState.UNKNOWN, problem=advice.missing_configuration)
 
 
 async def _load_keys_to_publish_by_domain(
@@ -187,7 +191,7 @@ def _judge_answer(
     texts = query_task.result()
     if isinstance(texts, RecordCheck):
         return texts
-    return advice.check_published(texts) if advice.check_published else NOT_CONFIGURED
+    return advice.check_published(texts) if advice.check_published else _unconfigured_check(advice)
 
 
 async def _query_texts(

@@ -1,4 +1,4 @@
-"""Load users, addresses, administrators and totals of domains."""
+"""Load users, addresses, administrators, alias domains and totals of domains."""
 
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -7,7 +7,7 @@ from sqlalchemy import ColumnElement, Select, func, select
 from sqlmodel import col
 
 from models.addresses.tables import Address
-from models.domains.tables import DomainTotal
+from models.domains.tables import AliasDomain, DomainTotal
 from models.store.columns import ColumnRow, select_columns
 from models.store.keyset_pages import Page, PageRequest
 from models.users.tables import DomainAdmin, User
@@ -22,7 +22,7 @@ DomainSelect = Select[*tuple[Any, ...]]
 
 @dataclass(frozen=True, slots=True)
 class DomainMembersPageKey:
-    """A page of the users or addresses of a domain."""
+    """A page of the users, addresses, administrators or alias domains of a domain."""
 
     domain_id: int
     page_request: PageRequest
@@ -59,22 +59,73 @@ async def load_storage_of_administered_domains(
     return [storage_by_domain.get(key, StoredTotals(0, 0)) for key in domain_ids]
 
 
-async def load_admins_by_domain(ctx: Context, domain_ids: list[int]) -> list[list[ColumnRow]]:
-    """Load the visible administrators of domains, ordered by username."""
-    statement = (
-        select(*select_columns(User), col(DomainAdmin.domain_id).label("charge"))
-        .join(DomainAdmin, col(DomainAdmin.user_id) == col(User.id))
-        .where(
-            col(DomainAdmin.domain_id).in_(domain_ids),
-            is_in_administered_domain(ctx, col(DomainAdmin.domain_id)),
-            is_visible_user(ctx),
+def _admin_clauses(ctx: Context, page_key: DomainMembersPageKey) -> list[ColumnElement[bool]]:
+    domain_column = col(DomainAdmin.domain_id)
+    return [
+        domain_column == page_key.domain_id,
+        is_in_administered_domain(ctx, domain_column),
+        is_visible_user(ctx),
+    ]
+
+
+async def load_admin_pages_by_domain(
+    ctx: Context, page_keys: list[DomainMembersPageKey]
+) -> list[Page[ColumnRow]]:
+    """Load pages of the visible administrators of domains, ordered by username."""
+    columns = frozenset({"id", "username_key"}).union(*(key.columns for key in page_keys))
+    sort_key = (col(User.username_key), col(User.id))
+    scans = []
+    for page_key in page_keys:
+        statement = (
+            select(*select_columns(User, columns))
+            .join(DomainAdmin, col(DomainAdmin.user_id) == col(User.id))
+            .where(*_admin_clauses(ctx, page_key))
         )
-        .order_by(col(User.username_key))
-    )
-    users_by_domain: dict[int, list[ColumnRow]] = {key: [] for key in domain_ids}
-    for row in await ctx.read(statement):
-        users_by_domain[row.charge].append(row)
-    return [users_by_domain[key] for key in domain_ids]
+        scans.append(PageScan(statement, page_key.page_request, sort_key, is_descending=False))
+    return await pagination.read_pages(ctx, scans)
+
+
+async def count_admins_by_domain(ctx: Context, page_keys: list[DomainMembersPageKey]) -> list[int]:
+    """Count the visible administrators of domains, in the given order."""
+    count = func.count().label("many")
+    statements = [
+        select(count)
+        .select_from(User)
+        .join(DomainAdmin, col(DomainAdmin.user_id) == col(User.id))
+        .where(*_admin_clauses(ctx, page_key))
+        for page_key in page_keys
+    ]
+    return [row.many for (row,) in await read_union(ctx, statements)]
+
+
+def _alias_clauses(ctx: Context, page_key: DomainMembersPageKey) -> list[ColumnElement[bool]]:
+    domain_column = col(AliasDomain.domain_id)
+    return [domain_column == page_key.domain_id, is_in_administered_domain(ctx, domain_column)]
+
+
+async def load_alias_pages_by_domain(
+    ctx: Context, page_keys: list[DomainMembersPageKey]
+) -> list[Page[ColumnRow]]:
+    """Load pages of the alias domains of domains, ordered by name."""
+    columns = frozenset({"id", "alias"}).union(*(key.columns for key in page_keys))
+    sort_key = (col(AliasDomain.alias), col(AliasDomain.id))
+    scans = []
+    for page_key in page_keys:
+        statement = select(*select_columns(AliasDomain, columns)).where(
+            *_alias_clauses(ctx, page_key)
+        )
+        scans.append(PageScan(statement, page_key.page_request, sort_key, is_descending=False))
+    return await pagination.read_pages(ctx, scans)
+
+
+async def count_aliases_by_domain(ctx: Context, page_keys: list[DomainMembersPageKey]) -> list[int]:
+    """Count the alias domains of domains, in the given order."""
+    count = func.count().label("many")
+    statements = [
+        select(count).select_from(AliasDomain).where(*_alias_clauses(ctx, page_key))
+        for page_key in page_keys
+    ]
+    return [row.many for (row,) in await read_union(ctx, statements)]
 
 
 def _user_clauses(ctx: Context, page_key: DomainMembersPageKey) -> list[ColumnElement[bool]]:

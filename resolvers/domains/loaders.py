@@ -2,6 +2,8 @@
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import ColumnElement, Select, exists, false, func, or_, select, true
@@ -14,15 +16,36 @@ from models.addresses.tables import Address
 from models.domains.tables import AliasDomain, Domain
 from models.errors import Conflict, LimitReached, NotFound, check_count_from_one_to_limit
 from models.events import journal
-from models.events.journal import PLATFORM, EventType, Stream
+from models.events.event_types import EventType
+from models.events.journal import PLATFORM, Stream
 from models.store.columns import ColumnRow, select_columns
 from models.store.keyset_pages import Page, PageRequest
 from models.users.roles import Role
 from models.users.tables import DomainAdmin, User
-from resolvers import pagination
+from models.warning_codes import WarningCode
 from resolvers.context import Context
-from resolvers.pagination import PageScan, read_by_keys
+from resolvers.list_orders import ListOrder, SortColumn, read_ordered_page
+from resolvers.pagination import read_by_keys
 from resolvers.sql_text import contains_text_sql, equals_ignoring_case_sql
+
+
+class DomainOrder(StrEnum):
+    """The order of a list of domains; ties by id."""
+
+    NAME_ASC = "NAME_ASC"
+    NAME_DESC = "NAME_DESC"
+    CREATED_ASC = "CREATED_ASC"
+    CREATED_DESC = "CREATED_DESC"
+    USER_COUNT_ASC = "USER_COUNT_ASC"
+    USER_COUNT_DESC = "USER_COUNT_DESC"
+
+
+_SORT_COLUMNS = {
+    "NAME": SortColumn("name", str),
+    "CREATED": SortColumn("created_at", datetime),
+    "USER_COUNT": SortColumn("user_count", int),
+}
+LIST_ORDERS = {order: ListOrder.of_value(order, _SORT_COLUMNS) for order in DomainOrder}
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,16 +184,18 @@ async def load_locked_domains(ctx: Context, domain_ids: Sequence[int]) -> list[C
 
 
 async def read_domain_page(
-    ctx: Context, conditions: DomainConditions, page_request: PageRequest, columns: Collection[str]
+    ctx: Context,
+    conditions: DomainConditions,
+    page_request: PageRequest,
+    columns: Collection[str],
+    order: DomainOrder = DomainOrder.NAME_ASC,
 ) -> Page[ColumnRow]:
-    """Read a page of the administered domains, ordered by name."""
-    statement = select(*select_columns(Domain, {"id", "name", *columns})).where(
+    """Read a page of administered domains. Raises InvalidInput for a cursor of another order."""
+    list_order = LIST_ORDERS[order]
+    statement = select(*select_columns(Domain, {"id", list_order.column, *columns})).where(
         *_where_clauses(ctx, conditions)
     )
-    sort_key = (col(Domain.name), col(Domain.id))
-    return await pagination.read_page(
-        ctx, PageScan(statement, page_request, sort_key, is_descending=False)
-    )
+    return await read_ordered_page(ctx, statement, Domain, page_request, list_order)
 
 
 async def count_domains(ctx: Context, conditions: DomainConditions) -> int:
@@ -317,7 +342,9 @@ def unknown_domain_error(ctx: Context, name: str, *, path: Sequence[str]) -> Not
 
 def warn_domain_created(ctx: Context, name: str, *, path: Sequence[str]) -> None:
     """Warn the caller that an address has created a domain, whose name can be a typing error."""
-    ctx.add_warning("DOMAIN_CREATED", f"the domain {name} did not exist, and is created", path=path)
+    ctx.add_warning(
+        WarningCode.DOMAIN_CREATED, f"the domain {name} did not exist, and is created", path=path
+    )
 
 
 async def find_domain_name_conflicts(
@@ -346,6 +373,6 @@ async def insert_domain(ctx: Context, session: AsyncSession, domain: Domain) -> 
     """Insert a new domain with its stream, in a transaction that has locked PLATFORM."""
     session.add_all([domain, Stream(id=domain.id)])
     await session.flush()
-    changes = [(EventType.DOMAIN_CHANGED, [domain.id])]
-    await ctx.record_changes(session, {PLATFORM: changes, domain.id: changes}, did="created")
+    changes = [(EventType.DOMAIN_CREATED, [domain.id])]
+    await ctx.record_changes(session, {PLATFORM: changes, domain.id: changes})
     return domain

@@ -21,10 +21,12 @@ from models.errors import (
     LimitReached,
     prefix_error_messages,
 )
-from models.events.journal import PLATFORM, EventType
+from models.events.event_types import EventType
+from models.events.journal import PLATFORM
 from models.store.columns import ColumnRow, select_columns
 from models.users.roles import AdminPermission, Role
 from models.users.tables import User
+from models.validation_constraints import ValidationConstraint
 from resolvers import sql_text
 from resolvers.admin import audit_log
 from resolvers.admin.audit_log import NewAuditLogEntry
@@ -39,7 +41,7 @@ from resolvers.domains.loaders import DomainIdOrName
 from resolvers.queue import rate_limit_mutations
 from resolvers.routing import mutations as routing_mutations
 from resolvers.users import delete as user_delete
-from resolvers.users.limit_values import stored_limit
+from resolvers.users.limit_values import limit_or_none, stored_limit
 from resolvers.users.quota.quota_allocation import effective_quota
 from resolvers.users.selection import UserSelector
 
@@ -121,12 +123,12 @@ class DomainValues:
             and not 1 <= value <= PASSWORD_POLICY_MAXIMA[column]
         ):
             message = f"from 1 to {PASSWORD_POLICY_MAXIMA[column]}"
-            raise InvalidInput(message, constraint="range", path=path)
+            raise InvalidInput(message, constraint=ValidationConstraint.RANGE, path=path)
         if column in PASSWORD_POLICY_MAXIMA or column == "relay_host_id":
             return value
         if value is None:
             message = "it is either so or not: null says neither"
-            raise InvalidInput(message, constraint="required", path=path)
+            raise InvalidInput(message, constraint=ValidationConstraint.REQUIRED, path=path)
         return value
 
 
@@ -157,7 +159,7 @@ async def create_domain(
             await domain_loaders.require_domain_name_free(session, name, path="name")
             await _require_relay_host(ctx, values, columns)
             await domain_loaders.insert_domain(ctx, session, domain)
-            values_after = {"name": name, **columns}
+            values_after = {"name": name, **_audit_log_values(columns)}
             for private_key in private_keys:
                 dkim_domain = DkimDomain(name, domain.id)
                 values_after["dkimKey"] = await dkim_key_mutations.insert_first_pending_key(
@@ -167,7 +169,9 @@ async def create_domain(
                 await rate_limit_mutations.set_or_delete_rates(
                     ctx, session, [domain.id], rate_limit, "domain_id"
                 )
-                values_after[RATE_COLUMN] = rate_limit_mutations.audit_log_values(rate_limit)
+                values_after[GRAPHQL_NAMES[RATE_COLUMN]] = rate_limit_mutations.audit_log_values(
+                    rate_limit
+                )
             await audit_log.log_changes(
                 ctx,
                 session,
@@ -191,7 +195,9 @@ async def update_domains(
     _require_permission_for_columns(ctx, values)
     if not values.columns:
         raise InvalidInput(
-            "say what to change", constraint="required", path=list(values.input_path)
+            "say what to change",
+            constraint=ValidationConstraint.REQUIRED,
+            path=list(values.input_path),
         )
     problems = ErrorCollector()
     columns = values.validate(problems)
@@ -220,9 +226,9 @@ async def update_domains(
             }
         await _update_rows_and_allocated_quota(ctx, session, domain_ids, columns)
         rows_after = await domain_loaders.load_locked_domains(ctx, domain_ids)
-        changes_by_stream = {key: [(EventType.DOMAIN_CHANGED, [key])] for key in domain_ids}
+        changes_by_stream = {key: [(EventType.DOMAIN_UPDATED, [key])] for key in domain_ids}
         await ctx.record_changes(
-            session, {**changes_by_stream, PLATFORM: [(EventType.DOMAIN_CHANGED, domain_ids)]}
+            session, {**changes_by_stream, PLATFORM: [(EventType.DOMAIN_UPDATED, domain_ids)]}
         )
         pairs = zip(rows_before, rows_after, strict=True)
         await audit_log.log_changes(
@@ -334,7 +340,9 @@ def _check_limits_and_flags(
                 names = GRAPHQL_NAMES[smaller_column], GRAPHQL_NAMES[larger_column]
                 message = f"{names[0]} is {small or 'unlimited'}, more than {names[1]}, {large}"
                 raise InvalidInput(
-                    message, constraint="max", path=values.path_of_column(blamed_column)
+                    message,
+                    constraint=ValidationConstraint.MAX,
+                    path=values.path_of_column(blamed_column),
                 )
     given_flags = [name for name in RELAY_FLAGS if name in values.columns]
     requirements = (
@@ -353,7 +361,11 @@ def _check_limits_and_flags(
                     f"{GRAPHQL_NAMES[flag]} is for a domain with {GRAPHQL_NAMES[required_flag]}"
                 )
                 name = flag if flag in given_flags else required_flag
-                raise InvalidInput(message, constraint="requires", path=values.path_of_column(name))
+                raise InvalidInput(
+                    message,
+                    constraint=ValidationConstraint.REQUIRES,
+                    path=values.path_of_column(name),
+                )
 
 
 async def _load_user_quota_totals(ctx: Context, domain_ids: Sequence[int]) -> dict[int, ColumnRow]:
@@ -404,12 +416,30 @@ def _log_entry_of_update(
     return _domain_log_entry(
         "domainUpdate",
         before.id,
-        before={name: getattr(before, name) for name in column_names}
-        | ({RATE_COLUMN: old_rate} if old_rate != new_rate else {}),
-        after={name: getattr(after, name) for name in column_names}
-        | ({RATE_COLUMN: new_rate} if old_rate != new_rate else {}),
+        before=_audit_log_values({name: getattr(before, name) for name in column_names})
+        | ({GRAPHQL_NAMES[RATE_COLUMN]: old_rate} if old_rate != new_rate else {}),
+        after=_audit_log_values({name: getattr(after, name) for name in column_names})
+        | ({GRAPHQL_NAMES[RATE_COLUMN]: new_rate} if old_rate != new_rate else {}),
         domain_id=before.id,
     )
+
+
+def _audit_log_values(columns: Mapping[str, Any]) -> dict[str, Any]:
+    """Return columns by the names of the API's fields; None is unlimited.
+
+    A default quota of the platform is `defaultUserQuotaInherited`.
+    """
+    values: dict[str, Any] = {}
+    for column, value in columns.items():
+        if column == "default_user_quota":
+            values["defaultUserQuotaInherited"] = value is None
+        name, _, member = GRAPHQL_NAMES.get(column, column).partition(".")
+        shown = limit_or_none(value) if column in LIMIT_ENDS else value
+        if member:
+            values.setdefault(name, {})[member] = shown
+        else:
+            values[name] = shown
+    return values
 
 
 def _domain_log_entry(mutation: str, target_id: int, **entry_values: Any) -> NewAuditLogEntry:

@@ -26,10 +26,12 @@ from models.addresses.rewrites import BccRule, RecipientRewrite
 from models.addresses.tables import Address
 from models.domains.tables import AliasDomain, Domain
 from models.errors import Conflict, InvalidInput, MultipleErrors, NotFound, RequestError
-from models.events.journal import PLATFORM, EventType
+from models.events.event_types import EventType
+from models.events.journal import PLATFORM
 from models.store.columns import ColumnRow, core_table, select_columns
 from models.users.search_index import search_text
 from models.users.tables import User
+from models.validation_constraints import ValidationConstraint
 from resolvers.admin import audit_log
 from resolvers.admin.audit_log import NewAuditLogEntry
 from resolvers.context import Context
@@ -127,7 +129,9 @@ async def rename_domain(ctx: Context, ref: DomainIdOrName, new_name: str) -> Dom
     if domain is None:
         raise NotFound(old_name, path=["domain"])
     if domain.name == new_name:
-        raise InvalidInput("that is its name", constraint="same", path=["newName"])
+        raise InvalidInput(
+            "that is its name", constraint=ValidationConstraint.SAME, path=["newName"]
+        )
     names = DomainRenameNames(domain.id, domain.name, new_name)
     async with ctx.write_session() as session:
         await lock_domains_and_users(session, [domain.id])
@@ -196,7 +200,7 @@ def _suffix_problems(suffix: str, max_length: int) -> list[RequestError]:
             f"a user name would have {max_length} characters, and {MAX_USERNAME_LENGTH} are the "
             "most"
         )
-        return [InvalidInput(message, constraint="length", path=["newName"])]
+        return [InvalidInput(message, constraint=ValidationConstraint.LENGTH, path=["newName"])]
     try:
         checked_username(f"x{suffix}", path=["newName"])
     except InvalidInput as problem:
@@ -208,7 +212,9 @@ async def _rename_rows(
     ctx: Context, session: AsyncSession, names: DomainRenameNames
 ) -> dict[str, int]:
     """Update all rows, record the changes, and return the counts of `DomainRenameResult`."""
-    changes_by_stream = await address_changes_by_stream(ctx, [names.domain_id])
+    changes_by_stream = await address_changes_by_stream(
+        ctx, [names.domain_id], EventType.ADDRESS_UPDATED
+    )
     address_count = sum(len(ids) for kinds in changes_by_stream.values() for _, ids in kinds)
     user_ids_by_stream: dict[int, list[int]] = {}
     search_word_parameters = []
@@ -226,10 +232,10 @@ async def _rename_rows(
     for statement in (*_address_and_domain_statements(names, at), *_rule_statements(names)):
         await connection.execute(statement)
     for stream, ids in user_ids_by_stream.items():
-        changes_by_stream.setdefault(stream, []).append((EventType.USER_CHANGED, ids))
+        changes_by_stream.setdefault(stream, []).append((EventType.USER_UPDATED, ids))
     for stream in (names.domain_id, PLATFORM):
         changes_by_stream.setdefault(stream, []).append(
-            (EventType.DOMAIN_CHANGED, [names.domain_id])
+            (EventType.DOMAIN_UPDATED, [names.domain_id])
         )
     await _rename_references(ctx, session, names, changes_by_stream)
     await ctx.record_changes(session, changes_by_stream)
@@ -256,8 +262,8 @@ async def _rename_references(
     The stream of the platform records these changes.
     """
     for event_type, rename_references in (
-        (EventType.ADDRESS_CHANGED, references.rename_domain_in_address_targets),
-        (EventType.USER_CHANGED, references.rename_domain_in_user_columns),
+        (EventType.ADDRESS_UPDATED, references.rename_domain_in_address_targets),
+        (EventType.USER_UPDATED, references.rename_domain_in_user_columns),
     ):
         if ids := await rename_references(ctx, session, names.old_name, names.new_name):
             changes_by_stream.setdefault(PLATFORM, []).append((event_type, ids))

@@ -7,7 +7,8 @@ from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from models.addresses.tables import Address
-from models.events.journal import PLATFORM, EventType, Stream
+from models.events.event_types import EventType
+from models.events.journal import PLATFORM, Stream
 from models.users.tables import User
 from resolvers.context import Context
 
@@ -35,9 +36,9 @@ async def lock_domains_and_users(session: AsyncSession, domain_ids: Sequence[int
 
 
 async def address_changes_by_stream(
-    ctx: Context, domain_ids: Sequence[int]
+    ctx: Context, domain_ids: Sequence[int], event_type: EventType
 ) -> dict[int, list[tuple[EventType, list[int]]]]:
-    """Return ADDRESS_CHANGED of all addresses of domains, by the stream that records them.
+    """Return an event of all addresses of domains, by the stream that records them.
 
     Addresses without user belong to the stream of the platform.
     """
@@ -47,4 +48,4 @@ async def address_changes_by_stream(
     ids_by_stream: dict[int, list[int]] = {}
     for row in await ctx.read(statement.order_by(col(Address.id))):
         ids_by_stream.setdefault(row.user_id or PLATFORM, []).append(row.id)
-    return {stream: [(EventType.ADDRESS_CHANGED, ids)] for stream, ids in ids_by_stream.items()}
+    return {stream: [(event_type, ids)] for stream, ids in ids_by_stream.items()}

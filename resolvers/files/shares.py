@@ -22,12 +22,14 @@ from models.errors import (
     require_all_found,
     require_found,
 )
-from models.events.journal import EventType, JournalEntry
+from models.events.event_types import EventType
+from models.events.journal import JournalEntry
 from models.files.tables import File, FileAttachmentMode, FileShare
 from models.runtime.environment import DatabaseTransaction, Environment
 from models.store.columns import ColumnRow, select_columns
 from models.users.roles import Role
 from models.users.tables import User
+from models.validation_constraints import ValidationConstraint
 from resolvers.access import is_visible
 from resolvers.auth import credential_status, throttles
 from resolvers.auth.passwords import password_hashes
@@ -165,9 +167,11 @@ async def validate_and_build_share(ctx: Context, new: NewShare) -> FileShare:
     owner_id, now = stored_files.require_writing_owner_id(ctx), ctx.environment.now()
     if new.mode is FileAttachmentMode.ATTACH:
         text = "a link is LINK, READ_ONLY_LINK or WRITABLE_LINK"
-        raise InvalidInput(text, constraint="unsupported", path=["mode"])
+        raise InvalidInput(text, constraint=ValidationConstraint.UNSUPPORTED, path=["mode"])
     if new.expires_at is not None and not now < new.expires_at <= now + MAX_LIFETIME:
-        raise InvalidInput("a link ends in the future", constraint="range", path=["expiresAt"])
+        raise InvalidInput(
+            "a link ends in the future", constraint=ValidationConstraint.RANGE, path=["expiresAt"]
+        )
     require_found(
         await ctx.load(stored_files.load_own_files_by_id, new.file_id),
         str(new.file_id),

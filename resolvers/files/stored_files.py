@@ -28,7 +28,8 @@ from models.errors import (
     require_all_found,
     require_found,
 )
-from models.events.journal import EventType, JournalEntry
+from models.events.event_types import EventType
+from models.events.journal import JournalEntry
 from models.files.blobs import Blob, Upload
 from models.files.tables import File, FileShare
 from models.runtime.environment import DatabaseTransaction, Environment
@@ -36,6 +37,7 @@ from models.store.columns import ColumnRow, select_columns
 from models.store.keyset_pages import Page, PageRequest
 from models.users.roles import Scope
 from models.users.tables import User
+from models.validation_constraints import ValidationConstraint
 from resolvers import pagination
 from resolvers.access import is_visible, is_visible_or_managed, require_user_id
 from resolvers.context import Context
@@ -318,12 +320,16 @@ def _validated_name_and_type(
 ) -> tuple[str, str]:
     name = uploads.filename_from_path(filename or "")
     if name is not None and not name.isprintable():
-        raise InvalidInput("a name is printable", constraint="pattern", path=["filename"])
+        raise InvalidInput(
+            "a name is printable", constraint=ValidationConstraint.PATTERN, path=["filename"]
+        )
     guessed_type = _MEDIA_TYPES.guess_type(name)[0] if name else None
     declared_type = (content_type or "").partition(";")[0].strip().lower()
     valid_type = uploads.media_type_or_default(declared_type) if declared_type else None
     if valid_type == DEFAULT_MEDIA_TYPE != declared_type:
-        raise InvalidInput("not a media type", constraint="pattern", path=["contentType"])
+        raise InvalidInput(
+            "not a media type", constraint=ValidationConstraint.PATTERN, path=["contentType"]
+        )
     media_type = valid_type or guessed_type or default_type
     return name or _generated_filename(environment, media_type), media_type
 

@@ -16,12 +16,13 @@ from mail.sieve import ParsedSieveMessage
 from mail.storage.blobs.errors import CorruptBlob
 from mail.storage.message_content import StoredMessage
 from mail.storage.message_insert import SELECT_QUOTA
-from models.admin.tasks import Task
+from models.admin.tasks import Task, TaskKind
 from models.errors import InvalidInput, NotFound, require_all_found
-from models.events.journal import EventType
+from models.events.event_types import EventType
 from models.filters.tables import Filter
 from models.mailboxes.tables import Mailbox, SpecialUse
 from models.store.columns import ColumnRow, select_columns
+from models.validation_constraints import ValidationConstraint
 from resolvers.access import require_user_id
 from resolvers.admin.task_steps import (
     TaskStepPlan,
@@ -42,7 +43,7 @@ from resolvers.transfer import export_writer
 
 log = logging.getLogger(__name__)
 
-TASK_KIND = "FILTER_APPLY"
+TASK_KIND = TaskKind.FILTER_APPLY
 MAX_FILTERS = 100  # per task
 MESSAGES_PER_STEP = 50  # per task step
 
@@ -58,9 +59,13 @@ async def queue_filter_run(
     owner = require_user_id(ctx)
     if selector.users.is_given:
         error_text = "filters are run on the mail of their own account"
-        raise InvalidInput(error_text, constraint="exclusive", path=["select", "users"])
+        raise InvalidInput(
+            error_text, constraint=ValidationConstraint.EXCLUSIVE, path=["select", "users"]
+        )
     if not 0 < len(filter_ids) <= MAX_FILTERS:
-        raise InvalidInput(f"1 to {MAX_FILTERS} filters", constraint="length", path=["ids"])
+        raise InvalidInput(
+            f"1 to {MAX_FILTERS} filters", constraint=ValidationConstraint.LENGTH, path=["ids"]
+        )
     require_all_found(
         filter_ids, {row.id for row in await filter_loaders.load_all_of_user(ctx, owner)}
     )

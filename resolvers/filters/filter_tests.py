@@ -11,6 +11,7 @@ from mail.mime import parse_structure
 from mail.sieve import ParsedSieveMessage
 from models.errors import InvalidInput, NotFound, check_limit
 from models.store.columns import ColumnRow
+from models.validation_constraints import ValidationConstraint
 from resolvers.context import Context
 from resolvers.filters import descriptions
 from resolvers.filters import loaders as filter_loaders
@@ -81,7 +82,9 @@ async def _run_on_stored_or_raw_message(
 ) -> Result:
     if (message_id is None) is (raw_message is None):
         raise InvalidInput(
-            "a message that is there, or raw", constraint="exclusive", path=["message"]
+            "a message that is there, or raw",
+            constraint=ValidationConstraint.EXCLUSIVE,
+            path=["message"],
         )
     if raw_message is None:
         stored = await content.load_stored_message(ctx, message_id or 0)
@@ -94,7 +97,9 @@ async def _run_on_stored_or_raw_message(
     try:
         message_bytes = raw_message.encode()
     except UnicodeEncodeError as half:
-        raise InvalidInput("half a character", constraint="unicode", path=["raw"]) from half
+        raise InvalidInput(
+            "half a character", constraint=ValidationConstraint.UNICODE, path=["raw"]
+        ) from half
     max_bytes = ctx.environment.options.message_max_size
     check_limit(len(message_bytes), max_bytes, f"at most {max_bytes} bytes", path=["raw"])
     return await asyncio.to_thread(

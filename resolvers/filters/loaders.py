@@ -2,6 +2,8 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import ColumnElement, func, select
@@ -12,35 +14,51 @@ from mail.filters import filter_compiler
 from mail.filters.filter_compiler import CompiledFilter, ScriptNames
 from mail.filters.filter_result import FilterTarget
 from mail.text.languages import text_in_language
-from models.errors import LimitReached
+from models.errors import InvalidInput, LimitReached
 from models.filters.tables import Filter
 from models.mailboxes.tables import Mailbox
 from models.store.columns import ColumnRow, select_columns
 from models.store.keyset_pages import Page, PageRequest
 from models.users.roles import AdminPermission, Role
 from models.users.tables import User
+from models.validation_constraints import ValidationConstraint
 from resolvers import pagination
 from resolvers.access import is_overseen_user
 from resolvers.context import Context
 from resolvers.filters import descriptions
 from resolvers.filters.descriptions import ENGLISH_TERMS, TERMS_BY_LANGUAGE, LabelAndValue
+from resolvers.list_orders import ListOrder, SortColumn, read_ordered_page
 from resolvers.pagination import PageScan, read_by_keys, read_union
 from resolvers.sql_text import any_item_fits_sql, contains_text_sql
 
-RUN_ORDER_CURSOR_KIND = "filters"  # of one user, in the order they run
-CREATED_ORDER_CURSOR_KIND = "filters-made"  # of all users, in the order of creation
 RUN_SORT_KEY = (col(Filter.position), col(Filter.id))
-CREATED_SORT_KEY = (col(Filter.created_at), col(Filter.id))
 VISIBLE_COLUMNS = frozenset(column.name for column in select_columns(Filter)) - {"relays"}
+
+
+class FilterOrder(StrEnum):
+    """The order of a list of filters; ties by id."""
+
+    POSITION_ASC = "POSITION_ASC"  # the order they run
+    POSITION_DESC = "POSITION_DESC"
+    CREATED_ASC = "CREATED_ASC"
+    CREATED_DESC = "CREATED_DESC"
+
+
+_SORT_COLUMNS = {
+    "POSITION": SortColumn("position", int),
+    "CREATED": SortColumn("created_at", datetime),
+}
+LIST_ORDERS = {order: ListOrder.of_value(order, _SORT_COLUMNS) for order in FilterOrder}
 
 
 @dataclass(frozen=True, slots=True)
 class FilterListing:
-    """A page of the filters of a user, in the order they run."""
+    """A page of the filters of a user."""
 
     user_id: int
     page_request: PageRequest
     columns: frozenset[str]
+    order: FilterOrder = FilterOrder.POSITION_ASC
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,20 +98,21 @@ async def load_all_of_user(ctx: Context, user_id: int) -> Sequence[ColumnRow]:
 
 
 async def load_pages(ctx: Context, listings: list[FilterListing]) -> list[Page[ColumnRow]]:
-    """Load the pages of these listings, in the order the filters run."""
+    """Load the pages of these listings. Raises InvalidInput for a cursor of another order."""
+    orders = [LIST_ORDERS[key.order] for key in listings]
     names = VISIBLE_COLUMNS.intersection(
-        {"id", "position"}.union(*(key.columns for key in listings))
+        {"id"}.union(*(key.columns for key in listings), (order.column for order in orders))
     )
     statement = select(*select_columns(Filter, names)).where(is_visible_filter_sql(ctx))
-    scans = [
-        PageScan(
-            statement.where(col(Filter.user_id) == key.user_id),
-            key.page_request,
-            RUN_SORT_KEY,
-            is_descending=False,
+    scans = []
+    for key, order in zip(listings, orders, strict=True):
+        order.require_fitting_cursor(key.page_request)
+        of_user = statement.where(col(Filter.user_id) == key.user_id)
+        scans.append(
+            PageScan(
+                of_user, key.page_request, order.sort_key(Filter), is_descending=order.is_descending
+            )
         )
-        for key in listings
-    ]
     return await pagination.read_pages(ctx, scans)
 
 
@@ -127,13 +146,20 @@ async def load_page_of_all_users(
     conditions: FilterListConditions,
     page_request: PageRequest,
     columns: Collection[str],
+    order: FilterOrder = FilterOrder.CREATED_ASC,
 ) -> Page[ColumnRow]:
-    """Load a page of the filters of all users, in the order of creation."""
-    names = VISIBLE_COLUMNS.intersection(columns) | {"created_at", "id"}
+    """Load a page of the filters of all users, or of the user of the conditions.
+
+    Raises InvalidInput for a cursor of another order, and for an order by position without a user:
+    only one user's filters run one after another.
+    """
+    list_order = LIST_ORDERS[order]
+    if list_order.column == "position" and conditions.user_id is None:
+        text = "this order needs the condition filter.user"
+        raise InvalidInput(text, constraint=ValidationConstraint.REQUIRED, path=["orderBy"])
+    names = VISIBLE_COLUMNS.intersection(columns) | {list_order.column, "id"}
     rows = select(*select_columns(Filter, names)).where(*_list_conditions(ctx, conditions))
-    return await pagination.read_page(
-        ctx, PageScan(rows, page_request, CREATED_SORT_KEY, is_descending=False)
-    )
+    return await read_ordered_page(ctx, rows, Filter, page_request, list_order)
 
 
 async def count_of_all_users(ctx: Context, conditions: FilterListConditions) -> int:

@@ -9,11 +9,14 @@ from sqlalchemy import delete, func, insert, select, update
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
+from models.auth.security_log import AuthEventAction
 from models.errors import InvalidInput, require_all_found
-from models.events.journal import EventType, JournalEntry
+from models.events.event_types import EventType
+from models.events.journal import JournalEntry
 from models.filters.tables import Filter
 from models.store.columns import ColumnRow, core_table, select_columns
 from models.users.roles import AdminPermission, Role
+from models.validation_constraints import ValidationConstraint
 from resolvers import sql_text
 from resolvers.access import require_user_id
 from resolvers.admin import audit_log
@@ -145,7 +148,9 @@ async def update_filters(
     Raises InvalidInput, NotFound or Forbidden.
     """
     if not new_values:
-        raise InvalidInput("say what to change", constraint="required", path=["set"])
+        raise InvalidInput(
+            "say what to change", constraint=ValidationConstraint.REQUIRED, path=["set"]
+        )
     visible_rows = await _load_visible_rows(ctx, filter_ids)
     require_all_found(filter_ids, {row.id for row in visible_rows})
     owners = {row.user_id for row in visible_rows}
@@ -285,7 +290,9 @@ def _validated_simple_columns(
     if values.get("position") is not None:
         if values["position"] not in POSITION_RANGE:
             raise InvalidInput(
-                "a number of 32 bits", constraint="range", path=[*input_path, "position"]
+                "a number of 32 bits",
+                constraint=ValidationConstraint.RANGE,
+                path=[*input_path, "position"],
             )
         found["position"] = values["position"]
     if "public_metadata" in values:
@@ -323,7 +330,7 @@ async def _log_new_targets_to_security_log(
 ) -> None:
     """Write each new target to the owner's security log, since an attacker often adds forwards."""
     events = [
-        NewSecurityEvent("filter forward", owner, target=_target_without_secrets(one))
+        NewSecurityEvent(AuthEventAction.FILTER_FORWARD, owner, target=_target_without_secrets(one))
         for owner, new_targets in owner_and_targets_by_filter.values()
         for one in new_targets
     ]

@@ -7,6 +7,7 @@ from typing import Any
 
 from mail.filters.sieve_to_conditions import NEVER_TRUE, QueryForm, query_requiring_all
 from models.errors import InvalidInput
+from models.validation_constraints import ValidationConstraint
 from resolvers.search.query_keys import FilterFields
 from resolvers.search.query_parser import parse_search_query
 
@@ -33,25 +34,27 @@ def filter_tests_from_search_text(search_text: str, input_path: Sequence[str]) -
     """
     if not search_text.strip():
         raise InvalidInput(
-            "at least 1 character; null for no such test", constraint="length", path=input_path
+            "at least 1 character; null for no such test",
+            constraint=ValidationConstraint.LENGTH,
+            path=input_path,
         )
     found = parse_search_query(search_text, _ANY_TIME)
     if found.problems:
         error_text = "; ".join(map(str, found.problems[:5]))
-        raise InvalidInput(error_text, constraint="syntax", path=input_path)
+        raise InvalidInput(error_text, constraint=ValidationConstraint.SYNTAX, path=input_path)
     refused = parse_search_query(search_text, _ANY_TIME, _require_testable_at_delivery).problems
     if refused:
         terms = "; ".join(f"{one.term[:40]!r} at {one.position}: {one.message}" for one in refused)
-        raise InvalidInput(terms, constraint="unsupported", path=input_path)
+        raise InvalidInput(terms, constraint=ValidationConstraint.UNSUPPORTED, path=input_path)
     return _query_from_fields(found.fields)
 
 
 def _require_testable_at_delivery(fields: FilterFields) -> None:
     for name in fields:
         if name in _FIELDS_NOT_AT_DELIVERY:
-            raise InvalidInput(NOT_AT_DELIVERY_MESSAGE, constraint="unsupported")
+            raise InvalidInput(NOT_AT_DELIVERY_MESSAGE, constraint=ValidationConstraint.UNSUPPORTED)
         if name not in _TEST_BUILDERS or (name == "attachment" and fields[name]):
-            raise InvalidInput(NO_TEST_MESSAGE, constraint="unsupported")
+            raise InvalidInput(NO_TEST_MESSAGE, constraint=ValidationConstraint.UNSUPPORTED)
 
 
 def _query_from_fields(fields: FilterFields) -> QueryForm:

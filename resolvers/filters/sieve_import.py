@@ -11,6 +11,7 @@ from mail.filters.sieve_to_actions import MailboxName
 from mail.sieve import ScriptProblem, SieveError, limits
 from models.errors import InvalidInput, MultipleErrors, NotFound, RequestError
 from models.mailboxes.tables import SpecialUse
+from models.validation_constraints import ValidationConstraint
 from resolvers.access import require_user_id
 from resolvers.context import Context
 from resolvers.filters import mutations as filter_mutations
@@ -71,11 +72,13 @@ def _parse_script(ctx: Context, script_text: str) -> SieveImport:
         )
     except SieveError as error:
         raise not_compiled_error(error) from error
-    _raise_if_any([_invalid_script_error(one, "unsupported") for one in found.errors])
+    _raise_if_any(
+        [_invalid_script_error(one, ValidationConstraint.UNSUPPORTED) for one in found.errors]
+    )
     return found
 
 
-def _invalid_script_error(problem: ScriptProblem, constraint: str) -> InvalidInput:
+def _invalid_script_error(problem: ScriptProblem, constraint: ValidationConstraint) -> InvalidInput:
     return InvalidInput(text_with_position(problem), constraint=constraint, path=["content"])
 
 
@@ -110,7 +113,9 @@ def _raise_if_any(problems: Sequence[RequestError]) -> None:
 
 def _with_script_position(parsed_filter: ImportedFilter, refusal: RequestError) -> RequestError:
     """Return the error with the position of its filter in the script."""
-    constraint = refusal.constraint if isinstance(refusal, InvalidInput) else "unknown"
+    constraint = (
+        refusal.constraint if isinstance(refusal, InvalidInput) else ValidationConstraint.UNKNOWN
+    )
     return _invalid_script_error(
         ScriptProblem(*parsed_filter.position, refusal.message), constraint
     )
@@ -132,7 +137,9 @@ async def _load_selectors_by_folder(
         if name is None:
             error_text = f'there is no folder "{folder.path}"'
             problems.append(
-                _invalid_script_error(ScriptProblem(*folder.position, error_text), "unknown")
+                _invalid_script_error(
+                    ScriptProblem(*folder.position, error_text), ValidationConstraint.UNKNOWN
+                )
             )
         else:
             found[folder] = name

@@ -14,6 +14,7 @@ from sqlmodel import col
 from mail.filters.script_cache import compile_script_cached, redirect_addresses
 from mail.filters.script_environment import PERSONAL_LOCATION
 from mail.sieve import SieveError, limits
+from models.auth.security_log import AuthEventAction
 from models.errors import (
     Conflict,
     InvalidInput,
@@ -23,10 +24,12 @@ from models.errors import (
     ScriptError,
 )
 from models.events import journal
-from models.events.journal import EventType, JournalEntry
+from models.events.event_types import EventType
+from models.events.journal import JournalEntry
 from models.filters.sieve_scripts import SieveScript
 from models.store.columns import ColumnRow, select_columns
 from models.users.roles import AdminPermission, Role
+from models.validation_constraints import ValidationConstraint
 from resolvers.admin import audit_log
 from resolvers.admin.audit_log import NewAuditLogEntry
 from resolvers.auth import security_log
@@ -78,7 +81,7 @@ def validate_name(name: str, input_field: str = "name") -> str:
     name = unicodedata.normalize("NFC", name)
     if not 0 < len(name) <= MAX_NAME_LENGTH or _REFUSED_CHARACTERS.search(name) or not name.strip():
         text = f"a name has 1 to {MAX_NAME_LENGTH} characters, no control character and no slash"
-        raise InvalidInput(text, constraint="pattern", path=[input_field])
+        raise InvalidInput(text, constraint=ValidationConstraint.PATTERN, path=[input_field])
     return name
 
 
@@ -157,7 +160,7 @@ def validated_script_size(script_text: str) -> int:
     size = len(script_text.encode(errors="surrogatepass"))
     if size > limits.MAX_SCRIPT_BYTES:
         text = f"a script has at most {limits.MAX_SCRIPT_BYTES} bytes"
-        raise InvalidInput(text, constraint="max", path=["content"])
+        raise InvalidInput(text, constraint=ValidationConstraint.MAX, path=["content"])
     return size
 
 
@@ -210,7 +213,7 @@ async def delete_scripts(
     """
     if not 0 < len(selectors) <= MAX_SCRIPTS:
         text = f"1 to {MAX_SCRIPTS} scripts"
-        raise InvalidInput(text, constraint="range", path=["sieveScripts"])
+        raise InvalidInput(text, constraint=ValidationConstraint.RANGE, path=["sieveScripts"])
     async with _lock_scripts_and_store_changes(ctx, users, "sieveScriptDelete") as changes:
         selected: dict[int, ColumnRow] = {}
         for nth, selector in enumerate(selectors):
@@ -351,7 +354,7 @@ def _new_redirect_events(changes: _ScriptChanges) -> list[NewSecurityEvent]:
             (row.user_id, _redirect_addresses(values.get("content", row.content)) - old_addresses)
         )
     return [
-        NewSecurityEvent("sieve forward", user, target=target)
+        NewSecurityEvent(AuthEventAction.SIEVE_FORWARD, user, target=target)
         for user, all_ in pairs
         for target in sorted(all_)
     ]

@@ -6,6 +6,7 @@ from typing import Any
 from mail.filters.filter_compiler import GROUP_NAMES, MAX_DEPTH
 from mail.recipients.forward_targets import MASKED_TEXT
 from models.errors import InvalidInput
+from models.validation_constraints import ValidationConstraint
 from resolvers.access import require_user_id
 from resolvers.context import Context
 from resolvers.filters import loaders as filter_loaders
@@ -116,7 +117,9 @@ def _selectors_from_paths(
 ) -> Any:
     for one in [path_or_paths] if isinstance(path_or_paths, str) else path_or_paths:
         if one not in mailbox_paths:
-            raise InvalidInput("there is no such folder", constraint="unknown", path=input_path)
+            raise InvalidInput(
+                "there is no such folder", constraint=ValidationConstraint.UNKNOWN, path=input_path
+            )
     return (
         MailboxSelector(path=path_or_paths)
         if isinstance(path_or_paths, str)
@@ -132,19 +135,27 @@ def _require_types(
         kind = type_by_name.get(name)
         has_right_type = value is None or (kind is not None and isinstance(value, kind))
         if not has_right_type or (kind is int and isinstance(value, bool)):
-            raise InvalidInput("not what it must be", constraint="type", path=[*input_path, name])
+            raise InvalidInput(
+                "not what it must be",
+                constraint=ValidationConstraint.TYPE,
+                path=[*input_path, name],
+            )
 
 
 def _require_query_types(query: Any, input_path: Sequence[str], depth: int) -> None:
     if not isinstance(query, dict) or depth > MAX_DEPTH:
-        raise InvalidInput("not what it must be", constraint="type", path=input_path)
+        raise InvalidInput(
+            "not what it must be", constraint=ValidationConstraint.TYPE, path=input_path
+        )
     _require_types(query, QUERY_TYPES, input_path)
     for name, required_key, other_key in (("header", "key", "value"), ("regex", "pattern", "key")):
         if (part := query.get(name)) is not None:
             _require_types(part, {required_key: str, other_key: str}, [*input_path, name])
             if not isinstance(part.get(required_key), str):
                 raise InvalidInput(
-                    f"it has no {required_key}", constraint="type", path=[*input_path, name]
+                    f"it has no {required_key}",
+                    constraint=ValidationConstraint.TYPE,
+                    path=[*input_path, name],
                 )
     for name in GROUP_NAMES:
         for one in query.get(name) or ():
@@ -155,7 +166,11 @@ def _require_action_types(action: FilterRecord, input_path: Sequence[str]) -> No
     _require_types(action, ACTION_TYPES, input_path)
     for name, value in action.items():
         if isinstance(value, list) and not all(isinstance(one, str) for one in value):
-            raise InvalidInput("not what it must be", constraint="type", path=[*input_path, name])
+            raise InvalidInput(
+                "not what it must be",
+                constraint=ValidationConstraint.TYPE,
+                path=[*input_path, name],
+            )
     _require_types(
         action.get("reply") or {}, dict.fromkeys(("subject", "text", "html"), str), input_path
     )

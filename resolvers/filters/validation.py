@@ -20,6 +20,7 @@ from mail.sieve.extensions.core_commands import FIELD_NAME
 from models.errors import ErrorCollector, InvalidInput, MultipleErrors, NotFound
 from models.mailboxes.tables import HOLDING_USES
 from models.notifications.webhooks import Webhook
+from models.validation_constraints import ValidationConstraint
 from resolvers.addresses.targets import TargetsWithRelayPasswords, validate_forward_targets
 from resolvers.context import Context
 from resolvers.filters import search_query
@@ -57,7 +58,7 @@ def validated_merged_query(
     found = {name: value for name, value in found.items() if value is not None}
     if filter_compiler.test_count(found) > MAX_TESTS:
         error_text = f"at most {MAX_TESTS} tests and groups"
-        raise InvalidInput(error_text, constraint="max", path=path)
+        raise InvalidInput(error_text, constraint=ValidationConstraint.MAX, path=path)
     return found
 
 
@@ -67,7 +68,7 @@ def _validated_tests(
     """Return the validated tests of a query. In nested queries, tests of None are removed."""
     if depth > MAX_DEPTH:
         error_text = f"all, any and not go {MAX_DEPTH} levels deep"
-        raise InvalidInput(error_text, constraint="depth", path=path)
+        raise InvalidInput(error_text, constraint=ValidationConstraint.DEPTH, path=path)
     found: dict[str, Any] = {}
     for name, value in values.items():
         at = [*path, name]
@@ -98,7 +99,9 @@ def _tests_from_search_text(search_text: str, path: InputPath, depth: int) -> di
         MultipleErrors,
     ) as refused:  # the path of a test means nothing to the user
         error_text = "; ".join(one.message for one in refused.all_errors[:5])
-        raise InvalidInput(error_text, constraint="syntax", path=path) from refused
+        raise InvalidInput(
+            error_text, constraint=ValidationConstraint.SYNTAX, path=path
+        ) from refused
     return found
 
 
@@ -106,7 +109,9 @@ def _validated_group(
     queries: Sequence[InputValues], path: InputPath, problems: ErrorCollector, depth: int
 ) -> list[dict[str, Any]]:
     if len(queries) > MAX_TESTS:
-        raise InvalidInput(f"at most {MAX_TESTS} at once", constraint="max", path=path)
+        raise InvalidInput(
+            f"at most {MAX_TESTS} at once", constraint=ValidationConstraint.MAX, path=path
+        )
     return [
         _validated_tests(one, [*path, str(nth)], problems, depth + 1)
         for nth, one in enumerate(queries)
@@ -119,7 +124,7 @@ def _validated_test(test_name: str, value: Any, path: InputPath) -> Any:
     if test_name in ("larger", "smaller"):
         if not 0 < value < 1 << 63:
             error_text = "at least 1 byte; null for no such test"
-            raise InvalidInput(error_text, constraint="range", path=path)
+            raise InvalidInput(error_text, constraint=ValidationConstraint.RANGE, path=path)
         return int(value)
     if test_name == "header":
         return _validated_header_test(value, path)
@@ -134,7 +139,7 @@ def _validate_text(text: str, path: InputPath) -> str:
         error_text = (
             f"1 to {MAX_TEST_LENGTH} characters, and not blanks alone; null for no such test"
         )
-        raise InvalidInput(error_text, constraint="length", path=path)
+        raise InvalidInput(error_text, constraint=ValidationConstraint.LENGTH, path=path)
     return text
 
 
@@ -147,7 +152,7 @@ def _validate_header_name(header_name: str, path: InputPath) -> str:
     limit = MAX_HEADER_NAME_LENGTH
     if len(header_name) > limit or not FIELD_NAME.fullmatch(header_name):
         error_text = f"the name of a field has 1 to {limit} signs of ASCII, without blank and colon"
-        raise InvalidInput(error_text, constraint="pattern", path=[*path, "key"])
+        raise InvalidInput(error_text, constraint=ValidationConstraint.PATTERN, path=[*path, "key"])
     return header_name
 
 
@@ -157,7 +162,7 @@ def _validated_regex_test(values: InputValues, path: InputPath) -> dict[str, Any
         regex_groups.compile_regex(pattern, ignore_case=True)
     except InvalidInput as problem:
         raise InvalidInput(
-            problem.message, constraint="pattern", path=[*path, "pattern"]
+            problem.message, constraint=ValidationConstraint.PATTERN, path=[*path, "pattern"]
         ) from problem
     return {"key": None if key is None else _validate_header_name(key, path), "pattern": pattern}
 
@@ -206,7 +211,7 @@ async def validated_merged_action(
     problems.raise_collected()
     found = {name: value for name, value in found.items() if value is not None}
     if not (found or to.targets):
-        raise InvalidInput("say what happens", constraint="required", path=path)
+        raise InvalidInput("say what happens", constraint=ValidationConstraint.REQUIRED, path=path)
     return CheckedAction(found, to.targets, to.encrypted_relays, to.new_targets)
 
 
@@ -240,7 +245,9 @@ async def _require_target_mailbox_ids(
     is_list: bool = False,
 ) -> list[int]:
     if len(selectors) > MAX_COPIES:
-        raise InvalidInput(f"at most {MAX_COPIES} mailboxes", constraint="max", path=path)
+        raise InvalidInput(
+            f"at most {MAX_COPIES} mailboxes", constraint=ValidationConstraint.MAX, path=path
+        )
     rows = await mailbox_loaders.load_by_selectors(ctx, [(user_id, one) for one in selectors])
     for nth, (name, row) in enumerate(zip(selectors, rows, strict=True)):
         index = nth if is_list else None
@@ -252,22 +259,28 @@ async def _require_target_mailbox_ids(
             error_text = (
                 "this mailbox holds snoozed or scheduled messages: nothing else is put there"
             )
-            raise InvalidInput(error_text, constraint="specialUse", path=path, index=index)
+            raise InvalidInput(
+                error_text, constraint=ValidationConstraint.SPECIAL_USE, path=path, index=index
+            )
     return list(dict.fromkeys(row.id for row in rows if row))
 
 
 def _validated_keywords(names: Sequence[str], path: InputPath) -> list[str]:
     if len(names) > MAX_KEYWORDS:
-        raise InvalidInput(f"at most {MAX_KEYWORDS} keywords", constraint="max", path=path)
+        raise InvalidInput(
+            f"at most {MAX_KEYWORDS} keywords", constraint=ValidationConstraint.MAX, path=path
+        )
     for index, name in enumerate(names):
         try:
             validate_keyword(name)
         except InvalidInput as error:
             raise InvalidInput(
-                error.message, constraint="pattern", path=path, index=index
+                error.message, constraint=ValidationConstraint.PATTERN, path=path, index=index
             ) from error
         if parse_flags([name]) != (name,):
-            raise InvalidInput("not a keyword", constraint="pattern", path=path, index=index)
+            raise InvalidInput(
+                "not a keyword", constraint=ValidationConstraint.PATTERN, path=path, index=index
+            )
     return list(dict.fromkeys(names))
 
 
@@ -278,7 +291,9 @@ def _validated_reply(values: InputValues, path: InputPath) -> dict[str, str]:
     message_builder.validate_text(html, [*path, "html"], MAX_REPLY_BYTES)
     if not (text.strip() or html.strip()):
         error_text = "there is nothing to answer: give text or html"
-        raise InvalidInput(error_text, constraint="required", path=[*path, "text"])
+        raise InvalidInput(
+            error_text, constraint=ValidationConstraint.REQUIRED, path=[*path, "text"]
+        )
     return {"subject": subject.strip(), "text": text, "html": html}
 
 
@@ -296,7 +311,9 @@ async def _validate_and_encrypt_targets(
 ) -> CheckedAction:
     """Return the targets in their stored form. Raises InvalidInput for an address of the user."""
     if len(target_texts) > MAX_TARGETS:
-        raise InvalidInput(f"at most {MAX_TARGETS} targets", constraint="max", path=path)
+        raise InvalidInput(
+            f"at most {MAX_TARGETS} targets", constraint=ValidationConstraint.MAX, path=path
+        )
     old_relays = forward_targets.decrypt_relay_urls(
         ctx.environment, filter_state.filter_id, filter_state.encrypted_relays
     )
@@ -310,7 +327,9 @@ async def _validate_and_encrypt_targets(
             error_text = (
                 "a filter does not send on to its own account: mailbox and copyTo store there"
             )
-            raise InvalidInput(error_text, constraint="self", path=path, index=index)
+            raise InvalidInput(
+                error_text, constraint=ValidationConstraint.SELF, path=path, index=index
+            )
     sealed = forward_targets.encrypt_relay_urls(
         ctx.environment, filter_state.filter_id, targets.relays_with_password
     )
@@ -334,4 +353,4 @@ def require_filter_fits_into_script(
     )
     if len(script.encode()) > limits.MAX_SCRIPT_BYTES:
         error_text = f"a filter has at most {limits.MAX_SCRIPT_BYTES} bytes, as Sieve writes it"
-        raise InvalidInput(error_text, constraint="max", path=["query"])
+        raise InvalidInput(error_text, constraint=ValidationConstraint.MAX, path=["query"])

@@ -9,10 +9,11 @@ from sqlalchemy import ColumnElement, Select, delete, func, select, true, update
 from sqlmodel import col
 
 from models.errors import InvalidInput, LimitReached
-from models.events.journal import EventType
+from models.events.event_types import EventType
 from models.mailboxes.tables import Mailbox, MailboxAnnotation
 from models.store.columns import ColumnRow, core_table, insert_with_conflict
 from models.store.prepared_statements import integer_parameter
+from models.validation_constraints import ValidationConstraint
 from resolvers.access import can_see_managed_mail_records, is_visible_or_managed
 from resolvers.context import Context
 from resolvers.mailboxes.loaders import MailboxSelector, require_mailbox_of_each
@@ -36,7 +37,7 @@ def validate_key(key: str) -> str:
             "a name begins with /private/ or /shared/, and has at most "
             f"{MAX_KEY_LENGTH} characters of ASCII, without * and %"
         )
-        raise InvalidInput(text, constraint="pattern", path=["key"])
+        raise InvalidInput(text, constraint=ValidationConstraint.PATTERN, path=["key"])
     return key.lower()
 
 
@@ -53,7 +54,9 @@ async def set_annotation(
     key, value = validate_key(key_and_value[0]), key_and_value[1]
     if len(value.encode(errors="surrogatepass")) > MAX_VALUE_BYTES:
         raise InvalidInput(
-            f"a value has at most {MAX_VALUE_BYTES} bytes", constraint="max", path=["value"]
+            f"a value has at most {MAX_VALUE_BYTES} bytes",
+            constraint=ValidationConstraint.MAX,
+            path=["value"],
         )
     async with lock_mail_owners_and_log_change(ctx, users, "mailboxAnnotationSet") as locked_owners:
         mailboxes = await require_mailbox_of_each(locked_owners, selector)

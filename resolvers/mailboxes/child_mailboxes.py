@@ -13,6 +13,7 @@ from models.mailboxes.shares import MailboxShare, ShareRight
 from models.mailboxes.tables import Mailbox
 from models.store.columns import ColumnRow, select_columns
 from models.users.tables import User
+from models.validation_constraints import ValidationConstraint
 from resolvers.access import require_user_id
 from resolvers.context import Context
 from resolvers.mailboxes import loaders as mailbox_loaders
@@ -36,7 +37,11 @@ async def create_child_mailboxes(
     LimitReached.
     """
     if users.is_given:
-        raise InvalidInput("a parent says whose they are", constraint="exclusive", path=["users"])
+        raise InvalidInput(
+            "a parent says whose they are",
+            constraint=ValidationConstraint.EXCLUSIVE,
+            path=["users"],
+        )
     mailbox = await require_own_or_shared_mailbox(
         ctx, parent, ShareRight.CREATE, path_in_input=PARENT_PATH
     )

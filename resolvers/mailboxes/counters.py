@@ -5,7 +5,8 @@ from collections.abc import AsyncGenerator, Iterable, Sequence
 from sqlalchemy import select
 from sqlmodel import col
 
-from models.events.journal import EventType, JournalEvent
+from models.events.event_types import EventType
+from models.events.journal import JournalEvent
 from models.mailboxes.tables import Mailbox
 from models.store.columns import ColumnRow, select_columns
 from resolvers.access import is_visible_or_managed, require_user_id

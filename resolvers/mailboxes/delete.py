@@ -9,11 +9,13 @@ from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from models.errors import Conflict, Forbidden, InvalidInput, NotFound, check_limit
-from models.events.journal import MAX_IDS_PER_ROW, EventType
+from models.events.event_types import EventType
+from models.events.journal import MAX_IDS_PER_ROW
 from models.mailboxes.shares import MailboxShare
 from models.mailboxes.tables import Mailbox
 from models.messages.tables import Message
 from models.store.columns import ColumnRow, select_columns
+from models.validation_constraints import ValidationConstraint
 from resolvers.context import Context
 from resolvers.filters import mutations as filter_mutations
 from resolvers.mailboxes import shares, subscriptions
@@ -55,7 +57,9 @@ async def delete_mailboxes(
     """
     max_mailboxes = ctx.environment.options.bulk_max_items
     if not request.selectors:
-        raise InvalidInput("name at least one folder", constraint="required", path=["mailboxes"])
+        raise InvalidInput(
+            "name at least one folder", constraint=ValidationConstraint.REQUIRED, path=["mailboxes"]
+        )
     check_limit(
         len(request.selectors),
         max_mailboxes,

@@ -14,12 +14,13 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail.mailboxes.paths import missing_paths_with_parents, tree_sort_key, validate_path
 from models.errors import Conflict, Forbidden, InvalidInput, LimitReached, NotFound
-from models.events.journal import EventType
+from models.events.event_types import EventType
 from models.mailboxes.shares import ShareRight
 from models.mailboxes.tables import Mailbox, SpecialUse
 from models.store.columns import ColumnRow, select_columns
 from models.store.prepared_statements import prepare_cached, raw_values, rows_at
 from models.users.tables import User
+from models.validation_constraints import ValidationConstraint
 from resolvers.access import (
     can_see_mail_of_others,
     can_see_managed_mail_records,
@@ -350,7 +351,7 @@ def require_openpgp_keys(
             text = locked.prefix_username_unless_viewer(
                 user.id, "this takes an OpenPGP key of the account"
             )
-            raise InvalidInput(text, constraint="required", path=path_in_input)
+            raise InvalidInput(text, constraint=ValidationConstraint.REQUIRED, path=path_in_input)
 
 
 async def create_mailboxes(
@@ -440,18 +441,28 @@ async def insert_mailboxes(
 def _validate_new_mailboxes(new_mailboxes: NewMailboxes, user_ids: Sequence[int]) -> None:
     """Raise InvalidInput if the values contradict each other."""
     if not new_mailboxes.paths:
-        raise InvalidInput("name at least one path", constraint="required", path=["paths"])
+        raise InvalidInput(
+            "name at least one path", constraint=ValidationConstraint.REQUIRED, path=["paths"]
+        )
     if new_mailboxes.special_use and len(new_mailboxes.paths) > 1:
-        raise InvalidInput("one folder has the role", constraint="exclusive", path=["specialUse"])
+        raise InvalidInput(
+            "one folder has the role",
+            constraint=ValidationConstraint.EXCLUSIVE,
+            path=["specialUse"],
+        )
     if new_mailboxes.object_id is not None and (len(new_mailboxes.paths) > 1 or len(user_ids) > 1):
         raise InvalidInput(
-            "one folder has the object ID", constraint="exclusive", path=["objectId"]
+            "one folder has the object ID",
+            constraint=ValidationConstraint.EXCLUSIVE,
+            path=["objectId"],
         )
     if new_mailboxes.object_id is not None and not OBJECT_ID_PATTERN.fullmatch(
         new_mailboxes.object_id
     ):
         raise InvalidInput(
-            "an object ID has 32 hex digits", constraint="pattern", path=["objectId"]
+            "an object ID has 32 hex digits",
+            constraint=ValidationConstraint.PATTERN,
+            path=["objectId"],
         )
 
 
@@ -489,7 +500,7 @@ def retention_seconds(
     if not timedelta(seconds=1) <= retention <= MAX_RETENTION:
         raise InvalidInput(
             "a life is between a second and a hundred years",
-            constraint="range",
+            constraint=ValidationConstraint.RANGE,
             path=path_in_input,
         )
     return int(retention.total_seconds())

@@ -10,10 +10,11 @@ from sqlmodel import col
 
 from mail.mailboxes.paths import MAX_LEVELS, missing_paths_with_parents, validate_path
 from models.errors import Conflict, Forbidden, InvalidInput, NotFound
-from models.events.journal import EventType
+from models.events.event_types import EventType
 from models.mailboxes.tables import Mailbox, SpecialUse
 from models.store.columns import ColumnRow, core_table, select_columns
 from models.store.prepared_statements import integer_parameter
+from models.validation_constraints import ValidationConstraint
 from resolvers.context import Context
 from resolvers.mailboxes import subscriptions
 from resolvers.mailboxes.loaders import (
@@ -154,7 +155,7 @@ def _require_free_targets(locked: LockedAccounts, user_id: int, move: MailboxMov
             text = locked.prefix_username_unless_viewer(
                 user_id, f"a path has at most {MAX_LEVELS} levels"
             )
-            raise InvalidInput(text, constraint="pattern", path=["newPath"])
+            raise InvalidInput(text, constraint=ValidationConstraint.PATTERN, path=["newPath"])
         if move.ids_by_occupied_path.get(target, row.id) not in moved_ids:
             text = "there is already a folder of this path"
             raise Conflict(locked.prefix_username_unless_viewer(user_id, text), path=["newPath"])

@@ -13,8 +13,9 @@ from mail.consistency import mailbox_checks
 from mail.consistency.mailbox_checks import MailboxProblems
 from mail.consistency.report import Finding
 from mail.mailboxes import paths
-from models.admin.tasks import Task
-from models.events.journal import PLATFORM, EventType
+from models.admin.tasks import Task, TaskKind
+from models.events.event_types import EventType
+from models.events.journal import PLATFORM
 from models.mailboxes.tables import Mailbox
 from models.messages.tables import Message
 from models.store.columns import ColumnRow, select_columns
@@ -25,7 +26,7 @@ from resolvers.mailboxes.loaders import load_visible_by_ids, matches_pattern_sql
 from resolvers.mailboxes.owners import load_managed_mail_owners
 from resolvers.users.selection import UserSelector
 
-TASK_KIND = "MAILBOX_REPAIR"
+TASK_KIND = TaskKind.MAILBOX_REPAIR
 OPERATOR_RULE = GuardRule(role=Role.ADMIN, scope=Scope.FULL)
 MAX_INLINE_MAILBOXES = 100  # a request with more is run as a task
 MAX_INLINE_MESSAGES = 5000  # messages in these mailboxes; more need a task

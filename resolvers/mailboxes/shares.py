@@ -13,12 +13,13 @@ from mail.recipients import address_resolution
 from models.addresses.tables import Address
 from models.errors import Forbidden, InvalidInput, LimitReached, require_found
 from models.events import journal
-from models.events.journal import EventType
+from models.events.event_types import EventType
 from models.mailboxes.shares import MailboxShare, Rights, ShareRight, decode_rights, encode_rights
 from models.mailboxes.tables import Mailbox
 from models.store.columns import ColumnRow, insert_with_conflict, select_columns
 from models.store.keyset_pages import Page, PageRequest
 from models.users.tables import User
+from models.validation_constraints import ValidationConstraint
 from resolvers import pagination
 from resolvers.access import (
     can_see_managed_mail_records,
@@ -135,7 +136,9 @@ async def _require_may_share(
     """Raise Forbidden or InvalidInput if the viewer can't set these rights for this user."""
     viewer_id = require_user_id(ctx)
     if grantee_id == mailbox.user_id:
-        raise InvalidInput("the owner has all rights", constraint="exclusive", path=["user"])
+        raise InvalidInput(
+            "the owner has all rights", constraint=ValidationConstraint.EXCLUSIVE, path=["user"]
+        )
     if viewer_id == mailbox.user_id or (grantee_id == viewer_id and not new_rights):
         return
     (has,) = await mailbox_rights.load_rights(ctx, [(mailbox.user_id, mailbox.id)])

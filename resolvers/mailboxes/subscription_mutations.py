@@ -7,7 +7,7 @@ from sqlmodel import col
 
 from mail.mailboxes.paths import canonical_path, validate_path
 from models.errors import LimitReached, NotFound, check_count_from_one_to_limit, check_limit
-from models.events.journal import EventType
+from models.events.event_types import EventType
 from models.mailboxes.tables import Mailbox
 from models.store.columns import ColumnRow, core_table, select_columns
 from models.store.prepared_statements import integer_parameter
@@ -125,7 +125,7 @@ async def _toggle_subscribed_and_record(
         mailbox_ids = [row.id for row in mailboxes if row.user_id == user]
         entries[user] = [
             *locked.ctx.journal_entries(
-                EventType.USER_CHANGED, [user] if user in user_ids_with_path_changes else []
+                EventType.USER_UPDATED, [user] if user in user_ids_with_path_changes else []
             ),
             *locked.ctx.journal_entries(EventType.MAILBOX_UPDATED, mailbox_ids),
         ]

@@ -12,12 +12,14 @@ from sqlmodel import col
 
 from models.errors import Conflict, InvalidInput
 from models.events import journal
-from models.events.journal import EventType, Stream
+from models.events.event_types import EventType
+from models.events.journal import Stream
 from models.mailboxes.tables import Mailbox
 from models.store.columns import ColumnRow, core_table, select_columns
 from models.store.prepared_statements import integer_parameter
 from models.users.roles import Role, Scope
 from models.users.tables import User
+from models.validation_constraints import ValidationConstraint
 from resolvers.context import Context, GuardRule
 from resolvers.mailboxes.loaders import (
     OBJECT_ID_PATTERN,
@@ -81,17 +83,21 @@ def _validate_state(state: MailboxUidState) -> None:
     """Raise InvalidInput if no value is set or a value is out of range."""
     given_values = {one.name: getattr(state, one.name) for one in fields(state)}
     if all(value is None for value in given_values.values()):
-        raise InvalidInput("set at least one thing", constraint="required")
+        raise InvalidInput("set at least one thing", constraint=ValidationConstraint.REQUIRED)
     for name, path, limit in (
         ("uid_validity", "uidValidity", MAX_UID_VALIDITY),
         ("min_next_uid", "minNextUid", MAX_UID),
         ("min_highest_modseq", "minHighestModseq", MAX_MODSEQ),
     ):
         if given_values[name] is not None and not 1 <= given_values[name] <= limit:
-            raise InvalidInput(f"from 1 to {limit}", constraint="range", path=[path])
+            raise InvalidInput(
+                f"from 1 to {limit}", constraint=ValidationConstraint.RANGE, path=[path]
+            )
     if state.object_id is not None and not OBJECT_ID_PATTERN.fullmatch(state.object_id):
         raise InvalidInput(
-            "an object ID has 32 hex digits", constraint="pattern", path=["objectId"]
+            "an object ID has 32 hex digits",
+            constraint=ValidationConstraint.PATTERN,
+            path=["objectId"],
         )
 
 
@@ -101,7 +107,9 @@ async def _require_unused_object_id(
     """Raise InvalidInput for several mailboxes, Conflict if the object ID is in use."""
     if len(mailboxes) > 1:
         raise InvalidInput(
-            "one folder has the object ID", constraint="exclusive", path=["objectId"]
+            "one folder has the object ID",
+            constraint=ValidationConstraint.EXCLUSIVE,
+            path=["objectId"],
         )
     used_object_ids = select(col(Mailbox.id)).where(
         col(Mailbox.user_id).in_(locked.user_ids),
@@ -141,7 +149,7 @@ async def _increase_uid_validity_counter(
         text = locked.prefix_username_unless_viewer(
             mailbox.user_id, f"it is {mailbox.uid_validity}, and does not fall"
         )
-        raise InvalidInput(text, constraint="min", path=["uidValidity"])
+        raise InvalidInput(text, constraint=ValidationConstraint.MIN, path=["uidValidity"])
     one = update(User).where(col(User.id) == mailbox.user_id, col(User.uid_validity) < uid_validity)
     connection = await locked.session.connection()
     if not (await connection.execute(one.values(uid_validity=uid_validity))).rowcount:

@@ -11,12 +11,14 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail.mailboxes.special_use_names import NAMED_USES
 from mail.storage.message_flags import SYSTEM_FLAGS
-from models.admin.tasks import Task
+from models.admin.tasks import Task, TaskKind
 from models.errors import Forbidden, InvalidInput, NotFound, check_count_from_one_to_limit
-from models.events.journal import MAX_IDS_PER_ROW, EventType
+from models.events.event_types import EventType
+from models.events.journal import MAX_IDS_PER_ROW
 from models.mailboxes.tables import Mailbox, SpecialUse
 from models.messages.tables import Message
 from models.store.columns import ColumnRow
+from models.validation_constraints import ValidationConstraint
 from resolvers.admin.task_steps import TaskStepPlan, TaskStepResult, insert_tasks
 from resolvers.context import Context
 from resolvers.mailboxes.loaders import (
@@ -31,7 +33,7 @@ from resolvers.mailboxes.owners import LockedAccounts, lock_mail_owners_and_log_
 from resolvers.messages.bulk import flags, row_changes
 from resolvers.users.selection import VIEWER_ONLY, UserSelector
 
-TASK_KIND = "MAILBOX_RETENTION"
+TASK_KIND = TaskKind.MAILBOX_RETENTION
 INPUT_PATH = ("set",)
 
 
@@ -103,14 +105,20 @@ def _validated_column_values(ctx: Context, request: MailboxUpdate) -> dict[str, 
         path=["mailboxes"],
     )
     if not values:
-        raise InvalidInput("change at least one thing", constraint="required", path=INPUT_PATH)
+        raise InvalidInput(
+            "change at least one thing", constraint=ValidationConstraint.REQUIRED, path=INPUT_PATH
+        )
     if values.get("special_use") and len(request.selectors) > 1:
         raise InvalidInput(
-            "one folder has the role", constraint="exclusive", path=[*INPUT_PATH, "specialUse"]
+            "one folder has the role",
+            constraint=ValidationConstraint.EXCLUSIVE,
+            path=[*INPUT_PATH, "specialUse"],
         )
     if request.applies_retention and "retention" not in values:
         text = "say which retention is to be applied"
-        raise InvalidInput(text, constraint="required", path=[*INPUT_PATH, "retention"])
+        raise InvalidInput(
+            text, constraint=ValidationConstraint.REQUIRED, path=[*INPUT_PATH, "retention"]
+        )
     if "retention" in values:
         life = values["retention"] or timedelta()
         values["retention"] = retention_seconds(life, path_in_input=[*INPUT_PATH, "retention"])

@@ -36,6 +36,7 @@ from models.runtime.options import MIB
 from models.store.columns import ColumnRow, select_columns
 from models.store.prepared_statements import integer_parameter, prepare_cached
 from models.users.roles import Scope
+from models.validation_constraints import ValidationConstraint
 from resolvers.access import can_see_mail_of_others, is_own_prepared, is_visible_or_managed
 from resolvers.context import Context
 from resolvers.messages.content_access import (
@@ -457,14 +458,16 @@ def _require_response_size(size: int, name: str) -> None:
 def _validate_max_bytes(max_bytes: int) -> int:
     if not 0 < max_bytes <= MAX_RESPONSE_BYTES:
         text = f"between 1 and {MAX_RESPONSE_BYTES} bytes can be asked for"
-        raise InvalidInput(text, constraint="max", path=["maxBytes"])
+        raise InvalidInput(text, constraint=ValidationConstraint.MAX, path=["maxBytes"])
     return max_bytes
 
 
 def _validate_offset(offset: int) -> int:
     if offset < 0:
         raise InvalidInput(
-            "counted from 0, and not from the end", constraint="min", path=["offset"]
+            "counted from 0, and not from the end",
+            constraint=ValidationConstraint.MIN,
+            path=["offset"],
         )
     return offset
 

@@ -11,6 +11,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlmodel import col
 
+from models.auth.security_log import AuthEventAction
 from models.errors import Forbidden
 from models.mailboxes.shares import ShareRight
 from models.mailboxes.tables import Mailbox
@@ -22,7 +23,7 @@ from resolvers.auth.security_log import NewSecurityEvent
 from resolvers.context import Context
 
 CONTENT_COLUMNS = frozenset({"subject", "preview", "structure", "attachments"})  # columns
-READ_EVENT = "read mail"  # the name in the owner's security log
+READ_EVENT = AuthEventAction.MESSAGES_READ  # the name in the owner's security log
 
 
 class RowWithoutContent:

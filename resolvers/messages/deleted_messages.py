@@ -11,14 +11,15 @@ from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail.mailboxes.special_use_names import restored_mailbox_name
-from models.admin.tasks import Task
+from models.admin.tasks import Task, TaskKind
 from models.errors import Forbidden, InvalidInput, NotFound
-from models.events.journal import EventType
+from models.events.event_types import EventType
 from models.mailboxes.tables import SpecialUse
 from models.messages.tables import Message
 from models.store.columns import ColumnRow, select_columns
 from models.store.keyset_pages import Page, PageRequest
 from models.users.roles import AdminPermission, Role
+from models.validation_constraints import ValidationConstraint
 from resolvers import pagination
 from resolvers.access import can_see_managed_mail_records, is_visible_or_managed, require_user_id
 from resolvers.admin import audit_log
@@ -38,7 +39,7 @@ from resolvers.pagination import PageScan
 from resolvers.users import loaders as user_loaders
 from resolvers.users.selection import load_managed_user, load_managed_users
 
-TASK_KIND = "DELETED_MESSAGES_RESTORE"  # of the task that restores a period
+TASK_KIND = TaskKind.DELETED_MESSAGES_RESTORE  # of the task that restores a period
 MESSAGES_PER_STEP = 1000  # per task step
 NEWEST_FIRST, OLDEST_FIRST = "archived-", "archived+"
 SORT_KEY = (col(Message.deleted_at), col(Message.id))
@@ -237,7 +238,7 @@ async def queue_restore_of_period(ctx: Context, period: DeletionPeriod) -> Task:
     """
     if period.since >= period.before:
         text = "before is later than since"
-        raise InvalidInput(text, constraint="range", path=["before"])
+        raise InvalidInput(text, constraint=ValidationConstraint.RANGE, path=["before"])
     user = await load_managed_user(
         ctx, require_user_id(ctx) if period.user_id is None else period.user_id
     )

@@ -12,10 +12,11 @@ from sqlmodel import select as instances
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from models.errors import Conflict, InvalidInput, LimitReached, NotFound
-from models.events.journal import EventType
+from models.events.event_types import EventType
 from models.messages.labels import Label
 from models.messages.tables import Message
 from models.store.columns import ColumnRow, select_columns
+from models.validation_constraints import ValidationConstraint
 from resolvers import sql_text
 from resolvers.access import is_visible, require_user_id
 from resolvers.context import Context
@@ -175,7 +176,9 @@ async def update_labels(ctx: Context, label_ids: Sequence[int], change: LabelCha
     Raises InvalidInput, and NotFound for the first label that doesn't exist.
     """
     if change == LabelChange():
-        raise InvalidInput("say what to change", constraint="required", path=["set"])
+        raise InvalidInput(
+            "say what to change", constraint=ValidationConstraint.REQUIRED, path=["set"]
+        )
     name = _validated_name(change.name, path=["set", "name"])
     color = _validated_color(change.color, path=["set", "color"])
     user_id = require_user_id(ctx)
@@ -221,7 +224,9 @@ def _validated_name(text: str | None, *, path: Sequence[str]) -> str | None:
     """Return the trimmed name; None if it is not given. Raises InvalidInput."""
     name = sql_text.validate_text(text, max_length=MAX_NAME_LENGTH, path=path)
     if text is not None and name is None:
-        raise InvalidInput("a label has a name", constraint="required", path=path)
+        raise InvalidInput(
+            "a label has a name", constraint=ValidationConstraint.REQUIRED, path=path
+        )
     return name
 
 
@@ -231,7 +236,7 @@ def _validated_color(text: str | None, *, path: Sequence[str]) -> str | None:
     if color is not None and not COLOR_PATTERN.fullmatch(color):
         raise InvalidInput(
             "a color is # and six hexadecimal digits, such as #1e90ff",
-            constraint="pattern",
+            constraint=ValidationConstraint.PATTERN,
             path=path,
         )
     return color

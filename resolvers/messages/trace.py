@@ -13,14 +13,15 @@ from mail.storage import message_trace
 from mail.storage.message_trace import search_key, stored_text
 from mail.text.storable_text import make_storable
 from models.errors import InvalidInput
-from models.messages.message_trace import DeliveryTraceStep, LogComponent
-from models.queue.tables import DeliveryState, QueueEntry, last_reply
+from models.messages.message_trace import DeliveryTraceStep, LogComponent, MessageTraceEventKind
+from models.queue.tables import QueueEntry, last_reply
 from models.store.columns import ColumnRow, select_columns
 from models.store.keyset_pages import Page, PageRequest
 from models.store.query_hints import without_index
 from models.submission.tables import Submission
 from models.users.roles import Role
 from models.users.tables import User
+from models.validation_constraints import ValidationConstraint
 from resolvers import pagination
 from resolvers.access import is_overseen_user
 from resolvers.context import Context
@@ -44,7 +45,7 @@ class MessageTraceStep:
     at: datetime
     queue_id: str
     component: LogComponent
-    event: str
+    event: MessageTraceEventKind
     detail: str | None = None
     address: str | None = None
     sender: str | None = None
@@ -133,14 +134,18 @@ def validate_trace_filter(ctx: Context, trace_filter: TraceFilter) -> None:
             error_text = (
                 f"{name} must be an address or a domain of at most {MAX_TEXT_LENGTH} characters"
             )
-            raise InvalidInput(error_text, constraint="address", path=["filter", name])
+            raise InvalidInput(
+                error_text, constraint=ValidationConstraint.ADDRESS, path=["filter", name]
+            )
     if trace_filter.since and trace_filter.before and trace_filter.since >= trace_filter.before:
         error_text = "since must be earlier than before"
-        raise InvalidInput(error_text, constraint="range", path=["filter", "since"])
+        raise InvalidInput(
+            error_text, constraint=ValidationConstraint.RANGE, path=["filter", "since"]
+        )
     is_time_alone = trace_filter.sender is None and trace_filter.recipient is None
     if is_time_alone and not ctx.viewer.role.includes(Role.ADMIN):
         error_text = "name a sender or a recipient; only an ADMIN can search by time alone"
-        raise InvalidInput(error_text, constraint="required", path=["filter"])
+        raise InvalidInput(error_text, constraint=ValidationConstraint.REQUIRED, path=["filter"])
 
 
 def _is_address_or_domain(text: str) -> bool:
@@ -204,14 +209,16 @@ def _normalized_request(request: TraceRequest) -> TraceRequest:
         error_text = (
             "give queueId or messageId; messageTraceEvents finds messages by address and time"
         )
-        raise InvalidInput(error_text, constraint="exclusive", path=["messageId"])
+        raise InvalidInput(
+            error_text, constraint=ValidationConstraint.EXCLUSIVE, path=["messageId"]
+        )
     for name, value in (("queueId", request.queue_id), ("messageId", request.message_id)):
         if value is not None and not 0 < len(value.strip()) <= MAX_TEXT_LENGTH:
             error_text = f"from 1 to {MAX_TEXT_LENGTH} characters"
-            raise InvalidInput(error_text, constraint="length", path=[name])
+            raise InvalidInput(error_text, constraint=ValidationConstraint.LENGTH, path=[name])
     if len(request.recipient or "") > MAX_TEXT_LENGTH:
         error_text = f"at most {MAX_TEXT_LENGTH} characters"
-        raise InvalidInput(error_text, constraint="length", path=["address"])
+        raise InvalidInput(error_text, constraint=ValidationConstraint.LENGTH, path=["address"])
     message_id = request.message_id and request.message_id.strip()
     if message_id and not message_id.startswith("<"):
         message_id = f"<{message_id}>"
@@ -302,7 +309,9 @@ def _steps_of_submission(
     submission: ColumnRow, deliveries: Sequence[ColumnRow]
 ) -> Iterator[MessageTraceStep]:
     """Yield the step of a submission, and the state of each of its queue entries."""
-    event = "queued" if submission.copy_of is None else "copied"
+    event = (
+        MessageTraceEventKind.QUEUED if submission.copy_of is None else MessageTraceEventKind.COPIED
+    )
     sender_text = f"from <{submission.envelope_from}>"
     of = {"sender": submission.envelope_from or None, "stored_message_id": submission.message_id}
     yield MessageTraceStep(
@@ -310,7 +319,7 @@ def _steps_of_submission(
     )
     for each in deliveries:
         at = each.reported_at or each.delivered_at or submission.created_at
-        state, sender_text = DeliveryState(each.state).lower(), _delivery_detail(each)
+        state, sender_text = MessageTraceEventKind(each.state), _delivery_detail(each)
         yield MessageTraceStep(
             at, submission.queue_id, LogComponent.MTA, state, sender_text, each.recipient, **of
         )

@@ -4,7 +4,8 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from models.events.journal import EventType, JournalEvent, StreamPositions
+from models.events.event_types import SECURITY_EVENT_TYPES, EventType
+from models.events.journal import JournalEvent, StreamPositions
 from models.store.columns import ColumnRow
 from models.users.tables import LimitKind, UsageLevel
 from resolvers.access import require_user_id
@@ -14,38 +15,33 @@ from resolvers.changes.stream_reader import FollowRequest
 from resolvers.context import Context
 from resolvers.notifications.push_events import is_received_mail, read_notifiable_messages
 from resolvers.notifications.push_requests import NO_SUBJECT
-from resolvers.notifications.webhook_event_types import TYPE_BY_EVENT_TYPE, TYPE_BY_SECURITY_ACTION
 
-EVENT_TYPES = frozenset(
-    {
-        EventType.MESSAGE_ADDED,
-        EventType.LIMIT_REACHED,
-        EventType.SECURITY_EVENT,
-        EventType.SUBMISSION_CHANGED,
-    }
-)
-RECEIVED_TYPE, BOUNCED_TYPE, RESYNC_TYPE = "message.received", "message.bounced", "resync"
+EVENT_TYPES = SECURITY_EVENT_TYPES | {
+    EventType.MESSAGE_RECEIVED,
+    EventType.LIMIT_REACHED,
+    EventType.SUBMISSION_BOUNCED,
+}
 UNSENT_TITLES = {
     "FAILED": "A message could not be sent",
     "PARTIAL": "A message did not reach all its recipients",
 }
 SECURITY_TITLES = {  # of security log entries that are shown
-    "login.succeeded": "New sign-in",
-    "login.failed": "A sign-in failed",
-    "user.actedAs": "An administrator acts as you",
-    "password.changed": "The password was changed",
-    "password.reset": "The password was reset",
-    "forwarding.changed": "Mail is forwarded elsewhere",
-    "totp.enabled": "Codes by time are on",
-    "totp.disabled": "Codes by time are off",
-    "externalTwoFactor.enabled": "A second factor is on",
-    "externalTwoFactor.disabled": "A second factor is off",
-    "webauthn.registered": "A security key was registered",
-    "webauthn.deleted": "A security key was removed",
-    "twoFactor.disabled": "All second factors are off",
-    "recoveryCodes.created": "New recovery codes were made",
-    "appPassword.created": "An application password was made",
-    "apiKey.created": "An API key was made",
+    EventType.SIGN_IN_SUCCEEDED: "New sign-in",
+    EventType.SIGN_IN_FAILED: "A sign-in failed",
+    EventType.IMPERSONATION_STARTED: "An administrator acts as you",
+    EventType.PASSWORD_CHANGED: "The password was changed",
+    EventType.PASSWORD_RESET: "The password was reset",
+    EventType.FORWARDING_CHANGED: "Mail is forwarded elsewhere",
+    EventType.TOTP_ENABLED: "Codes by time are on",
+    EventType.TOTP_DISABLED: "Codes by time are off",
+    EventType.EXTERNAL_TWO_FACTOR_ENABLED: "A second factor is on",
+    EventType.EXTERNAL_TWO_FACTOR_DISABLED: "A second factor is off",
+    EventType.WEBAUTHN_REGISTERED: "A security key was registered",
+    EventType.WEBAUTHN_DELETED: "A security key was removed",
+    EventType.TWO_FACTOR_DISABLED: "All second factors are off",
+    EventType.RECOVERY_CODES_CREATED: "New recovery codes were made",
+    EventType.APP_PASSWORD_CREATED: "An application password was made",
+    EventType.API_KEY_CREATED: "An API key was made",
 }
 LIMIT_TITLES = {
     LimitKind.STORAGE: "Storage",
@@ -60,7 +56,7 @@ LIMIT_TITLES = {
 class LiveNotification:
     """One notification and the position after it."""
 
-    type: str
+    type: EventType
     title: str
     text: str | None
     message_id: int | None
@@ -74,14 +70,14 @@ async def follow_notifications(
 ) -> AsyncGenerator[LiveNotification]:
     """Yield notifications of the viewer's own account: those after `since`, then new ones.
 
-    A notification of the type "resync" is yielded if events are no longer kept.
+    A notification of the type RESYNC is yielded if events are no longer kept.
     """
     user_id = require_user_id(ctx)
     async for batch in stream_reader.follow_changes(ctx, FollowRequest(since, EVENT_TYPES)):
         if batch.resync_reason:
             text = "Something may not have been told: look for yourself"
             yield LiveNotification(
-                RESYNC_TYPE, text, None, None, ctx.environment.now(), batch.position
+                EventType.RESYNC, text, None, None, ctx.environment.now(), batch.position
             )
             continue
         notifications = await _notifications_from_events(
@@ -103,7 +99,7 @@ async def _notifications_from_events(
         if received_ids
         else {}
     )
-    security_ids = [e.object_id for e in events if e.type is EventType.SECURITY_EVENT]
+    security_ids = [e.object_id for e in events if e.type in SECURITY_EVENT_TYPES]
     rows = await security_log.load_visible_events_by_id(ctx, security_ids) if security_ids else []
     security_rows = {row.id: row for row in rows if row}
     return [
@@ -117,12 +113,12 @@ def _notification_from_event(
     event: JournalEvent, messages: Mapping[int, ColumnRow], security_rows: Mapping[int, ColumnRow]
 ) -> LiveNotification | None:
     object_id = event.object_id
-    if event.type is EventType.SUBMISSION_CHANGED:
+    if event.type is EventType.SUBMISSION_BOUNCED:
         title = UNSENT_TITLES.get(str(event.facts.get("state")))
-        return _notification(event, BOUNCED_TYPE, title, None) if title else None
+        return _notification(event, title, None) if title else None
     if event.type is EventType.LIMIT_REACHED:
         return _limit_notification(event)
-    if event.type is EventType.SECURITY_EVENT:
+    if event.type in SECURITY_EVENT_TYPES:
         return (
             _security_notification(event, security_rows[object_id])
             if object_id in security_rows
@@ -132,28 +128,23 @@ def _notification_from_event(
         return None
     message = messages[object_id]
     sender = message.from_name or message.from_address or "New mail"
-    return _notification(event, RECEIVED_TYPE, sender, message.subject or NO_SUBJECT, object_id)
+    return _notification(event, sender, message.subject or NO_SUBJECT, object_id)
 
 
 def _notification(
-    event: JournalEvent,
-    event_type: str,
-    title: str,
-    text: str | None,
-    message_id: int | None = None,
+    event: JournalEvent, title: str, text: str | None, message_id: int | None = None
 ) -> LiveNotification:
-    return LiveNotification(event_type, title, text, message_id, event.at, event.positions)
+    return LiveNotification(event.type, title, text, message_id, event.at, event.positions)
 
 
 def _security_notification(event: JournalEvent, row: ColumnRow) -> LiveNotification | None:
     """Return the notification of a security log entry; None for a repeated sign-in."""
-    event_type = TYPE_BY_SECURITY_ACTION.get((row.action, row.result == "success"), "")
-    if event_type not in SECURITY_TITLES or (
-        event_type == "login.succeeded" and row._asdict()["count"] > 1
+    if event.type not in SECURITY_TITLES or (
+        event.type is EventType.SIGN_IN_SUCCEEDED and row._asdict()["count"] > 1
     ):
         return None
     origin = " from ".join(each for each in (row.protocol, row.ip) if each)
-    return _notification(event, event_type, SECURITY_TITLES[event_type], origin or None)
+    return _notification(event, SECURITY_TITLES[event.type], origin or None)
 
 
 def _limit_notification(event: JournalEvent) -> LiveNotification:
@@ -166,4 +157,4 @@ def _limit_notification(event: JournalEvent) -> LiveNotification:
     if text and facts["limitKind"] == LimitKind.FORWARDS:
         text = "Something was not forwarded"
     title = f"{LIMIT_TITLES[LimitKind(facts['limitKind'])]}: {usage}"
-    return _notification(event, TYPE_BY_EVENT_TYPE[EventType.LIMIT_REACHED], title, text)
+    return _notification(event, title, text)

@@ -12,13 +12,16 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail.network.outbound_http import parse_target
 from mail.text.bounded_regex import BoundedRegex
+from models.auth.security_log import AuthEventAction
 from models.errors import ErrorCollector, InvalidInput, NotFound
-from models.events.journal import EventType, Stream
+from models.events.event_types import EventType
+from models.events.journal import Stream
 from models.events.wakeups import PUSHES
 from models.notifications.push_channels import PushChannel, PushKind
 from models.runtime.secret_box import DecryptionError
 from models.store.columns import ColumnRow, core_table, select_columns
 from models.users.roles import AdminPermission, Role
+from models.validation_constraints import ValidationConstraint
 from resolvers.admin import audit_log
 from resolvers.admin.audit_log import NewAuditLogEntry
 from resolvers.auth import security_log
@@ -143,7 +146,7 @@ def _validate_change(
         with problems.collecting():
             if name not in (*required, *optional):
                 text = f"a channel of the kind {change.kind} has none"
-                raise InvalidInput(text, constraint="exclusive", path=[name])
+                raise InvalidInput(text, constraint=ValidationConstraint.EXCLUSIVE, path=[name])
             if part is not None:
                 target_parts[name] = _validate_target_part(ctx, change.kind, name, part)
     for name, max_length in (("title", MAX_TITLE_LENGTH), ("text", MAX_TEXT_LENGTH)):
@@ -158,7 +161,9 @@ def _validate_change(
     with problems.collecting():
         if change.mailbox_refs is not None and len(change.mailbox_refs) > MAX_MAILBOXES:
             raise InvalidInput(
-                f"at most {MAX_MAILBOXES} folders", constraint="max", path=["mailboxes"]
+                f"at most {MAX_MAILBOXES} folders",
+                constraint=ValidationConstraint.MAX,
+                path=["mailboxes"],
             )
     problems.raise_collected()
     return values, target_parts
@@ -173,26 +178,36 @@ def _validate_target_part(ctx: Context, kind: PushKind, name: str, part: Any) ->
             or not part.isprintable()
         ):
             text = f"1 to {MAX_CREDENTIAL_LENGTH} printable characters of ASCII"
-            raise InvalidInput(text, constraint="format", path=[name])
+            raise InvalidInput(text, constraint=ValidationConstraint.FORMAT, path=[name])
         return part
     if kind is PushKind.WEB_PUSH:
         return web_push.validate_subscription(part, allow_private=private)
     if not isinstance(part, str):
-        raise InvalidInput("an address as text", constraint="format", path=[name])
+        raise InvalidInput(
+            "an address as text", constraint=ValidationConstraint.FORMAT, path=[name]
+        )
     parse_target(part, allow_private=private, error_path=[name])
     return part
 
 
 def _check_template(text: str | None, field_name: str, max_length: int) -> None:
     if text is not None and not (0 < len(text) <= max_length and text.strip()):
-        raise InvalidInput(f"1 to {max_length} characters", constraint="length", path=[field_name])
+        raise InvalidInput(
+            f"1 to {max_length} characters",
+            constraint=ValidationConstraint.LENGTH,
+            path=[field_name],
+        )
     if text is not None and not text.replace("\n", "").isprintable():
-        raise InvalidInput("without control characters", constraint="pattern", path=[field_name])
+        raise InvalidInput(
+            "without control characters", constraint=ValidationConstraint.PATTERN, path=[field_name]
+        )
 
 
 def _validate_senders(senders: Sequence[str]) -> list[str]:
     if len(senders) > MAX_SENDERS:
-        raise InvalidInput(f"at most {MAX_SENDERS} senders", constraint="max", path=["senders"])
+        raise InvalidInput(
+            f"at most {MAX_SENDERS} senders", constraint=ValidationConstraint.MAX, path=["senders"]
+        )
     patterns = (normalize_pattern(one, ["senders"], index) for index, one in enumerate(senders))
     return list(dict.fromkeys(patterns))
 
@@ -295,7 +310,9 @@ def _merge_and_encrypt_target(
     for name in TARGET_PARTS[row["kind"]][0]:
         if name not in target_parts:
             raise InvalidInput(
-                f"a channel of this kind needs it: {name}", constraint="required", path=[name]
+                f"a channel of this kind needs it: {name}",
+                constraint=ValidationConstraint.REQUIRED,
+                path=[name],
             )
     return ctx.environment.secret_box.encrypt(
         orjson.dumps(target_parts).decode(), secret_purpose(row["id"])
@@ -334,9 +351,11 @@ async def _record_changes(
     log_entries: Sequence[NewAuditLogEntry],
 ) -> None:
     """Record the changes in journals, security logs and, for other users, in the admin log."""
-    journal_entries = {user: [(EventType.USER_CHANGED, [user])] for user in user_ids}
+    journal_entries = {user: [(EventType.USER_UPDATED, [user])] for user in user_ids}
     await ctx.record_changes(session, journal_entries, changed=[CHANGED_FIELDS])
-    events = [NewSecurityEvent("push channel set", user, target=kind) for user in user_ids]
+    events = [
+        NewSecurityEvent(AuthEventAction.PUSH_CHANNEL_SET, user, target=kind) for user in user_ids
+    ]
     await security_log.log_events(ctx, session, events)
     entries_for_others = [
         one for one, user in zip(log_entries, user_ids, strict=True) if user != ctx.viewer.user_id
@@ -377,10 +396,11 @@ async def delete_channels(ctx: Context, ids: Sequence[int]) -> None:
         rows = await _load_channels_in_transaction(ctx, session, ids)
         statement = delete(PushChannel).where(col(PushChannel.id).in_(ids))
         await (await session.connection()).execute(statement)
-        journal_entries = {user: [(EventType.USER_CHANGED, [user])] for user in owner_ids}
+        journal_entries = {user: [(EventType.USER_UPDATED, [user])] for user in owner_ids}
         await ctx.record_changes(session, journal_entries, changed=[CHANGED_FIELDS])
         events = [
-            NewSecurityEvent("push channel delete", row.user_id, target=row.kind) for row in rows
+            NewSecurityEvent(AuthEventAction.PUSH_CHANNEL_DELETE, row.user_id, target=row.kind)
+            for row in rows
         ]
         await security_log.log_events(ctx, session, events)
         await audit_log.log_changes(

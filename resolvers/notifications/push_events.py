@@ -13,7 +13,8 @@ from mail import mime
 from mail.storage.blobs.errors import CorruptBlob
 from mail.storage.message_opening import open_messages
 from mail.text.bounded_regex import BoundedRegex
-from models.events.journal import MAX_IDS_PER_ROW, Change, EventType, JournalEvent
+from models.events.event_types import EventType
+from models.events.journal import MAX_IDS_PER_ROW, Change, JournalEvent
 from models.mailboxes.tables import Mailbox, SpecialUse
 from models.messages.tables import Message, Thread
 from models.runtime.environment import Environment
@@ -49,7 +50,7 @@ class ChannelNews:
 
 def is_received_mail(change: ColumnRow | JournalEvent) -> bool:
     """True if a message was received from outside, not stored or moved by a client."""
-    return change.type is EventType.MESSAGE_ADDED and change.facts.get("did") == "received"
+    return change.type is EventType.MESSAGE_RECEIVED
 
 
 async def read_notifiable_messages(
@@ -86,7 +87,7 @@ async def read_channel_news(
     The column `last` of each channel is the end of its user's journal. Channels are left out if
     the changes of other channels fill the statement.
     """
-    changes = await _read_message_added_changes(environment, channels)
+    changes = await _read_message_received_changes(environment, channels)
     last_read = (changes[-1].stream_id, changes[-1].last) if len(changes) == MAX_CHANGES else None
     received_changes = [change for change in changes if is_received_mail(change)]
     message_ids = {key for change in received_changes for key in change.ids}
@@ -121,7 +122,7 @@ async def read_channel_news(
     return news_by_channel
 
 
-async def _read_message_added_changes(
+async def _read_message_received_changes(
     environment: Environment, channels: Sequence[ColumnRow]
 ) -> Sequence[ColumnRow]:
     ranges = (
@@ -133,7 +134,7 @@ async def _read_message_added_changes(
     )
     statement = select(*select_columns(Change)).where(
         or_(*ranges),
-        col(Change.type) == EventType.MESSAGE_ADDED,
+        col(Change.type) == EventType.MESSAGE_RECEIVED,
         col(Change.at) >= environment.now() - MAX_AGE,
     )
     order = (col(Change.stream_id), col(Change.last))

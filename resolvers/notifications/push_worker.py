@@ -20,7 +20,8 @@ from mail.network.outbound_http import (
     status_problem,
 )
 from models.errors import InvalidInput
-from models.events.journal import EventType, JournalEntry, Stream, record_entry
+from models.events.event_types import EventType
+from models.events.journal import JournalEntry, Stream, record_entry
 from models.events.wakeups import PUSHES, wait_for_any
 from models.notifications.push_channels import PushChannel, PushKind
 from models.observability import metrics
@@ -458,7 +459,7 @@ async def _update_claimed_channel(
             raise PushLeaseLost
         if is_switched_off:
             facts = {"changed": [CHANGED_FIELDS]}
-            entry = JournalEntry(EventType.USER_CHANGED, [channel.user_id], facts)
+            entry = JournalEntry(EventType.USER_UPDATED, [channel.user_id], facts)
             await record_entry(session, channel.user_id, entry, at=environment.now())
 
 

@@ -18,6 +18,7 @@ from models.errors import InvalidInput
 from models.notifications.push_channels import VapidKeyPair
 from models.runtime.environment import Environment
 from models.store.columns import insert_with_conflict, select_columns
+from models.validation_constraints import ValidationConstraint
 
 KEY_ROW_ID = 1  # the table has one row
 SIGNATURE_LIFETIME = timedelta(hours=12)  # RFC 8292, section 2: at most 24 hours
@@ -98,7 +99,9 @@ def _decode_key(text: object, size: int, name: str) -> bytes:
         except (ValueError, binascii.Error):
             raw = b""
     if len(raw) != size:
-        raise InvalidInput(f"{name} has {size} bytes", constraint="format", path=INPUT_PATH)
+        raise InvalidInput(
+            f"{name} has {size} bytes", constraint=ValidationConstraint.FORMAT, path=INPUT_PATH
+        )
     return raw
 
 
@@ -106,17 +109,23 @@ def validate_subscription(subscription: object, *, allow_private: bool) -> dict[
     """Return the known fields of a browser's push subscription. Raises Invalid if one is wrong."""
     if not isinstance(subscription, Mapping) or not isinstance(subscription.get("endpoint"), str):
         text = "what PushSubscription.toJSON() says: endpoint and keys"
-        raise InvalidInput(text, constraint="format", path=INPUT_PATH)
+        raise InvalidInput(text, constraint=ValidationConstraint.FORMAT, path=INPUT_PATH)
     keys = subscription.get("keys")
     if not isinstance(keys, Mapping):
-        raise InvalidInput("there are no keys", constraint="format", path=INPUT_PATH)
+        raise InvalidInput(
+            "there are no keys", constraint=ValidationConstraint.FORMAT, path=INPUT_PATH
+        )
     endpoint = parse_target(
         subscription["endpoint"], allow_private=allow_private, error_path=INPUT_PATH
     )
     if not endpoint.uses_tls:
-        raise InvalidInput("https only (RFC 8030, section 8)", constraint="url", path=INPUT_PATH)
+        raise InvalidInput(
+            "https only (RFC 8030, section 8)", constraint=ValidationConstraint.URL, path=INPUT_PATH
+        )
     if ":" in endpoint.host:
-        raise InvalidInput("a host by its name", constraint="url", path=INPUT_PATH)
+        raise InvalidInput(
+            "a host by its name", constraint=ValidationConstraint.URL, path=INPUT_PATH
+        )
     point, auth = (
         _decode_key(keys.get("p256dh"), POINT_SIZE, "p256dh"),
         _decode_key(keys.get("auth"), AUTH_SIZE, "auth"),
@@ -127,7 +136,7 @@ def validate_subscription(subscription: object, *, allow_private: bool) -> dict[
         ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), point)
     except ValueError:
         raise InvalidInput(
-            "p256dh is no point of P-256", constraint="format", path=INPUT_PATH
+            "p256dh is no point of P-256", constraint=ValidationConstraint.FORMAT, path=INPUT_PATH
         ) from None
     return {
         "endpoint": subscription["endpoint"],

@@ -12,7 +12,13 @@ from sqlmodel import col
 
 from models.auth.security_log import SecurityEvent
 from models.domains.tables import Domain
-from models.events.journal import MAX_IDS_PER_ROW, PLATFORM, Change, EventType, Stream
+from models.events.event_types import (
+    DOMAIN_EVENT_TYPES,
+    SECURITY_EVENT_TYPES,
+    USER_EVENT_TYPES,
+    EventType,
+)
+from models.events.journal import MAX_IDS_PER_ROW, PLATFORM, Change, Stream
 from models.notifications.webhooks import (
     DELIVERY_LIFETIME,
     Webhook,
@@ -31,12 +37,7 @@ from models.store.columns import (
     select_columns,
 )
 from models.users.tables import User
-from resolvers.notifications.webhook_event_types import (
-    MISSED_TYPE,
-    WebhookEvent,
-    events_of_change,
-    matches_type,
-)
+from resolvers.notifications.webhook_events import WebhookEvent, webhook_event_of_change
 
 log = logging.getLogger(__name__)
 
@@ -203,7 +204,7 @@ class WebhookTarget:
     id: int
     user_id: int | None
     domain_id: int | None
-    types: Sequence[str]
+    types: Sequence[str] | None  # None: all
     since: datetime
 
 
@@ -212,7 +213,7 @@ async def delivery_rows(
 ) -> list[dict[str, Any]]:
     """Return the delivery rows of these changes for these webhooks."""
     owners = await _read_stream_owners(environment, {change.stream_id for change in changes})
-    security_changes = (change for change in changes if change.type is EventType.SECURITY_EVENT)
+    security_changes = (change for change in changes if change.type in SECURITY_EVENT_TYPES)
     security_rows = await _read_security_rows(
         environment, sorted({key for change in security_changes for key in change.ids})
     )
@@ -221,7 +222,8 @@ async def delivery_rows(
         for change in changes
         if not _is_excluded_from_delivery(change)
         for owner in (owners.get(change.stream_id, StreamOwner(None, None)),)
-        for event in events_of_change(change, security_rows)
+        for event in (webhook_event_of_change(change, security_rows),)
+        if event
         for target in targets
         if (event_for_target := _event_for_target(target, event, owner))
     ]
@@ -270,7 +272,6 @@ def _missed_event_row(
 ) -> dict[str, Any]:
     user_facts = owner.user and {"id": owner.user.id, "username": owner.user.username}
     facts: dict[str, Any] = {
-        "kind": None,
         "user": user_facts,
         "domain": owner.domain_id,
         "objects": [],
@@ -282,7 +283,7 @@ def _missed_event_row(
         "stream_id": stream.stream_id,
         "number": stream.deleted_position,
         "event": f"evt_{stream.stream_id}_{stream.deleted_position}-missed",
-        "type": MISSED_TYPE,
+        "type": EventType.CHANGES_MISSED,
         "at": stream.deleted_at,
         "body": {**facts, **_missed_facts(stream, environment.incarnation.base)},
         "state": WebhookDeliveryState.PENDING,
@@ -304,7 +305,7 @@ async def _read_targets(
     """Read the webhooks that can receive one of these changes."""
     user_ids = {change.stream_id for change in changes}
     for change in changes:
-        if change.type is EventType.USER_CHANGED:
+        if change.type in USER_EVENT_TYPES:
             user_ids.update(change.ids)
     statement = select(*select_columns(Webhook, TARGET_COLUMNS)).where(
         col(Webhook.active),
@@ -332,7 +333,7 @@ def _is_excluded_from_delivery(change: ColumnRow) -> bool:
     """True if another stream has the same event, or it is a task without an account."""
     if change.stream_id == PLATFORM:
         return bool(change.type is EventType.TASK_CHANGED)
-    return change.type is EventType.DOMAIN_CHANGED or bool(change.facts.get("twice"))
+    return change.type in DOMAIN_EVENT_TYPES or bool(change.facts.get("twice"))
 
 
 def _event_for_target(
@@ -340,29 +341,27 @@ def _event_for_target(
 ) -> WebhookEvent | None:
     """Return the event, limited to what the webhook covers, or None."""
     change = event.change
-    if change.at < target.since or not matches_type(target.types, event.type):
+    if change.at < target.since or (target.types is not None and change.type not in target.types):
         return None
     is_in_domain = target.domain_id in (None, owner.domain_id, change.facts.get("domain"))
     if target.user_id is None:
         return (
             event
             if is_in_domain
-            else _event_about_object(event, EventType.DOMAIN_CHANGED, target.domain_id)
+            else _event_about_object(event, DOMAIN_EVENT_TYPES, target.domain_id)
         )
     if is_in_domain and change.stream_id == target.user_id:
         return event
-    return (
-        _event_about_object(event, EventType.USER_CHANGED, target.user_id) if is_in_domain else None
-    )
+    return _event_about_object(event, USER_EVENT_TYPES, target.user_id) if is_in_domain else None
 
 
 def _event_about_object(
-    event: WebhookEvent, event_type: EventType, object_id: int | None
+    event: WebhookEvent, event_types: Collection[EventType], object_id: int | None
 ) -> WebhookEvent | None:
     matching_objects = [each for each in event.objects if each["id"] == object_id]
     return (
         replace(event, objects=matching_objects)
-        if matching_objects and event.change.type is event_type
+        if matching_objects and event.change.type in event_types
         else None
     )
 
@@ -376,7 +375,7 @@ def _delivery_row(
         "stream_id": event.change.stream_id,
         "number": event.change.last,
         "event": event.event_id,
-        "type": event.type,
+        "type": event.change.type,
         "at": event.change.at,
         "body": event.stored_body(owner.user, owner.domain_id),
         "state": WebhookDeliveryState.PENDING,

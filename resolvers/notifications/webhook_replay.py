@@ -8,17 +8,19 @@ from sqlalchemy import select
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
+from models.admin.tasks import TaskKind
 from models.errors import InvalidInput, NotFound
 from models.events import journal
 from models.events.journal import Stream, StreamPositions
 from models.notifications.webhooks import Webhook, insert_deliveries_of_existing_webhooks
 from models.store.columns import ColumnRow, select_columns
 from models.users.tables import User
+from models.validation_constraints import ValidationConstraint
 from resolvers.admin.task_steps import TaskStepPlan, TaskStepResult
 from resolvers.context import Context
 from resolvers.notifications.webhook_feed import WebhookTarget, delivery_rows
 
-TASK_KIND = "WEBHOOK_REPLAY"
+TASK_KIND = TaskKind.WEBHOOK_REPLAY
 MAX_CHANGES_PER_STEP = 100  # in one transaction
 
 
@@ -41,10 +43,12 @@ async def validated_replay_order(
             or position > row.last
         ):
             text = "not a position of what this webhook is for"
-            raise InvalidInput(text, constraint="cursor", path=path)
+            raise InvalidInput(text, constraint=ValidationConstraint.CURSOR, path=path)
         if position < row.gone:
             raise InvalidInput(
-                "the journal is not kept so far back", constraint="expired", path=path
+                "the journal is not kept so far back",
+                constraint=ValidationConstraint.EXPIRED,
+                path=path,
             )
     return {
         "webhook": webhook.id,

@@ -13,7 +13,8 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from mail.network.outbound_http import parse_target
 from models.admin.tasks import Task
 from models.errors import Forbidden, InvalidInput, LimitReached, NotFound, require_all_found
-from models.events.journal import PLATFORM, EventType, StreamPositions
+from models.events.event_types import WEBHOOK_ONLY_EVENT_TYPES, EventType
+from models.events.journal import PLATFORM, StreamPositions
 from models.events.wakeups import WEBHOOKS
 from models.notifications.webhooks import (
     DELIVERY_LIFETIME,
@@ -27,26 +28,21 @@ from models.store.columns import ColumnRow, select_columns
 from models.store.keyset_pages import Page, PageRequest
 from models.users.roles import Role
 from models.users.tables import User
+from models.validation_constraints import ValidationConstraint
 from resolvers import pagination
 from resolvers.access import is_managed_user
 from resolvers.admin import audit_log, task_steps
 from resolvers.admin.audit_log import NewAuditLogEntry
 from resolvers.context import Context
-from resolvers.notifications.webhook_event_types import (
-    ALL_TYPES,
-    PING,
-    PREFIX_WILDCARD,
-    is_known_pattern,
-)
 from resolvers.notifications.webhook_replay import TASK_KIND, validated_replay_order
 from resolvers.notifications.webhook_signatures import generate_secret, secret_purpose
 from resolvers.notifications.webhook_worker import TEST_STREAM_ID
 from resolvers.pagination import PageScan, read_by_keys
 
+UNSELECTABLE_EVENT_TYPES = WEBHOOK_ONLY_EVENT_TYPES | {EventType.RESYNC}
 LIST_ORDERING = "webhooks"
 DELIVERY_ORDERING = "webhook-deliveries"
 MAX_WEBHOOKS = 100  # of one user, of one domain, and without either
-MAX_TYPES = 100  # of one webhook
 VISIBLE_COLUMNS = frozenset(column.name for column in select_columns(Webhook)) - {
     "secret",
     "old_secret",
@@ -58,7 +54,7 @@ MAX_OVERLAP = timedelta(days=7)  # the old secret also signs so long
 class NewWebhook:
     """A webhook for a user, a domain, or everything."""
 
-    types: Sequence[str]
+    types: Sequence[EventType] | None  # None: all
     url: str
     user_id: int | None = None
     domain_id: int | None = None
@@ -69,7 +65,7 @@ class NewWebhook:
 class WebhookWhere:
     """The conditions of a list of webhooks; all of them hold."""
 
-    type: str = ALL_TYPES  # an exact type or a prefix with `.*`
+    type: EventType | None = None  # webhooks that receive events of this type
     user_id: int | None = None
 
 
@@ -100,22 +96,17 @@ def _visible_and_filtered_conditions(
     terms = [_is_visible(ctx)]
     if where.user_id is not None:
         terms.append(col(Webhook.user_id) == where.user_id)
-    if where.type != ALL_TYPES:
-        if not is_known_pattern(where.type):
-            raise InvalidInput("there is no such type", constraint="unknown", path=["type"])
-        json_prefix = (
-            where.type[: -len(ALL_TYPES)]
-            if where.type.endswith(PREFIX_WILDCARD)
-            else f'{where.type}"'
-        )
-        terms.append(cast(col(Webhook.types), String).contains(f'"{json_prefix}', autoescape=True))
+    if where.type is not None:
+        types = col(Webhook.types)
+        has_type = cast(types, String).contains(f'"{where.type.value}"', autoescape=True)
+        terms.append(types.is_(None) | has_type)
     return terms
 
 
 async def read_webhook_page(
     ctx: Context, where: WebhookWhere, page_request: PageRequest, columns: Collection[str]
 ) -> Page[ColumnRow]:
-    """Read a page of webhooks, in the order of creation. Raises Invalid for an unknown type."""
+    """Read a page of webhooks, in the order of creation."""
     names = VISIBLE_COLUMNS.intersection(columns) | {"created_at", "id"}
     rows = select(*select_columns(Webhook, names)).where(
         *_visible_and_filtered_conditions(ctx, where)
@@ -127,7 +118,7 @@ async def read_webhook_page(
 
 
 async def count_webhooks(ctx: Context, where: WebhookWhere) -> int:
-    """Count the webhooks of a list. Raises Invalid for an unknown type."""
+    """Count the webhooks of a list."""
     many = select(func.count().label("many")).select_from(Webhook)
     (row,) = await ctx.read(many.where(*_visible_and_filtered_conditions(ctx, where)))
     return int(row.many)
@@ -196,7 +187,7 @@ async def create_webhook(ctx: Context, new: NewWebhook) -> tuple[int, str]:
         id=webhook_id,
         user_id=new.user_id,
         domain_id=domain_id if is_bound_to_domain else None,
-        types=list(dict.fromkeys(new.types)),
+        types=None if new.types is None else list(dict.fromkeys(new.types)),
         url=new.url,
         active=new.active,
         secret=environment.secret_box.encrypt(secret, secret_purpose(webhook_id)),
@@ -217,15 +208,17 @@ async def create_webhook(ctx: Context, new: NewWebhook) -> tuple[int, str]:
     return webhook_id, secret
 
 
-def _check_types_and_url(ctx: Context, types: Sequence[str] | None, url: str | None) -> None:
+def _check_types_and_url(ctx: Context, types: Sequence[EventType] | None, url: str | None) -> None:
     if types is not None:
-        if not 0 < len(types) <= MAX_TYPES:
-            text = f"1 to {MAX_TYPES} types"
-            raise InvalidInput(text, constraint="length", path=["types"])
-        for index, one in enumerate(types):
-            if not is_known_pattern(one):
-                text = "there is no such type: webhookTypes has them"
-                raise InvalidInput(text, constraint="unknown", path=["types", str(index)])
+        if not types:
+            text = "at least one type; null means all"
+            raise InvalidInput(text, constraint=ValidationConstraint.LENGTH, path=["types"])
+        for index, event_type in enumerate(types):
+            if event_type in UNSELECTABLE_EVENT_TYPES:
+                text = f"{event_type.value} is sent without being selected, or never"
+                raise InvalidInput(
+                    text, constraint=ValidationConstraint.UNSUPPORTED, path=["types", str(index)]
+                )
     if url is not None:
         parse_target(url, allow_private=ctx.environment.options.webhooks_allow_private_networks)
 
@@ -239,7 +232,7 @@ async def _responsible_domain_id(ctx: Context, new: NewWebhook) -> int | None:
     viewer = ctx.viewer
     if new.user_id and new.domain_id:
         text = "a user or a domain, not both"
-        raise InvalidInput(text, constraint="exclusive", path=["domain"])
+        raise InvalidInput(text, constraint=ValidationConstraint.EXCLUSIVE, path=["domain"])
     if new.user_id:
         statement = select(col(User.domain_id), is_managed_user(ctx).label("free"))
         rows = await ctx.read(statement.where(col(User.id) == new.user_id))
@@ -257,7 +250,9 @@ async def _responsible_domain_id(ctx: Context, new: NewWebhook) -> int | None:
     if not viewer.role.includes(Role.ADMIN):
         if len(viewer.administered_domains) == 1:
             return min(viewer.administered_domains)
-        raise InvalidInput("say for which domain", constraint="required", path=["domain"])
+        raise InvalidInput(
+            "say for which domain", constraint=ValidationConstraint.REQUIRED, path=["domain"]
+        )
     return None
 
 
@@ -379,7 +374,7 @@ async def rotate_secret(ctx: Context, webhook_id: int, overlap: timedelta) -> st
     """
     if not timedelta(0) <= overlap <= MAX_OVERLAP:
         text = f"at most {MAX_OVERLAP.days} days"
-        raise InvalidInput(text, constraint="max", path=["overlap"])
+        raise InvalidInput(text, constraint=ValidationConstraint.MAX, path=["overlap"])
     environment, secret = ctx.environment, generate_secret(ctx.environment)
     async with ctx.write_session(PLATFORM) as session:
         (row,) = await _lock_webhooks(ctx, session, [webhook_id], path="webhook")
@@ -464,10 +459,10 @@ def _test_event_row(ctx: Context, webhook_id: int) -> dict[str, Any]:
         "webhook_id": webhook_id,
         "stream_id": TEST_STREAM_ID,
         "number": 0,
-        "event": f"evt_{PING}_{delivery_id}",
-        "type": PING,
+        "event": f"evt_ping_{delivery_id}",
+        "type": EventType.PING,
         "at": now,
-        "body": {"kind": None, "user": None, "domain": None, "objects": [], "origin": ctx.origin},
+        "body": {"user": None, "domain": None, "objects": [], "origin": ctx.origin},
         "state": WebhookDeliveryState.PENDING,
         "attempt": 0,
         "expires_at": now + DELIVERY_LIFETIME,

@@ -9,7 +9,8 @@ from sqlalchemy import select
 from sqlmodel import col
 
 from models.events import journal
-from models.events.journal import EventType, Stream
+from models.events.event_types import SUBMISSION_EVENT_TYPES
+from models.events.journal import Stream
 from models.events.wakeups import wait_for_any
 from models.store.columns import ColumnRow
 from resolvers.changes.stream_reader import POLL_SECONDS
@@ -75,7 +76,7 @@ async def _changed_submission_ids(
         while start_positions:
             rows = await ctx.read(journal.next_changes_select(start_positions))
             events = list(journal.events_after_positions(rows, start_positions))
-            object_ids = (e.object_id for e in events if e.type is EventType.SUBMISSION_CHANGED)
+            object_ids = (e.object_id for e in events if e.type in SUBMISSION_EVENT_TYPES)
             if submission_ids := list(dict.fromkeys(object_ids)):
                 yield submission_ids
             start_positions = _advance_positions(positions, start_positions, end_positions, rows)

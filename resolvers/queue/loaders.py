@@ -16,18 +16,29 @@ from models.store.keyset_pages import Page, PageRequest
 from models.submission.tables import IS_UNFINISHED, Submission
 from models.users.roles import Role
 from models.users.tables import User
-from resolvers import pagination
 from resolvers.access import is_managed_user
 from resolvers.context import Context
-from resolvers.pagination import PageScan, read_by_keys
+from resolvers.list_orders import ListOrder, SortColumn, read_ordered_page
+from resolvers.pagination import read_by_keys
 from resolvers.sql_text import contains_text_sql
 from resolvers.users.selection import VIEWER_ONLY, UserSelector, selection_condition
 
-CURSOR_KIND = "queue-"
 MAX_DEFERRED_IDS = 1000  # up to this number deferred deliveries are read first
-SORT_KEY = (col(Submission.created_at), col(Submission.id))
 ENTRY_COLUMNS = frozenset(column.name for column in select_columns(Submission))
 DELIVERY_COLUMNS = frozenset(column.name for column in select_columns(QueueEntry)) - {"secret"}
+
+
+class QueueEntryOrder(StrEnum):
+    """The order of a list of queue entries; ties by id."""
+
+    CREATED_ASC = "CREATED_ASC"
+    CREATED_DESC = "CREATED_DESC"
+    SIZE_ASC = "SIZE_ASC"
+    SIZE_DESC = "SIZE_DESC"
+
+
+_SORT_COLUMNS = {"CREATED": SortColumn("created_at", datetime), "SIZE": SortColumn("size", int)}
+LIST_ORDERS = {order: ListOrder.of_value(order, _SORT_COLUMNS) for order in QueueEntryOrder}
 
 
 class QueueName(StrEnum):
@@ -258,15 +269,15 @@ async def read_entry_page(
     conditions: QueueEntryConditions,
     page_request: PageRequest,
     columns: Collection[str],
+    order: QueueEntryOrder = QueueEntryOrder.CREATED_ASC,
 ) -> Page[ColumnRow]:
-    """Read a page of queue entries, the oldest first."""
-    column_names = ENTRY_COLUMNS.intersection(columns) | {"id", "created_at"}
+    """Read a page of queue entries. Raises InvalidInput for a cursor of another order."""
+    list_order = LIST_ORDERS[order]
+    column_names = ENTRY_COLUMNS.intersection(columns) | {"id", list_order.column}
     statement = select(*select_columns(Submission, column_names)).where(
         is_waiting_entry(), *await visible_entry_clauses(ctx, conditions)
     )
-    return await pagination.read_page(
-        ctx, PageScan(statement, page_request, SORT_KEY, is_descending=False)
-    )
+    return await read_ordered_page(ctx, statement, Submission, page_request, list_order)
 
 
 async def count_entries(ctx: Context, conditions: QueueEntryConditions) -> int:

@@ -9,14 +9,16 @@ from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail.queue import bulk_updates, held_messages, removal
-from models.admin.tasks import Task
+from models.admin.tasks import Task, TaskKind
 from models.errors import InvalidInput, LimitReached, NotFound
-from models.events.journal import PLATFORM, EventType
+from models.events.event_types import EventType
+from models.events.journal import PLATFORM
 from models.runtime.environment import DatabaseTransaction
 from models.store.columns import ColumnRow
 from models.submission.tables import Submission
 from models.users.roles import Role
 from models.users.tables import User
+from models.validation_constraints import ValidationConstraint
 from resolvers.admin import audit_log
 from resolvers.admin.audit_log import NewAuditLogEntry
 from resolvers.admin.task_steps import (
@@ -34,7 +36,7 @@ from resolvers.queue.loaders import (
     visible_entry_clauses,
 )
 
-DELETE_TASK_KIND, FLUSH_TASK_KIND = "QUEUE_DELETE", "QUEUE_FLUSH"
+DELETE_TASK_KIND, FLUSH_TASK_KIND = TaskKind.QUEUE_DELETE, TaskKind.QUEUE_FLUSH
 MAX_ENTRIES = 1_000_000  # entries per call
 
 
@@ -50,7 +52,9 @@ class QueueSelection:
         """Raise InvalidInput unless exactly one selector is given."""
         if sum((self.entry_ids is not None, self.conditions is not None, self.selects_all)) != 1:
             text = "give exactly one of queueEntries, filter and all"
-            raise InvalidInput(text, constraint="exclusive", path=["queueEntries"])
+            raise InvalidInput(
+                text, constraint=ValidationConstraint.EXCLUSIVE, path=["queueEntries"]
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +100,7 @@ async def hold_or_release_entries(ctx: Context, entry_ids: Sequence[int], *, is_
 
 
 async def _change_or_queue_task(
-    ctx: Context, selection: QueueSelection, task_kind: str, *, needs_task: bool = False
+    ctx: Context, selection: QueueSelection, task_kind: TaskKind, *, needs_task: bool = False
 ) -> QueueChangeResult:
     """Change the selected entries now, or by a task if there are many or `needs_task` is set."""
     bulk_limit = ctx.environment.options.bulk_max_items
@@ -165,7 +169,7 @@ async def _platform_stream_if_copied(ctx: Context, entry_ids: Sequence[int]) -> 
 
 
 async def _insert_task(
-    ctx: Context, task_kind: str, rows: Sequence[ColumnRow], *, notifies_sender: bool
+    ctx: Context, task_kind: TaskKind, rows: Sequence[ColumnRow], *, notifies_sender: bool
 ) -> Task:
     """Insert a task that changes those of the entries that are still waiting."""
     ids = [row.id for row in rows]

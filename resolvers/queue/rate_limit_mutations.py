@@ -9,17 +9,20 @@ from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from models.errors import Forbidden, InvalidInput
-from models.events.journal import PLATFORM, EventType
+from models.events.event_types import EventType
+from models.events.journal import PLATFORM
 from models.queue.rate_limits import RateLimit, RateLimitHold, RateWindow
 from models.queue.rate_values import MAX_RATE, Rate
 from models.store.columns import ColumnRow, insert_with_conflict, select_columns
 from models.users.roles import Role
+from models.validation_constraints import ValidationConstraint
 from resolvers.access import require_users_in_administered_domains
 from resolvers.admin import audit_log
 from resolvers.admin.audit_log import NewAuditLogEntry
 from resolvers.context import Context
 from resolvers.domains import loaders as domain_loaders
 from resolvers.domains.loaders import DomainIdOrName
+from resolvers.users.limit_values import limit_or_none
 from resolvers.users.selection import UserSelector, load_selected_users
 from resolvers.users.user_locks import lock_users_and_store_changes
 
@@ -34,10 +37,16 @@ class RateLimitOwners:
     domains: Sequence[DomainIdOrName] | None = None
 
 
-def validate_rate(rate: Rate | None, *, path: Sequence[str] = ("messages",)) -> Rate | None:
+def validate_rate(
+    rate: Rate | None, *, path: Sequence[str] = ("rateLimit", "messages")
+) -> Rate | None:
     """Return the rate. Raises InvalidInput if its value is not allowed."""
     if rate is not None and not 0 <= rate.messages <= MAX_RATE:
-        raise InvalidInput(f"from 0 to {MAX_RATE}", constraint="range", path=path)
+        raise InvalidInput(
+            f"from 1 to {MAX_RATE}; null: unlimited",
+            constraint=ValidationConstraint.RANGE,
+            path=path,
+        )
     return rate
 
 
@@ -129,8 +138,8 @@ async def reset_rate_limits(
         if includes_platform:
             async with ctx.write_session(PLATFORM) as session:
                 deleted_counts = await _delete_rate_windows_and_holds(ctx, session, [PLATFORM])
-                values_before = {"rate_limit": {"used": deleted_counts.get(PLATFORM, 0)}}
-                values_after = {"rate_limit": {"used": 0}}
+                values_before = {"rateLimit": {"used": deleted_counts.get(PLATFORM, 0)}}
+                values_after = {"rateLimit": {"used": 0}}
                 entry = NewAuditLogEntry("rateLimitReset", before=values_before, after=values_after)
                 await audit_log.log_changes(ctx, session, *([entry] if deleted_counts else []))
     return owner_ids
@@ -139,7 +148,7 @@ async def reset_rate_limits(
 def _require_owner(owners: object) -> None:
     if not owners:
         message = "name users or domains"
-        raise InvalidInput(message, constraint="required", path=["users"])
+        raise InvalidInput(message, constraint=ValidationConstraint.REQUIRED, path=["users"])
 
 
 async def _lock_all_streams(ctx: Context, owners: RateLimitOwners) -> None:
@@ -159,7 +168,9 @@ async def _lock_all_streams(ctx: Context, owners: RateLimitOwners) -> None:
 
 def audit_log_values(rate: Rate | None) -> LoggedRate:
     """Return the rate for the admin log."""
-    return None if rate is None else {"messages": rate.messages, "per": rate.per.value}
+    if rate is None:
+        return None
+    return {"messages": limit_or_none(rate.messages), "per": rate.per.value}
 
 
 async def set_or_delete_rates(
@@ -231,14 +242,14 @@ async def _record_domain_changes(
     if not actual_changes:
         return
     changes_by_stream = {
-        domain_id: [(EventType.DOMAIN_CHANGED, [domain_id])] for domain_id in actual_changes
+        domain_id: [(EventType.DOMAIN_UPDATED, [domain_id])] for domain_id in actual_changes
     }
     await ctx.record_changes(
         session,
-        {**changes_by_stream, PLATFORM: [(EventType.DOMAIN_CHANGED, list(actual_changes))]},
+        {**changes_by_stream, PLATFORM: [(EventType.DOMAIN_UPDATED, list(actual_changes))]},
     )
     entries = (
-        NewAuditLogEntry(mutation, "Domain", key, key, {"rate_limit": old}, {"rate_limit": new})
+        NewAuditLogEntry(mutation, "Domain", key, key, {"rateLimit": old}, {"rateLimit": new})
         for key, (old, new) in actual_changes.items()
     )
     await audit_log.log_changes(ctx, session, *entries)

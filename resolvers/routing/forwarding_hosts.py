@@ -14,6 +14,7 @@ from models.errors import Conflict, Forbidden, InvalidInput
 from models.events.journal import PLATFORM
 from models.routing.tables import ForwardingHost
 from models.store.columns import ColumnRow, select_columns
+from models.validation_constraints import ValidationConstraint
 from resolvers.admin import audit_log
 from resolvers.admin.audit_log import NewAuditLogEntry
 from resolvers.context import Context
@@ -34,7 +35,7 @@ def parse_network(text: str) -> str | None:
         return None
     if network.prefixlen < MIN_PREFIX_LENGTH[network.version]:
         message = f"at least /{MIN_PREFIX_LENGTH[network.version]}"
-        raise InvalidInput(message, constraint="range", path=["hostname"])
+        raise InvalidInput(message, constraint=ValidationConstraint.RANGE, path=["hostname"])
     ipv4_address = getattr(network.network_address, "ipv4_mapped", None)
     return str(ipv4_address) if ipv4_address else network_text(network)
 

@@ -12,11 +12,12 @@ from sqlmodel import SQLModel, col
 from mail.routing import password_contexts
 from models.domains.tables import Domain
 from models.errors import InvalidInput, require_all_found
-from models.events.journal import EventType
+from models.events.event_types import EventType
 from models.routing.tables import ForwardingHost, RelayHost, TlsPolicy, Transport
 from models.store.columns import ColumnRow, core_table, select_columns
 from models.store.keyset_pages import Page, PageRequest
 from models.users.roles import Role
+from models.validation_constraints import ValidationConstraint
 from resolvers import pagination
 from resolvers.context import BatchFunction, Context
 from resolvers.domains import loaders as domain_loaders
@@ -151,7 +152,9 @@ async def load_visible_rows(
     rows = {row.id: row for row in rows_found if row}
     require_all_found(ids, rows)
     if not rows:
-        raise InvalidInput("name at least one", constraint="required", path=["ids"])
+        raise InvalidInput(
+            "name at least one", constraint=ValidationConstraint.REQUIRED, path=["ids"]
+        )
     return list(rows.values())
 
 

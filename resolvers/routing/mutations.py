@@ -16,9 +16,11 @@ from models.errors import (
     ServiceUnavailable,
     prefix_error_messages,
 )
-from models.events.journal import PLATFORM, EventType
+from models.events.event_types import EventType
+from models.events.journal import PLATFORM
 from models.routing.tables import TlsPolicyLevel
 from models.store.columns import ColumnRow, core_table
+from models.validation_constraints import ValidationConstraint
 from resolvers.admin import audit_log
 from resolvers.admin.audit_log import NewAuditLogEntry
 from resolvers.context import Context
@@ -91,7 +93,9 @@ async def update_rows(
     Raises InvalidInput if a stored password would be sent to another server than before.
     """
     if not columns and password is None:
-        raise InvalidInput("say what to change", constraint="required", path=["set"])
+        raise InvalidInput(
+            "say what to change", constraint=ValidationConstraint.REQUIRED, path=["set"]
+        )
     table = core_table(routing_table.table)
     async with ctx.write_session(PLATFORM) as session:
         before, connection = (
@@ -137,9 +141,9 @@ async def delete_rows(ctx: Context, routing_table: RoutingTable, ids: Sequence[i
                 update_statement.values(relay_host_id=None, updated_at=ctx.environment.now())
             )
         await connection.execute(delete(table).where(table.c.id.in_(ids)))
-        changes_by_stream = {key: [(EventType.DOMAIN_CHANGED, [key])] for key in domain_ids}
+        changes_by_stream = {key: [(EventType.DOMAIN_UPDATED, [key])] for key in domain_ids}
         platform_changes = [(routing_table.event_type, [row.id for row in rows])]
-        platform_changes += [(EventType.DOMAIN_CHANGED, domain_ids)] if domain_ids else []
+        platform_changes += [(EventType.DOMAIN_UPDATED, domain_ids)] if domain_ids else []
         await ctx.record_changes(session, {**changes_by_stream, PLATFORM: platform_changes})
         entries = (
             NewAuditLogEntry(
@@ -265,7 +269,9 @@ def _validate_relay_host(values: dict[str, Any], problems: ErrorCollector) -> No
             values["host"] = relay.host
             if relay.port is not None and values.setdefault("port", relay.port) != relay.port:
                 message = "the port is said twice, and differs"
-                raise InvalidInput(message, constraint="exclusive", path=["port"])
+                raise InvalidInput(
+                    message, constraint=ValidationConstraint.EXCLUSIVE, path=["port"]
+                )
 
 
 def _validate_transport(
@@ -312,9 +318,17 @@ def _require_complete_credentials(
     username = values.get("username", stored.get("username"))
     keeps_password = bool(stored.get(HAS_PASSWORD_COLUMN)) and username is not None
     if password is not None and username is None:
-        raise InvalidInput("a password needs a user name", constraint="requires", path=["username"])
+        raise InvalidInput(
+            "a password needs a user name",
+            constraint=ValidationConstraint.REQUIRES,
+            path=["username"],
+        )
     if username is not None and password is None and not keeps_password:
-        raise InvalidInput("a user name needs a password", constraint="requires", path=["password"])
+        raise InvalidInput(
+            "a user name needs a password",
+            constraint=ValidationConstraint.REQUIRES,
+            path=["password"],
+        )
     if not keeps_password or password is not None:
         return
     changes_server = any(
@@ -323,7 +337,7 @@ def _require_complete_credentials(
     )
     if changes_server:
         message = "the password has to be given once more for another way"
-        raise InvalidInput(message, constraint="required", path=["password"])
+        raise InvalidInput(message, constraint=ValidationConstraint.REQUIRED, path=["password"])
 
 
 def _encrypt_password(

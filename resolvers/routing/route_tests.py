@@ -10,6 +10,7 @@ from mail.outbound import route_test
 from mail.outbound.route_test import RouteTestResult
 from mail.routing.mx_hosts import outbound_settings_from_options
 from models.errors import Forbidden, InvalidInput, RateLimited
+from models.validation_constraints import ValidationConstraint
 from resolvers.context import Context
 
 MAX_CONCURRENT_TESTS = 4  # per process; each takes at most a minute
@@ -35,14 +36,16 @@ async def run_route_test(
     inside a transaction, which would stay open as long.
     """
     if test_input.relay_host_id is not None and test_input.transport_id is not None:
-        raise InvalidInput("one of both", constraint="exclusive", path=["transport"])
+        raise InvalidInput(
+            "one of both", constraint=ValidationConstraint.EXCLUSIVE, path=["transport"]
+        )
     if (
         test_input.relay_host_id is None
         and test_input.transport_id is None
         and not test_input.recipient
     ):
         message = "name a recipient, a relay host or a transport"
-        raise InvalidInput(message, constraint="required", path=["recipient"])
+        raise InvalidInput(message, constraint=ValidationConstraint.REQUIRED, path=["recipient"])
     sender = validated_address(test_input.sender, path="sender") if test_input.sender else ""
     recipient = (
         validated_address(test_input.recipient, path="recipient") if test_input.recipient else None

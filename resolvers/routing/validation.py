@@ -15,6 +15,7 @@ from mail.routing.certificate_checks import MAX_MATCHES
 from mail.text.bounded_regex import BoundedRegex
 from models.errors import InvalidInput
 from models.routing.tables import TlsPolicyLevel
+from models.validation_constraints import ValidationConstraint
 
 PORT_LIMIT = 1 << 16
 MAX_USERNAME_LENGTH = 255
@@ -32,13 +33,15 @@ MATCH_STRATEGIES = frozenset({"hostname", "nexthop", "dot-nexthop"})  # match st
 def validate_port(value: int, *, path: Sequence[str] = ("port",)) -> int:
     """Return the port number. Raises InvalidInput unless it is 1 to 65535."""
     if not 0 < value < PORT_LIMIT:
-        raise InvalidInput("1 to 65535", constraint="range", path=path)
+        raise InvalidInput("1 to 65535", constraint=ValidationConstraint.RANGE, path=path)
     return value
 
 
 def validate_host(text: str, *, path: Sequence[str]) -> str:
     """Return a host name in ASCII, or an IP address without brackets. Raises InvalidInput."""
-    error = InvalidInput("the name of a host, or its address", constraint="host", path=path)
+    error = InvalidInput(
+        "the name of a host, or its address", constraint=ValidationConstraint.HOST, path=path
+    )
     text = text.strip()
     without_brackets = text[1:-1] if text.startswith("[") and text.endswith("]") else text
     try:
@@ -77,7 +80,9 @@ def parse_host_and_port(text: str, *, path: Sequence[str]) -> HostAndPort:
         pass
     match = _HOST_AND_PORT.fullmatch(text)
     if not match:
-        raise InvalidInput("host, host:port or [host]:port", constraint="host", path=path)
+        raise InvalidInput(
+            "host, host:port or [host]:port", constraint=ValidationConstraint.HOST, path=path
+        )
     port_number = None if match["port"] is None else validate_port(int(match["port"]), path=path)
     return HostAndPort(
         validate_host(match["host"], path=path),
@@ -95,7 +100,7 @@ def validate_next_hop(message: str, *, lookup_mx: bool, path: Sequence[str] = ("
     is_literal = _is_ip_address(next_hop.host)
     if lookup_mx and (next_hop.has_brackets or is_literal):
         message = "with lookupMx it is a domain, without brackets"
-        raise InvalidInput(message, constraint="domain", path=path)
+        raise InvalidInput(message, constraint=ValidationConstraint.DOMAIN, path=path)
     is_bracketed = next_hop.has_brackets or ":" in next_hop.host
     host_text = f"[{next_hop.host}]" if is_bracketed else next_hop.host
     if next_hop.port is None:
@@ -132,7 +137,7 @@ def _validate_regex(text: str, path: Sequence[str]) -> str:
     has_slashes = len(text) > 2 and text.endswith("/")  # noqa: PLR2004 - both slashes
     if not has_slashes or len(text) > MAX_REGEX_LENGTH or not text.isprintable():
         message = f"/regular expression/, at most {MAX_REGEX_LENGTH} characters"
-        raise InvalidInput(message, constraint="pattern", path=path)
+        raise InvalidInput(message, constraint=ValidationConstraint.PATTERN, path=path)
     with _errors_with_path(path):
         BoundedRegex(text[1:-1], allow_slashes=False)
     return text
@@ -155,7 +160,9 @@ def validate_tls_destination(text: str, *, path: Sequence[str] = ("destination",
 
 def _validate_domain(text: str, path: Sequence[str]) -> str:
     if _is_ip_address(text):
-        raise InvalidInput("an address stands in brackets", constraint="domain", path=path)
+        raise InvalidInput(
+            "an address stands in brackets", constraint=ValidationConstraint.DOMAIN, path=path
+        )
     with _errors_with_path(path):
         return checked_domain(text)
 
@@ -173,7 +180,7 @@ def validate_username(text: str, *, path: Sequence[str] = ("username",)) -> str:
     """Return the username. Raises InvalidInput unless it is one printable line."""
     if not text or len(text) > MAX_USERNAME_LENGTH or not text.isprintable():
         message = f"1 to {MAX_USERNAME_LENGTH} printable characters"
-        raise InvalidInput(message, constraint="length", path=path)
+        raise InvalidInput(message, constraint=ValidationConstraint.LENGTH, path=path)
     return text
 
 
@@ -185,7 +192,7 @@ def validate_password(text: str, *, path: Sequence[str] = ("password",)) -> str:
     )
     if not text or len(text) > MAX_PASSWORD_LENGTH or has_control_characters:
         message = f"1 to {MAX_PASSWORD_LENGTH} characters on one line"
-        raise InvalidInput(message, constraint="length", path=path)
+        raise InvalidInput(message, constraint=ValidationConstraint.LENGTH, path=path)
     return text
 
 
@@ -207,11 +214,11 @@ def validate_tls_parameters(
         validators["match"] = lambda value: _validate_fingerprints(value, path)
         if "match" not in attributes:
             message = "FINGERPRINT needs match= and fingerprints"
-            raise InvalidInput(message, constraint="required", path=path)
+            raise InvalidInput(message, constraint=ValidationConstraint.REQUIRED, path=path)
     for name in attributes:
         if name not in validators:
             message = f"{level} takes {' and '.join(sorted(validators)) or 'none'}"
-            raise InvalidInput(message, constraint="unsupported", path=path)
+            raise InvalidInput(message, constraint=ValidationConstraint.UNSUPPORTED, path=path)
     normalized = (
         " ".join(f"{name}={validators[name](attributes[name])}" for name in sorted(attributes))
         or None
@@ -226,13 +233,13 @@ def validate_tls_parameters(
 def _parse_attributes(text: str, path: Sequence[str]) -> dict[str, str]:
     if len(text) > MAX_PARAMETERS_LENGTH or not text.isascii() or not text.isprintable():
         message = f"at most {MAX_PARAMETERS_LENGTH} printable characters of ASCII"
-        raise InvalidInput(message, constraint="length", path=path)
+        raise InvalidInput(message, constraint=ValidationConstraint.LENGTH, path=path)
     attributes: dict[str, str] = {}
     for item in text.replace(",", " ").split():
         name, equals, value = item.partition("=")
         if not equals or not value or name in attributes:
             message = "name=value, each name once, with spaces between them"
-            raise InvalidInput(message, constraint="pattern", path=path)
+            raise InvalidInput(message, constraint=ValidationConstraint.PATTERN, path=path)
         attributes[name] = value
     return attributes
 
@@ -242,14 +249,16 @@ def _validate_protocols(text: str, path: Sequence[str]) -> str:
         message = (
             "protocols= and >=TLSv1.2, or versions with : between them, ! before those without"
         )
-        raise InvalidInput(message, constraint="protocols", path=path)
+        raise InvalidInput(message, constraint=ValidationConstraint.TLS_PROTOCOLS, path=path)
     return text
 
 
 def _validate_match_names(text: str, path: Sequence[str]) -> str:
     names = [name for name in text.lower().split(":") if name]
     if not 0 < len(names) <= MAX_MATCHES:
-        raise InvalidInput(f"1 to {MAX_MATCHES} names", constraint="max", path=path)
+        raise InvalidInput(
+            f"1 to {MAX_MATCHES} names", constraint=ValidationConstraint.MAX, path=path
+        )
     return ":".join(
         name if name in MATCH_STRATEGIES else _validate_match_name(name, path) for name in names
     )
@@ -264,5 +273,5 @@ def _validate_fingerprints(text: str, path: Sequence[str]) -> str:
     fingerprints = text.split("|")
     if len(fingerprints) > MAX_MATCHES or not all(map(_FINGERPRINT.fullmatch, fingerprints)):
         message = f"1 to {MAX_MATCHES} fingerprints of SHA-256 in hex, with | between them"
-        raise InvalidInput(message, constraint="fingerprint", path=path)
+        raise InvalidInput(message, constraint=ValidationConstraint.FINGERPRINT, path=path)
     return "|".join(fingerprints).replace(":", "").lower()

@@ -21,6 +21,7 @@ from models.messages.tables import Message
 from models.search import text_index
 from models.store.columns import BIG_INTEGER
 from models.store.keyset_pages import Page, PageRequest
+from models.validation_constraints import ValidationConstraint
 from resolvers.context import Context
 from resolvers.messages.filters.filter_conditions import split_search_words
 from resolvers.messages.filters.message_filter import MessageConditions
@@ -81,7 +82,7 @@ def split_text_into_words(text: str) -> list[str]:
     """
     if len(text) > MAX_TEXT_LENGTH:
         text_ = f"a text has at most {MAX_TEXT_LENGTH} characters"
-        raise InvalidInput(text_, constraint="max", path=["text"])
+        raise InvalidInput(text_, constraint=ValidationConstraint.MAX, path=["text"])
     return list(split_words(text))
 
 
@@ -137,7 +138,9 @@ class IndexLookup(NamedTuple):
         sought = index_expression_of_conditions(self.conditions)
         if sought is None:
             error_text = "the index is asked for words: this filter has none that must be there"
-            raise InvalidInput(error_text, constraint="required", path=["filter"])
+            raise InvalidInput(
+                error_text, constraint=ValidationConstraint.REQUIRED, path=["filter"]
+            )
         return index_query_for_users(ctx, self.user_ids, sought)
 
 
@@ -147,9 +150,13 @@ async def read_index_hit_page(ctx: Context, index_lookup: IndexLookup) -> Page[I
     Raises Invalid if the filter requires no words.
     """
     dialect, ask = ctx.environment.database.dialect, index_lookup.page_request
-    before = ask.cursor.id if ask.cursor else MAX_MESSAGE_ID
+    first_border = 0 if ask.is_backward else MAX_MESSAGE_ID
     found = text_index.scored_match_statement(
-        dialect, index_lookup.require_index_query(ctx), before, ask.count + 1
+        dialect,
+        index_lookup.require_index_query(ctx),
+        ask.cursor.id if ask.cursor else first_border,
+        ask.count + 1,
+        is_ascending=ask.is_backward,
     )
     hits = found.columns(column("rowid", BIG_INTEGER), column("score")).subquery()
     rows = await ctx.read(select(hits.c.rowid, hits.c.score).order_by(hits.c.rowid.desc()))

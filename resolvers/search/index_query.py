@@ -21,6 +21,7 @@ from models.messages.tables import Message
 from models.search import text_index
 from models.store.columns import select_columns
 from models.store.prepared_statements import integer_parameter, prepare_cached
+from models.validation_constraints import ValidationConstraint
 from resolvers.context import Context
 
 MAX_QUERY_LENGTH = 1024  # characters of a search
@@ -58,10 +59,10 @@ def expression_from_query(query: str) -> SearchExpression:
     parsed_query = parse_query(query[:MAX_QUERY_LENGTH])
     if len(query) > MAX_QUERY_LENGTH or not parsed_query:
         error_text = f"a search has words, in at most {MAX_QUERY_LENGTH} characters"
-        raise InvalidInput(error_text, constraint="query", path=path)
+        raise InvalidInput(error_text, constraint=ValidationConstraint.QUERY, path=path)
     if len(parsed_query) > MAX_TERMS:
         error_text = f"a search has at most {MAX_TERMS} words and phrases"
-        raise InvalidInput(error_text, constraint="max", path=path)
+        raise InvalidInput(error_text, constraint=ValidationConstraint.MAX, path=path)
     return parsed_query[0] if len(parsed_query) == 1 else AllOf(tuple(parsed_query))
 
 

@@ -11,9 +11,10 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from mail.mailboxes import paths
 from mail.search import index_rebuild, index_worker
 from mail.search.index_worker import BATCH_SIZE, MESSAGE_COLUMNS
-from models.admin.tasks import Task
+from models.admin.tasks import Task, TaskKind
 from models.errors import Conflict, InvalidInput
-from models.events.journal import PLATFORM, EventType
+from models.events.event_types import EventType
+from models.events.journal import PLATFORM
 from models.events.wakeups import UNINDEXED
 from models.mailboxes.tables import Mailbox
 from models.messages.tables import Message
@@ -21,13 +22,18 @@ from models.runtime.environment import wake_workers_after_commit
 from models.search import text_index
 from models.store.columns import ColumnRow, select_columns
 from models.users.roles import Role, Scope
-from resolvers.admin.task_steps import TaskKind, TaskStepPlan, TaskStepResult, insert_tasks
+from models.validation_constraints import ValidationConstraint
+from resolvers.admin.task_steps import TaskRunner, TaskStepPlan, TaskStepResult, insert_tasks
 from resolvers.context import Context, GuardRule
 from resolvers.mailboxes.loaders import matches_pattern_sql
 from resolvers.mailboxes.owners import load_managed_mail_owners
 from resolvers.users.selection import UserSelector
 
-BUILD, REBUILD, OPTIMIZE = "SEARCH_INDEX_BUILD", "SEARCH_INDEX_REBUILD", "SEARCH_INDEX_OPTIMIZE"
+BUILD, REBUILD, OPTIMIZE = (
+    TaskKind.SEARCH_INDEX_BUILD,
+    TaskKind.SEARCH_INDEX_REBUILD,
+    TaskKind.SEARCH_INDEX_OPTIMIZE,
+)
 OPERATOR_RULE = GuardRule(role=Role.ADMIN, scope=Scope.FULL)
 MAX_MESSAGES_IN_REQUEST = 1000  # a request indexes up to this number itself; more become a task
 ROWS_PER_OPTIMIZE_STEP = 5000
@@ -66,7 +72,9 @@ async def index_or_queue_unindexed_messages(
     }
     if request.max_unindexed is not None:
         if request.max_unindexed < 0:
-            raise InvalidInput("not below 0", constraint="min", path=["maxRecent"])
+            raise InvalidInput(
+                "not below 0", constraint=ValidationConstraint.MIN, path=["maxRecent"]
+            )
         order["without"] = await _load_crowded_mailbox_ids(ctx, order, request.max_unindexed)
     if not (request.always_queue or ctx.is_writing):
         rows = await ctx.read(
@@ -141,7 +149,7 @@ async def _index_rows(ctx: Context, message_rows: Sequence[ColumnRow]) -> int:
 
 
 async def _insert_task(
-    ctx: Context, task_kind: str, task_order: dict[str, Any], total_count: int | None
+    ctx: Context, task_kind: TaskKind, task_order: dict[str, Any], total_count: int | None
 ) -> Task:
     """Insert a task and record it in the platform's journal."""
     async with ctx.write_session(PLATFORM) as session:
@@ -297,8 +305,8 @@ async def _run_optimize_step(
     )
 
 
-TASK_KINDS = {
-    BUILD: TaskKind(_prepare_build_step, _run_build_step),
-    REBUILD: TaskKind(_prepare_rebuild_step, _run_rebuild_step),
-    OPTIMIZE: TaskKind(_prepare_optimize_step, _run_optimize_step),
+TASK_RUNNERS = {
+    BUILD: TaskRunner(_prepare_build_step, _run_build_step),
+    REBUILD: TaskRunner(_prepare_rebuild_step, _run_rebuild_step),
+    OPTIMIZE: TaskRunner(_prepare_optimize_step, _run_optimize_step),
 }

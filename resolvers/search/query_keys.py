@@ -6,9 +6,11 @@
 import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
+from enum import StrEnum
 from typing import Any, NamedTuple
 
 from models import quantities
+from models.files.blobs import StorageTier
 from models.mailboxes.tables import SpecialUse
 from models.submission.tables import SubmissionState
 
@@ -44,6 +46,7 @@ LIST_FIELDS = {
     "emailid": "emailIds",
     "submission": "submissionStates",
 }
+ENUM_FIELDS: Mapping[str, tuple[str, type[StrEnum]]] = {"tier": ("tier", StorageTier)}
 SPECIAL_USES = {use.lower(): use for use in SpecialUse} | {
     "spam": SpecialUse.JUNK, "deleted": SpecialUse.TRASH, "bin": SpecialUse.TRASH,
     "draft": SpecialUse.DRAFTS,
@@ -74,6 +77,7 @@ KNOWN_KEYS = frozenset(
         *FLAG_FIELDS,
         *NUMBER_FIELDS,
         *LIST_FIELDS,
+        *ENUM_FIELDS,
         *ATTACHMENT_FIELDS,
         *MAILBOX_FIELDS,
     )
@@ -119,6 +123,14 @@ def fields_from_key_and_value(key: str, text: str, now: datetime) -> FilterField
     return _fields_from_part_or_mailbox_key(key, text) or _fields_from_time_key(key, text, now)
 
 
+def _fields_from_enum_key(key: str, text: str) -> FilterFields:
+    """Return the fields of a key whose values are those of an enum. Raises InvalidValueError."""
+    name, enum = ENUM_FIELDS[key]
+    if text.upper() not in set(enum):
+        raise InvalidValueError(f"one of {', '.join(sorted(enum)).lower()}")
+    return {name: text.upper()}
+
+
 def _parse_submission_state(text: str) -> str:
     """Return the submission state with this name. Raises InvalidValueError."""
     if text.upper() not in set(SubmissionState):
@@ -141,7 +153,12 @@ def _fields_from_flag_key(key: str, text: str) -> FilterFields:
 
 
 def _fields_from_part_or_mailbox_key(key: str, text: str) -> FilterFields | None:
-    """Return the fields of a header, attachment or mailbox key; None for another key."""
+    """Return the fields of an enum, header, attachment or mailbox key; None for another key.
+
+    Raises InvalidValueError.
+    """
+    if key in ENUM_FIELDS:
+        return _fields_from_enum_key(key, text)
     if key == "header":
         name, colon, part = text.partition(":")
         return {"header": {"name": name} | ({"contains": part[1:]} if colon else {})}

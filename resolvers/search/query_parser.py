@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 from models.errors import InvalidInput, RequestError
+from models.validation_constraints import ValidationConstraint
 from resolvers.search.query_keys import (
     DOVEADM_KEYS,
     LIST_FIELDS,
@@ -134,7 +135,7 @@ def fields_from_valid_query(
     found = parse_search_query(text, now)
     if found.problems:
         error_text = "; ".join(map(str, found.problems[:5]))
-        raise InvalidInput(error_text, constraint="syntax", path=path_in_input)
+        raise InvalidInput(error_text, constraint=ValidationConstraint.SYNTAX, path=path_in_input)
     return found.fields
 
 

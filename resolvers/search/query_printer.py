@@ -7,6 +7,7 @@ from typing import Any
 
 from models.mailboxes.tables import SpecialUse
 from resolvers.search.query_keys import (
+    ENUM_FIELDS,
     FLAG_FIELDS,
     LIST_FIELDS,
     NUMBER_FIELDS,
@@ -21,7 +22,9 @@ _KEY_BY_TEXT_FIELD = {
     field: key for key, field in reversed(TEXT_FIELDS.items()) if field != "query"
 }
 _KEY_BY_TIME_FIELD = {field: key for key, field in reversed(TIME_FIELDS.items())}
-_KEY_BY_NUMBER_FIELD = {field: key for key, field in NUMBER_FIELDS.items()}
+_KEY_BY_PLAIN_FIELD = {field: key for key, field in NUMBER_FIELDS.items()} | {
+    field: key for key, (field, _) in ENUM_FIELDS.items()
+}
 _TERM_FOR_TRUE = {field: f"is:{key}" for key, field in FLAG_FIELDS.items()} | {
     "hasAttachment": "has:attachment"
 }
@@ -91,8 +94,8 @@ def _terms_from_field(name: str, value: Any) -> Iterator[str]:
         yield f"{_KEY_BY_TEXT_FIELD[name]}:{_quoted_if_needed(value)}"
     elif name in _KEY_BY_TIME_FIELD:
         yield f"{_KEY_BY_TIME_FIELD[name]}:{_time_value(value)}"
-    elif name in _KEY_BY_NUMBER_FIELD:
-        yield f"{_KEY_BY_NUMBER_FIELD[name]}:{value}"
+    elif name in _KEY_BY_PLAIN_FIELD:
+        yield f"{_KEY_BY_PLAIN_FIELD[name]}:{value}"
     elif name in _TERM_FOR_TRUE:
         yield _TERM_FOR_TRUE[name] if value else _TERM_FOR_FALSE[name]
     elif name in ("mailbox", "thread"):

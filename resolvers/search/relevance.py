@@ -13,6 +13,7 @@ from mail.search.tokenizer import SearchExpression, SearchTerm, terms_in_text
 from models.errors import InvalidInput
 from models.store.columns import ColumnRow
 from models.store.keyset_pages import Page, PageRequest
+from models.validation_constraints import ValidationConstraint
 from resolvers.context import Context
 from resolvers.messages import loaders as message_loaders
 from resolvers.messages.filters.filter_conditions import split_search_words
@@ -36,7 +37,7 @@ async def read_page_by_relevance(
     search_terms = required_terms(split_search_words(listings[0].conditions)[0])
     if not search_terms:
         text = "the order RELEVANCE is for searches with words"
-        raise InvalidInput(text, constraint="order", path=["orderBy"])
+        raise InvalidInput(text, constraint=ValidationConstraint.ORDER, path=["orderBy"])
     newest = PageRequest(NEWEST_FIRST, MAX_RANKED_MESSAGES)
     ranked_listings = [
         replace(one, page_request=newest, columns=one.columns | RANKING_COLUMNS) for one in listings
@@ -92,7 +93,9 @@ def _page_after_cursor(
         if not at:
             text = "what the cursor names is not among the most relevant any more: begin anew"
             raise InvalidInput(
-                text, constraint="cursor", path=["before" if page_request.is_backward else "after"]
+                text,
+                constraint=ValidationConstraint.CURSOR,
+                path=["before" if page_request.is_backward else "after"],
             )
         start, end = (0, at[0]) if page_request.is_backward else (at[0] + 1, len(ranked_messages))
     return page_request.page_from_rows(ranked_messages[start:end])

@@ -14,10 +14,11 @@ from sqlmodel import select as instances
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from models.errors import Conflict, InvalidInput, LimitReached, NotFound
-from models.events.journal import EventType
+from models.events.event_types import EventType
 from models.search.saved_searches import SavedSearch
 from models.store.columns import ColumnRow, select_columns
 from models.store.keyset_pages import PageRequest
+from models.validation_constraints import ValidationConstraint
 from resolvers import sql_text
 from resolvers.access import is_visible, require_user_id
 from resolvers.changes import stream_reader
@@ -107,7 +108,9 @@ def require_countable_conditions(conditions: MessageConditions) -> None:
         for name in READ_FIELDS:
             if getattr(one, name) is not None:
                 text = "messages would be read for it at each count: use query, which is indexed"
-                raise InvalidInput(text, constraint="unsupported", path=["filter", name])
+                raise InvalidInput(
+                    text, constraint=ValidationConstraint.UNSUPPORTED, path=["filter", name]
+                )
 
 
 async def load_ids_by_name(ctx: Context, names: Sequence[str]) -> dict[str, int]:
@@ -157,13 +160,17 @@ async def update_saved_searches(
     `create_saved_search`.
     """
     if change == SavedSearchChange():
-        raise InvalidInput("say what to change", constraint="required", path=["set"])
+        raise InvalidInput(
+            "say what to change", constraint=ValidationConstraint.REQUIRED, path=["set"]
+        )
     name = None
     if change.name is not None:
         name = _validate_name(change.name, path=["set", "name"])
         if len(set(search_ids)) > 1:
             text = "several searches can't have one name"
-            raise InvalidInput(text, constraint="exclusive", path=["set", "name"])
+            raise InvalidInput(
+                text, constraint=ValidationConstraint.EXCLUSIVE, path=["set", "name"]
+            )
     if change.fields is not None and change.conditions is not None:
         await _require_usable_filter(ctx, change.fields, change.conditions, path=["set", "filter"])
     user_id = require_user_id(ctx)
@@ -235,7 +242,9 @@ def _validate_name(name: str, *, path: Sequence[str]) -> str:
     """Return a validated name. Raises Invalid if it is empty or too long."""
     valid_name = sql_text.validate_text(name, max_length=MAX_NAME_LENGTH, path=path)
     if valid_name is None:
-        raise InvalidInput("a search has a name", constraint="required", path=path)
+        raise InvalidInput(
+            "a search has a name", constraint=ValidationConstraint.REQUIRED, path=path
+        )
     return valid_name
 
 

@@ -11,6 +11,7 @@ from models.mailboxes.tables import Mailbox
 from models.store.columns import ColumnRow, select_columns
 from models.store.keyset_pages import Page
 from models.store.text_folding import fold_text
+from models.validation_constraints import ValidationConstraint
 from resolvers.access import can_see_managed_mail_records, is_visible_or_managed, require_user_id
 from resolvers.context import Context
 from resolvers.mailboxes.loaders import SELECTOR_FIELDS, MailboxSelector
@@ -74,7 +75,7 @@ def require_known_mailboxes(conditions: MessageConditions, known: KnownMailboxes
             error_text = f"there is no folder {str(name)[:80]!r}"
             if name.id is not None:
                 error_text = "there is no folder with this id"
-            raise InvalidInput(error_text, constraint="mailbox", path=["query"])
+            raise InvalidInput(error_text, constraint=ValidationConstraint.MAILBOX, path=["query"])
 
 
 def _mailbox_selectors(conditions: MessageConditions) -> set[MailboxSelector]:

@@ -3,6 +3,7 @@
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import ColumnElement, Select, false, func, select
@@ -16,9 +17,11 @@ from models.store.columns import ColumnRow, select_columns
 from models.store.keyset_pages import Page, PageRequest
 from models.users.roles import AdminPermission, Role, Scope, UserPermission, expand_scopes
 from models.users.tables import DeletedUser, User
+from models.validation_constraints import ValidationConstraint
 from resolvers import pagination
 from resolvers.access import is_managed_user
 from resolvers.context import Context
+from resolvers.list_orders import ListOrder, SortColumn, read_ordered_page
 from resolvers.messages import content
 from resolvers.messages.content_access import log_content_read
 from resolvers.pagination import PageScan, read_by_keys, read_union
@@ -30,6 +33,25 @@ SORT_COLUMNS = (col(QuarantineItem.created_at), col(QuarantineItem.id))
 READ_SCOPES = {Scope.READ, Scope.SETTINGS}  # one of these is enough
 MAX_TEXT_LENGTH = 1 << 16  # characters
 MAX_SCORE = 1e9
+
+
+class QuarantineOrder(StrEnum):
+    """The order of a list of quarantined messages; ties by id."""
+
+    RECEIVED_DESC = "RECEIVED_DESC"
+    RECEIVED_ASC = "RECEIVED_ASC"
+    SCORE_DESC = "SCORE_DESC"
+    SCORE_ASC = "SCORE_ASC"
+    SIZE_DESC = "SIZE_DESC"
+    SIZE_ASC = "SIZE_ASC"
+
+
+_SORT_COLUMNS = {
+    "RECEIVED": SortColumn("created_at", datetime),
+    "SCORE": SortColumn("score", float),
+    "SIZE": SortColumn("size", int),
+}
+LIST_ORDERS = {order: ListOrder.of_value(order, _SORT_COLUMNS) for order in QuarantineOrder}
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +127,11 @@ async def _filter_conditions(
         terms.append(found)
     if conditions.score_above is not None:
         if not -MAX_SCORE <= conditions.score_above <= MAX_SCORE:
-            raise InvalidInput("no such score", constraint="range", path=["filter", "scoreAbove"])
+            raise InvalidInput(
+                "no such score",
+                constraint=ValidationConstraint.RANGE,
+                path=["filter", "scoreAbove"],
+            )
         terms.append(col(QuarantineItem.score) > conditions.score_above)
     if conditions.has_virus is not None:
         empty = col(QuarantineItem.virus).is_(None)
@@ -120,15 +146,15 @@ async def read_item_page(
     conditions: QuarantineConditions,
     page_request: PageRequest,
     columns: Collection[str],
+    order: QuarantineOrder = QuarantineOrder.RECEIVED_DESC,
 ) -> Page[ColumnRow]:
-    """Return a page of quarantined messages, newest first."""
-    names = {"id", "created_at", *columns}
+    """Return a page of quarantined messages. Raises InvalidInput for a cursor of another order."""
+    list_order = LIST_ORDERS[order]
+    names = {"id", list_order.column, *columns}
     rows = select(*select_columns(QuarantineItem, names)).where(
         *await _filter_conditions(ctx, conditions)
     )
-    return await pagination.read_page(
-        ctx, PageScan(rows, page_request, SORT_COLUMNS, is_descending=True)
-    )
+    return await read_ordered_page(ctx, rows, QuarantineItem, page_request, list_order)
 
 
 async def count_items(ctx: Context, conditions: QuarantineConditions) -> int:

@@ -13,7 +13,6 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail.compose import message_builder
 from mail.compose.message_builder import CustomHeader, MessageDraft
-from mail.delivery.quarantine import NOTIFICATION_TASK
 from mail.mime.header_encoding import NamedAddress
 from mail.storage.blobs.blob_writer import StoredMessageBlobs
 from mail.storage.message_insert import InsertKind, MessagePlacement, insert_message
@@ -21,8 +20,9 @@ from mail.storage.received_messages import parse_storable_message, store_blobs
 from mail.storage.storable_message import StorableMessage
 from mail.text.languages import text_in_language
 from models.addresses.tables import Address
+from models.admin.tasks import TaskKind
 from models.errors import NotFound
-from models.events.journal import EventType
+from models.events.event_types import EventType
 from models.mailboxes.tables import Mailbox, SpecialUse
 from models.runtime.environment import Environment
 from models.spam.quarantine import QuarantineItem
@@ -35,7 +35,7 @@ from resolvers.spam.quarantine_digest_texts import ENGLISH_TEXTS, TEXTS_BY_LANGU
 
 log = logging.getLogger(__name__)
 
-TASK_KIND = NOTIFICATION_TASK
+TASK_KIND = TaskKind.QUARANTINE_NOTIFICATION
 MAX_LISTED_MESSAGES = 50  # messages that a digest lists
 MAX_COUNTED_MESSAGES = 10_000  # messages that it counts
 MAX_VALUE_LENGTH = 100  # characters of a subject or an author
@@ -98,9 +98,7 @@ async def insert_digest(
     ids = sorted((await (await session.connection()).execute(statement)).scalars())
     if not ids:  # all items were released or deleted in the meantime
         return TaskStepResult({})
-    await ctx.record_change(
-        session, require_user_id(ctx), EventType.QUARANTINE_CHANGED, ids, did="notified"
-    )
+    await ctx.record_change(session, require_user_id(ctx), EventType.QUARANTINE_CHANGED, ids)
     insert_digest_message = partial(
         insert_message,
         message=digest.message,

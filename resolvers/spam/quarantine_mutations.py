@@ -26,7 +26,8 @@ from models.errors import (
     RequestError,
     require_all_found,
 )
-from models.events.journal import PLATFORM, EventType
+from models.events.event_types import EventType
+from models.events.journal import PLATFORM
 from models.filters.sieve_scripts import has_active_script
 from models.filters.tables import has_active_filter
 from models.mailboxes.tables import Mailbox, SpecialUse
@@ -36,6 +37,7 @@ from models.spam.sender_rules import SenderAction
 from models.store.columns import ColumnRow, select_columns
 from models.users.roles import AdminPermission, Role, Scope, UserPermission
 from models.users.tables import Frequency, User
+from models.validation_constraints import ValidationConstraint
 from resolvers.admin import audit_log
 from resolvers.admin.audit_log import NewAuditLogEntry
 from resolvers.context import Context, GuardRule
@@ -79,7 +81,9 @@ async def release_messages(
     """
     if len(item_ids) > MAX_RELEASED_MESSAGES:
         raise InvalidInput(
-            f"at most {MAX_RELEASED_MESSAGES} at once", constraint="max", path=["ids"]
+            f"at most {MAX_RELEASED_MESSAGES} at once",
+            constraint=ValidationConstraint.MAX,
+            path=["ids"],
         )
     item_ids = list(dict.fromkeys(item_ids))
     rows = await _load_permitted_items(ctx, item_ids)
@@ -222,7 +226,9 @@ async def _release_in_transaction(
             )
         if options.allow_sender:
             await _create_allow_rules(ctx, rows)
-        await _delete_items_and_record(ctx, session, rows, ("quarantineRelease", "released"))
+        await _delete_items_and_record(
+            ctx, session, rows, ("quarantineRelease", EventType.QUARANTINE_RELEASED)
+        )
     return keys
 
 
@@ -270,7 +276,9 @@ async def delete_messages(ctx: Context, item_ids: Sequence[int]) -> None:
     rows = await _load_permitted_items(ctx, item_ids)
     async with ctx.write_session(*{row.user_id for row in rows}) as session:
         rows = await _load_locked_items(ctx, session, item_ids)
-        await _delete_items_and_record(ctx, session, rows, ("quarantineDelete", "deleted"))
+        await _delete_items_and_record(
+            ctx, session, rows, ("quarantineDelete", EventType.QUARANTINE_DELETED)
+        )
 
 
 async def _load_locked_items(
@@ -287,23 +295,21 @@ async def _delete_items_and_record(
     ctx: Context,
     session: AsyncSession,
     items: Sequence[ColumnRow],
-    mutation_and_change: tuple[str, str],
+    mutation_and_event_type: tuple[str, EventType],
 ) -> None:
     """Delete quarantined messages and record the change.
 
     Changes to messages of other users are also written to the admin log.
     """
-    mutation, did = mutation_and_change
+    mutation, event_type = mutation_and_event_type
     keys = [row.id for row in items]
     connection = await session.connection()
     await connection.execute(delete(QuarantineItem).where(col(QuarantineItem.id).in_(keys)))
     entries = {
-        user_id: [
-            (EventType.QUARANTINE_CHANGED, [row.id for row in items if row.user_id == user_id])
-        ]
+        user_id: [(event_type, [row.id for row in items if row.user_id == user_id])]
         for user_id in {row.user_id for row in items}
     }
-    await ctx.record_changes(session, entries, did=did)
+    await ctx.record_changes(session, entries)
     log_entries = (
         NewAuditLogEntry(mutation, "QuarantineItem", row.id, row.domain_id, _audit_log_values(row))
         for row in items

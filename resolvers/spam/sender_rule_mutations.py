@@ -11,7 +11,8 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail.spam.sender_rules import checked_pattern
 from models.errors import Forbidden, InvalidInput, LimitReached, NotFound
-from models.events.journal import PLATFORM, EventType
+from models.events.event_types import EventType
+from models.events.journal import PLATFORM
 from models.spam.sender_rules import (
     PLATFORM_PLACE,
     SenderAction,
@@ -23,6 +24,7 @@ from models.spam.sender_rules import (
 from models.store.columns import ColumnRow, select_columns
 from models.users.roles import AdminPermission, Role, Scope
 from models.users.tables import User
+from models.validation_constraints import ValidationConstraint
 from resolvers import sql_text
 from resolvers.access import is_managed_user, maker_columns
 from resolvers.admin import audit_log
@@ -146,7 +148,7 @@ def _validate_new_rules(new_rules: NewSenderRules) -> tuple[list[str], dict[str,
     """
     if not 0 < len(new_rules.patterns) <= MAX_PATTERNS_PER_CALL:
         text = f"1 to {MAX_PATTERNS_PER_CALL} patterns"
-        raise InvalidInput(text, constraint="length", path=["patterns"])
+        raise InvalidInput(text, constraint=ValidationConstraint.LENGTH, path=["patterns"])
     patterns = [
         checked_pattern(text, path=["patterns"], index=nth)
         for nth, text in enumerate(new_rules.patterns)

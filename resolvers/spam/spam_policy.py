@@ -5,6 +5,7 @@ from typing import Any
 
 from mail.spam.verdict import DEFAULT_JUNK_POINTS, DEFAULT_REJECT_POINTS
 from models.errors import InvalidInput
+from models.validation_constraints import ValidationConstraint
 from resolvers.context import Context
 from resolvers.users.selection import UserSelector
 from resolvers.users.user_locks import lock_users_and_store_changes
@@ -21,7 +22,9 @@ async def set_spam_policy(
     Returns the user IDs. Raises Invalid if a value is out of range or junk exceeds reject.
     """
     if not thresholds:
-        raise InvalidInput("change at least one thing", constraint="required", path=["level"])
+        raise InvalidInput(
+            "change at least one thing", constraint=ValidationConstraint.REQUIRED, path=["level"]
+        )
     paths = {"spam_level": "level", "junk_score": "junkScore", "reject_score": "rejectScore"}
     facts = dict(thresholds)
     for name, value in thresholds.items():
@@ -29,7 +32,7 @@ async def set_spam_policy(
             facts[name] = validate_spam_level(value, [paths[name]])
         elif value is not None and not 0 < value <= MAX_SCORE:
             text = f"above 0, and at most {MAX_SCORE:g}"
-            raise InvalidInput(text, constraint="range", path=[paths[name]])
+            raise InvalidInput(text, constraint=ValidationConstraint.RANGE, path=[paths[name]])
     async with lock_users_and_store_changes(ctx, user_selector, "spamPolicySet") as locked_users:
         for row in locked_users.rows:
             junk, reject = (
@@ -41,6 +44,8 @@ async def set_spam_policy(
             )
             if junk > reject:
                 text = f"mail is junk from {junk:g} on, and so not refused from {reject:g} on"
-                raise InvalidInput(text, constraint="range", path=["rejectScore"])
+                raise InvalidInput(
+                    text, constraint=ValidationConstraint.RANGE, path=["rejectScore"]
+                )
             locked_users.set_columns(row, **facts)
     return [row.id for row in locked_users.rows]

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from mail.compose.message_builder import MAX_FILES, OutgoingFile, sanitize_attachment
 from mail.storage.message_content import StoredMessage
 from models.errors import InvalidInput, NotFound, check_limit, require_found
+from models.validation_constraints import ValidationConstraint
 from resolvers.context import Context
 from resolvers.files import uploads
 from resolvers.messages import content as message_content
 
 INPUT_PATH = ("attachments",)
+MESSAGE_TYPE = "message/rfc822"
 _UNSAFE_FILENAME_CHARACTERS = re.compile(r"[^\w .,()+-]+")
 
 
@@ -49,7 +51,9 @@ class AttachmentBudget:
         self.used_bytes, self.file_count = self.used_bytes + size, self.file_count + 1
         check_limit(self.used_bytes, self.max_bytes, f"more than {self.max_bytes} bytes", path=path)
         if self.file_count > MAX_FILES:
-            raise InvalidInput(f"more than {MAX_FILES} files", constraint="max", path=path)
+            raise InvalidInput(
+                f"more than {MAX_FILES} files", constraint=ValidationConstraint.MAX, path=path
+            )
 
 
 async def read_attachments(
@@ -124,7 +128,12 @@ async def copy_attachments(
         name_and_type = facts["filename"], facts["content_type"], facts["content_id"]
         attachments.append(
             sanitize_attachment(
-                OutgoingFile(content, *name_and_type, charset=part.params.get("charset"))
+                OutgoingFile(
+                    content,
+                    *name_and_type,
+                    charset=part.params.get("charset"),
+                    is_message=facts["content_type"] == MESSAGE_TYPE,
+                )
             )
         )
     return attachments

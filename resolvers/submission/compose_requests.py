@@ -28,12 +28,13 @@ from models.errors import (
     check_limit,
     require_found,
 )
-from models.events.journal import EventType
+from models.events.event_types import EventType
 from models.files.tables import FileAttachmentMode
 from models.runtime import leases
 from models.runtime.environment import DatabaseTransaction
 from models.store.columns import ColumnRow, select_columns
 from models.submission.compose_requests import ComposeListener, ComposeRequest
+from models.validation_constraints import ValidationConstraint
 from resolvers.access import is_visible, require_user_id
 from resolvers.admin import audit_log
 from resolvers.admin.audit_log import NewAuditLogEntry
@@ -240,7 +241,7 @@ def _check_fields(ctx: Context, fields: MessageFields, problems: ErrorCollector)
         if fields.source and (fields.source.attachments or fields.source.includes_message):
             text = "the client attaches what the message referred to has"
             path = ["source", "attachments"]
-            raise InvalidInput(text, constraint="unsupported", path=path)
+            raise InvalidInput(text, constraint=ValidationConstraint.UNSUPPORTED, path=path)
 
 
 def _name_address_pairs(addresses: Sequence[NamedAddress]) -> list[list[str | None]]:

@@ -1,7 +1,7 @@
 """Build a draft from the fields of a request, an earlier draft, and the message it replies to."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from urllib.parse import quote
@@ -17,11 +17,11 @@ from models.errors import InvalidInput, NotFound, require_found
 from models.store.columns import ColumnRow, select_columns
 from models.store.prepared_statements import PreparedStatement, integer_parameter
 from models.users.tables import User
+from models.validation_constraints import ValidationConstraint
 from resolvers.context import Context
 from resolvers.submission import attachments, file_attachments, identities
 from resolvers.submission.attachments import (
     AttachmentBudget,
-    AttachmentSelection,
     UploadedAttachment,
 )
 from resolvers.submission.file_attachments import StoredFileAttachment
@@ -76,10 +76,10 @@ class MessageFields:
 
 @dataclass(frozen=True, slots=True)
 class PreviousDraft:
-    """An earlier version of a draft with all columns, and its attachments to keep."""
+    """An earlier version of a draft with all columns, and the attachments to remove."""
 
     message: StoredMessage
-    kept_attachments: AttachmentSelection | None = None  # None: all, unless new ones are given
+    removed_numbers: Collection[int] = ()  # of attachments; all others are kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +88,7 @@ class DraftBasis:
 
     date: datetime
     previous: PreviousDraft | None = None
+    keeps_attachments: bool = True  # copies the attachments of the earlier version
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +120,7 @@ async def resolve_sender_fields(
     """
     if fields.from_ is not None and fields.identity is not None:
         text = "who it is from says from, or an identity: not both"
-        raise InvalidInput(text, constraint="exclusive", path=["identity"])
+        raise InvalidInput(text, constraint=ValidationConstraint.EXCLUSIVE, path=["identity"])
     if fields.from_ is not None:
         from_address = NamedAddress(
             message_builder.validate_address(fields.from_.address, "from"), fields.from_.name
@@ -163,7 +164,11 @@ def _sender_fields_of_identity(
 
 
 async def compose_draft(
-    ctx: Context, sender_fields: SenderFields, fields: MessageFields, basis: DraftBasis
+    ctx: Context,
+    sender_fields: SenderFields,
+    fields: MessageFields,
+    basis: DraftBasis,
+    files_field: str = file_attachments.FIELD_NAME,
 ) -> MessageDraft:
     """Build the draft.
 
@@ -175,10 +180,12 @@ async def compose_draft(
     environment = ctx.environment
     budget = AttachmentBudget(environment.options.message_max_size)
     kept_attachments = (
-        await _copy_kept_attachments(fields, basis.previous, budget) if basis.previous else []
+        await _copy_kept_attachments(fields, basis.previous, budget)
+        if basis.previous and basis.keeps_attachments
+        else []
     )
     files = await attachments.read_attachments(ctx, fields.attachments or (), budget)
-    files += await file_attachments.read_attached_files(ctx, fields.files, budget)
+    files += await file_attachments.read_attached_files(ctx, fields.files, budget, files_field)
     inherited = await _read_inherited_content(ctx, fields, basis, budget)
     filled_fields = _add_inherited_content(fields, inherited)
     to, cc = filled_fields.to or (), filled_fields.cc or ()
@@ -291,25 +298,16 @@ async def _copy_kept_attachments(
 
     Images stay if the new HTML shows them and no new attachment has their Content-ID.
     """
-    message, path = previous.message, ["keepAttachments"]
-    copies_source = fields.source is not None and fields.source.attachments is not None
+    message, path = previous.message, ["attachments"]
     new_content_ids = {file.content_id for file in fields.attachments or ()}
-    kept_numbers = {
+    kept_numbers = [
         number
         for number, each in enumerate(message.row.attachments)
-        if each["inline"]
-        and each["content_id"] not in new_content_ids
-        and _html_shows_content_id(each["content_id"], fields.html)
-    }
-    if previous.kept_attachments is not None:
-        kept_numbers |= set(
-            attachments.attachment_numbers(message, previous.kept_attachments, path)
-        )
-    elif fields.attachments is None and not copies_source:
-        kept_numbers |= set(
-            attachments.attachment_numbers(message, AttachmentSelection(all_unrelated=True), path)
-        )
-    return await attachments.copy_attachments(message, sorted(kept_numbers), budget, path)
+        if number not in previous.removed_numbers
+        and not (each["inline"] and each["content_id"] in new_content_ids)
+        and (not each["inline"] or _html_shows_content_id(each["content_id"], fields.html))
+    ]
+    return await attachments.copy_attachments(message, kept_numbers, budget, path)
 
 
 def _html_shows_content_id(content_id: str | None, html: str | None) -> bool:
@@ -320,15 +318,15 @@ def _html_shows_content_id(content_id: str | None, html: str | None) -> bool:
     )  # RFC 2392 writes it as a URL
 
 
-async def build_message(draft: MessageDraft) -> bytes:
+async def build_message(draft: MessageDraft, mime_entity: bytes | None = None) -> bytes:
     """Build the bytes of a message, in a thread if it is large.
 
-    Raises Invalid if a field is wrong.
+    A `mime_entity` replaces text, HTML and attachments. Raises Invalid if a field is wrong.
     """
     size = sum(len(each.content) for each in draft.attachments) + len(draft.html or "")
     if size < MAX_INLINE_BYTES:
-        return message_builder.build_message(draft)
-    return await asyncio.to_thread(message_builder.build_message, draft)
+        return message_builder.build_message(draft, mime_entity)
+    return await asyncio.to_thread(message_builder.build_message, draft, mime_entity)
 
 
 async def main_sender(ctx: Context, account: ColumnRow) -> NamedAddress:

@@ -14,6 +14,7 @@ from models.runtime.environment import DatabaseTransaction
 from models.store.columns import ColumnRow
 from models.store.prepared_statements import PreparedStatement, integer_parameter
 from models.users.tables import User
+from models.warning_codes import WarningCode
 from resolvers.access import require_user_id
 from resolvers.context import BatchFunction, Context
 from resolvers.files import shares as file_shares
@@ -32,7 +33,6 @@ from resolvers.submission.outgoing_messages import (
 from resolvers.submission.prepared_messages import (
     NO_FOLDER_WARNING,
     NO_ROOM_WARNING,
-    NOT_SAVED_TO_SENT,
     BccCopyRecipients,
     PreparedMessage,
     parse_scan_and_encrypt_message,
@@ -71,7 +71,7 @@ class SentMessage:
 
     submission: ColumnRow | None
     message: ColumnRow | None
-    warnings: Sequence[tuple[str, str]] = ()
+    warnings: Sequence[tuple[WarningCode, str]] = ()
 
 
 class _CopyMailboxGone(Exception):
@@ -141,7 +141,9 @@ async def send_messages(
         SentMessage(
             row,
             copy,
-            () if one.message_id is not None else ((NOT_SAVED_TO_SENT, one.no_copy_reason),),
+            ()
+            if one.message_id is not None
+            else ((WarningCode.NOT_SAVED_TO_SENT, one.no_copy_reason),),
         )
         for one, row, copy in zip(stored_submissions, submission_rows, copy_rows, strict=True)
     ]

@@ -33,12 +33,14 @@ from models.messages.tables import Message
 from models.runtime.environment import DatabaseTransaction
 from models.store.columns import ColumnRow, select_columns
 from models.submission.tables import Submission
+from models.validation_constraints import ValidationConstraint
+from models.warning_codes import WarningCode
 from resolvers.access import require_user_id
 from resolvers.context import Context
 from resolvers.mailboxes import loaders as mailbox_loaders
 from resolvers.mailboxes.special_mailboxes import placement_in_scheduled
 from resolvers.messages import loaders as message_loaders
-from resolvers.messages import upload
+from resolvers.messages import message_import
 from resolvers.messages.loaders import is_not_deleted_sql
 from resolvers.queue import rate_limits
 from resolvers.submission import composition, file_attachments, identities, outgoing_scan
@@ -53,7 +55,6 @@ from resolvers.submission.message_source import (
 )
 from resolvers.submission.outgoing_messages import SendRequest, future_send_at, header_recipients
 from resolvers.submission.prepared_messages import (
-    NOT_SAVED_TO_SENT,
     PreparedMessage,
     read_bcc_copy_recipients,
     store_message_blobs,
@@ -114,7 +115,7 @@ async def submit_draft(
 
 async def _prepare_draft(
     ctx: Context, account: ColumnRow, request: DraftSendRequest
-) -> tuple[_PreparedDraft, Sequence[tuple[str, str]]]:
+) -> tuple[_PreparedDraft, Sequence[tuple[WarningCode, str]]]:
     outgoing = SendRequest(send_at=request.send_at, undo_window=request.undo_window)
     row = await _read_own_message(ctx, request.message_id)
     if not row.draft:
@@ -215,7 +216,9 @@ def _recipients_of_header(ctx: Context, repaired: RepairedMessage) -> list[str]:
         len(addresses), max_recipients, f"more than {max_recipients} recipients", path=INPUT_PATH
     )
     if not addresses:
-        raise InvalidInput("nobody to send it to", constraint="required", path=INPUT_PATH)
+        raise InvalidInput(
+            "nobody to send it to", constraint=ValidationConstraint.REQUIRED, path=INPUT_PATH
+        )
     return list(addresses.values())
 
 
@@ -235,7 +238,7 @@ async def _sent_mailbox(
 
 async def _sent_or_current_mailbox(
     ctx: Context, account: ColumnRow, row: ColumnRow, sender: str, address_row: ColumnRow | None
-) -> tuple[ColumnRow, Sequence[tuple[str, str]]]:
+) -> tuple[ColumnRow, Sequence[tuple[WarningCode, str]]]:
     """Return the mailbox for copies of this sender, or else the draft's own with a warning."""
     sent_mailbox = await _sent_mailbox(ctx, account, sender, address_row)
     if sent_mailbox is not None:
@@ -244,7 +247,7 @@ async def _sent_or_current_mailbox(
         ctx, [(account.id, mailbox_loaders.MailboxSelector(id=row.mailbox_id))]
     )
     return require_found(current_mailbox, path=INPUT_PATH), [
-        (NOT_SAVED_TO_SENT, NO_SENT_FOLDER_WARNING)
+        (WarningCode.NOT_SAVED_TO_SENT, NO_SENT_FOLDER_WARNING)
     ]
 
 
@@ -252,7 +255,7 @@ async def _earlier_draft_from_row(
     ctx: Context, row: ColumnRow, *, must_be_draft: bool
 ) -> EarlierDraft:
     (message,) = await message_opening.open_messages_unlogged(ctx.environment, [row], ctx.read)
-    readable = await upload.draft_to_replace(ctx, message)
+    readable = await message_import.draft_to_replace(ctx, message, INPUT_PATH)
     return EarlierDraft(
         row.id,
         row.digest,

@@ -1,6 +1,6 @@
 """Attach stored files to a message that is composed, or offer them by a link."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from html import escape
@@ -18,6 +18,7 @@ from models.runtime.environment import DatabaseTransaction
 from models.store.columns import ColumnRow, select_columns
 from models.submission.compose_requests import DraftFile
 from models.users.roles import Scope
+from models.validation_constraints import ValidationConstraint
 from resolvers.access import is_visible
 from resolvers.context import Context
 from resolvers.files import shares, stored_files
@@ -57,12 +58,16 @@ def check_file_attachment_settings(
 ) -> None:
     """Raise Invalid if there are too many files, or an attached one has settings of a link."""
     if len(files) > MAX_FILES:
-        raise InvalidInput(f"more than {MAX_FILES} files", constraint="max", path=[field_name])
+        raise InvalidInput(
+            f"more than {MAX_FILES} files", constraint=ValidationConstraint.MAX, path=[field_name]
+        )
     for index, each in enumerate(files):
         has_link_settings = each.expires_at is not None or each.password is not None
         if each.mode is FileAttachmentMode.ATTACH and has_link_settings:
             text = "what is attached has no end and no password"
-            raise InvalidInput(text, constraint="exclusive", path=[field_name, str(index)])
+            raise InvalidInput(
+                text, constraint=ValidationConstraint.EXCLUSIVE, path=[field_name, str(index)]
+            )
 
 
 async def read_attached_files(
@@ -178,14 +183,34 @@ def _size_text(size: int) -> str:
     return f"{size} bytes" if not unit else f"{scaled_size:.1f} {SIZE_UNITS[unit]}"
 
 
-def replace_file_list_of_draft(
-    transaction: DatabaseTransaction, message_id: int, file_ids: Sequence[int]
+@dataclass(frozen=True, slots=True)
+class DraftFileChanges:
+    """Changes to the list of stored files of a draft."""
+
+    added_ids: Sequence[int] = ()
+    removed_digests: Collection[str] = ()  # of the attachments that are removed from the draft
+
+
+def change_file_list_of_draft(
+    transaction: DatabaseTransaction, message_id: int, changes: DraftFileChanges
 ) -> None:
-    """Store which files a draft has, instead of those stored before."""
+    """Change the list of stored files that a draft has.
+
+    A file leaves the list if an attachment with its content is removed.
+    """
+    if not changes.added_ids and not changes.removed_digests:
+        return
+    stored = transaction.connection.execute(
+        select(col(DraftFile.file_id), col(File.digest))
+        .join(File, col(File.id) == col(DraftFile.file_id))
+        .where(col(DraftFile.message_id) == message_id)
+        .order_by(col(DraftFile.nth))
+    )
+    kept_ids = [row.file_id for row in stored if row.digest not in changes.removed_digests]
     delete_file_list_of_draft(transaction, message_id)
     rows = [
         {"message_id": message_id, "file_id": key, "nth": nth}
-        for nth, key in enumerate(dict.fromkeys(file_ids))
+        for nth, key in enumerate(dict.fromkeys([*kept_ids, *changes.added_ids]))
     ]
     if rows:
         transaction.connection.execute(insert(DraftFile), rows)

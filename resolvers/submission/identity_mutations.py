@@ -21,11 +21,12 @@ from models.errors import (
     NotFound,
     require_all_found,
 )
-from models.events.journal import EventType
+from models.events.event_types import EventType
 from models.mailboxes.tables import HOLDING_USES
 from models.store.columns import ColumnRow, select_columns
 from models.submission.identities import Identity
 from models.users.roles import AdminPermission, Role
+from models.validation_constraints import ValidationConstraint
 from resolvers.access import require_user_id
 from resolvers.admin import audit_log
 from resolvers.admin.audit_log import NewAuditLogEntry
@@ -91,7 +92,9 @@ async def _create_or_update_identity(
 ) -> int:
     address = message_builder.validate_address(address, "address")
     if "*" in address:
-        raise InvalidInput("a sender is no pattern", constraint="pattern", path=["address"])
+        raise InvalidInput(
+            "a sender is no pattern", constraint=ValidationConstraint.PATTERN, path=["address"]
+        )
     _require_permission_to_divert(ctx, [user_id], changes)
     changes = await _validate_changes(changes)
     async with ctx.write_session(user_id) as session:
@@ -143,7 +146,9 @@ async def _identity_of_address(
 async def update_identities(ctx: Context, ids: Sequence[int], changes: IdentityChanges) -> None:
     """Update these identities, all or none. Raises NotFound, Invalid, Forbidden or LimitReached."""
     if not changes.values and not changes.changes_mailbox:
-        raise InvalidInput("say what to change", constraint="required", path=changes.input_path)
+        raise InvalidInput(
+            "say what to change", constraint=ValidationConstraint.REQUIRED, path=changes.input_path
+        )
     unique_ids = list(dict.fromkeys(ids))
     user_ids = {one.user_id for one in await _read_identities(ctx, ids)}
     _require_permission_to_divert(ctx, user_ids, changes)
@@ -155,7 +160,11 @@ async def update_identities(ctx: Context, ids: Sequence[int], changes: IdentityC
         identities_to_change = await _read_identities(ctx, unique_ids)
         if changes.values.get("preferred") and len(identities_to_change) > len(users):
             text = "one identity of a user is the default"
-            raise InvalidInput(text, constraint="exclusive", path=[*changes.input_path, "default"])
+            raise InvalidInput(
+                text,
+                constraint=ValidationConstraint.EXCLUSIVE,
+                path=[*changes.input_path, "default"],
+            )
         identities_by_user = await identities.load_identities_by_user(ctx, list(users))
         identities_of_user = {one.account.id: one for one in identities_by_user if one}
         targets = [
@@ -252,7 +261,9 @@ def _validate_address(text: str, path: Sequence[str], index: int | None = None) 
 
 def _validate_bcc(addresses: Sequence[str], path: Sequence[str]) -> list[str]:
     if len(addresses) > MAX_BCC:
-        raise InvalidInput(f"at most {MAX_BCC} addresses", constraint="max", path=path)
+        raise InvalidInput(
+            f"at most {MAX_BCC} addresses", constraint=ValidationConstraint.MAX, path=path
+        )
     found: dict[str, str] = {}
     for index, text in enumerate(addresses):
         address = _validate_address(text, path, index)
@@ -365,7 +376,9 @@ async def _sent_mailbox_ids(
         if row.special_use in HOLDING_USES:  # its messages are moved at a set time
             text = "this mailbox holds snoozed or scheduled messages: choose another one"
             raise InvalidInput(
-                text, constraint="specialUse", path=[*changes.input_path, "sentMailbox"]
+                text,
+                constraint=ValidationConstraint.SPECIAL_USE,
+                path=[*changes.input_path, "sentMailbox"],
             )
     return {user: row.id if row else None for user, row in zip(users, rows, strict=True)}
 

@@ -13,6 +13,7 @@ from mail.recipients.forward_targets import ForwardEndpoint, decrypt_relay_urls
 from mail.storage import held_copies
 from mail.storage.held_copies import COPIED_COLUMNS
 from mail.storage.message_content import read_all
+from models.auth.security_log import AuthEventAction
 from models.errors import Conflict, Forbidden, InvalidInput, NotFound, check_limit
 from models.files.blobs import MessageBlob
 from models.filters.tables import Filter
@@ -22,6 +23,7 @@ from models.runtime.environment import DatabaseTransaction
 from models.store.columns import ColumnRow, select_columns
 from models.users.roles import Scope
 from models.users.tables import User
+from models.validation_constraints import ValidationConstraint
 from resolvers.access import is_visible, require_user_id
 from resolvers.addresses.targets import HIDDEN_PASSWORD_PART, RELAY_SCHEMES
 from resolvers.auth import security_log
@@ -40,7 +42,7 @@ from resolvers.users.quota import limits as quota_limits
 
 MAX_HOPS = 30  # Received fields; with this number it is a mail loop
 INPUT_PATH = ["to"]
-FORWARDED_BY_OTHERS_ACTION = "message forward"  # in the security log of the owner
+FORWARDED_BY_OTHERS_ACTION = AuthEventAction.MESSAGE_REDIRECT  # in the security log of the owner
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +117,9 @@ async def forward_message(ctx: Context, message_id: int, request: ForwardRequest
     user_id = require_user_id(ctx)
     if request.target_number is not None and request.addresses is not None:
         error_text = "the number of an original target, or addresses: not both"
-        raise InvalidInput(error_text, constraint="exclusive", path=["originalTarget"])
+        raise InvalidInput(
+            error_text, constraint=ValidationConstraint.EXCLUSIVE, path=["originalTarget"]
+        )
     message_row = await _read_forwardable_message(ctx, message_id)
     account = await composition.read_account(ctx, user_id)
     await quota_limits.require_below_sending_limits(ctx, account)
@@ -240,13 +244,17 @@ async def _destinations_from_addresses(
         len(addresses), max_recipients, f"more than {max_recipients} recipients", path=INPUT_PATH
     )
     if not addresses:
-        raise InvalidInput("nobody to send it to", constraint="required", path=INPUT_PATH)
+        raise InvalidInput(
+            "nobody to send it to", constraint=ValidationConstraint.REQUIRED, path=INPUT_PATH
+        )
     unique_addresses: dict[str, str] = {}
     for index, text in enumerate(addresses):
         address = message_builder.validate_address(text, INPUT_PATH[0], index)
         if await address_resolution.find_user_id_that_sends_as(ctx.environment, address) == user_id:
             error_text = "this is your own address: messageCopy copies"
-            raise InvalidInput(error_text, constraint="self", path=INPUT_PATH, index=index)
+            raise InvalidInput(
+                error_text, constraint=ValidationConstraint.SELF, path=INPUT_PATH, index=index
+            )
         unique_addresses.setdefault(address.casefold(), address)
     return [
         ForwardDestination(nth, address, address)
@@ -277,7 +285,11 @@ async def _resolve_original_destinations(
     if the password of a relay is no longer stored.
     """
     if number is not None and number < 1:
-        raise InvalidInput("targets are numbered from 1", constraint="min", path=["originalTarget"])
+        raise InvalidInput(
+            "targets are numbered from 1",
+            constraint=ValidationConstraint.MIN,
+            path=["originalTarget"],
+        )
     if message_row.user_id != user_id:
         text = "to its original targets only its owner sends it: say addresses"
         raise Forbidden(text, path=["message"])

@@ -32,10 +32,11 @@ from models.files.tables import FileShare
 from models.mailboxes.tables import SpecialUse
 from models.runtime.environment import Environment
 from models.store.columns import ColumnRow
+from models.validation_constraints import ValidationConstraint
 from resolvers.access import require_user_id
 from resolvers.context import Context
 from resolvers.mailboxes import loaders as mailbox_loaders
-from resolvers.messages import upload
+from resolvers.messages import message_import
 from resolvers.submission import composition, file_attachments, recipient_keys
 from resolvers.submission.composition import (
     DraftBasis,
@@ -146,7 +147,7 @@ def check_send_at(environment: Environment, send_at: datetime) -> None:
     """Raise Invalid if the time is more than ten years ahead."""
     if send_at > environment.now() + MAX_SEND_DELAY:
         text = f"at most {MAX_SEND_DELAY.days} days ahead"
-        raise InvalidInput(text, constraint="max", path=["sendAt"])
+        raise InvalidInput(text, constraint=ValidationConstraint.MAX, path=["sendAt"])
 
 
 async def compose_messages(
@@ -174,7 +175,7 @@ async def compose_messages(
     drafts = [replace(d, text=t, html=h) for d, (t, h) in zip(drafts, texts, strict=True)]
     if request.encrypt and any(draft.bcc for draft in drafts):
         text = "an encrypted message shows whose keys can read it: send the hidden copies apart"
-        raise InvalidInput(text, constraint="exclusive", path=["bcc"])
+        raise InvalidInput(text, constraint=ValidationConstraint.EXCLUSIVE, path=["bcc"])
     built, total_bytes, recipient_count = list[ComposedMessage](), 0, 0
     for index, draft in enumerate(drafts):
         sender, recipients, raw = "", list[str](), b""
@@ -199,20 +200,20 @@ def _check_combination(request: SendRequest) -> None:
     if request.mail_merge is not None:
         if not 0 < len(request.mail_merge) <= MAX_PER_MERGE:
             text = f"1 to {MAX_PER_MERGE} messages"
-            raise InvalidInput(text, constraint="max", path=["mailMerge"])
+            raise InvalidInput(text, constraint=ValidationConstraint.MAX, path=["mailMerge"])
         lists = request.to, request.cc, request.bcc, request.envelope.recipients
         if any(lists) or request.is_whole_message or request.is_only_stored:
             text = "each message says to whom it goes, is written from fields, and is sent"
-            raise InvalidInput(text, constraint="exclusive", path=["mailMerge"])
+            raise InvalidInput(text, constraint=ValidationConstraint.EXCLUSIVE, path=["mailMerge"])
     if request.raw is not None and request.upload_id is not None:
         text = "give raw or rawUpload, one of them"
-        raise InvalidInput(text, constraint="exclusive", path=["raw"])
+        raise InvalidInput(text, constraint=ValidationConstraint.EXCLUSIVE, path=["raw"])
     if request.is_whole_message and (request.template is not None or request.encrypt):
         text = "a whole message goes as it is"
-        raise InvalidInput(text, constraint="exclusive", path=["raw"])
+        raise InvalidInput(text, constraint=ValidationConstraint.EXCLUSIVE, path=["raw"])
     if request.encrypt and request.is_only_stored:
         text = "what is stored only is encrypted as the folder says"
-        raise InvalidInput(text, constraint="exclusive", path=["encrypt"])
+        raise InvalidInput(text, constraint=ValidationConstraint.EXCLUSIVE, path=["encrypt"])
 
 
 def _check_merge_limits(total_bytes: int, recipient_count: int, request: SendRequest) -> None:
@@ -221,12 +222,14 @@ def _check_merge_limits(total_bytes: int, recipient_count: int, request: SendReq
         return
     if total_bytes > MAX_MERGE_BYTES:
         raise InvalidInput(
-            f"more than {MAX_MERGE_BYTES} bytes in all", constraint="max", path=["mailMerge"]
+            f"more than {MAX_MERGE_BYTES} bytes in all",
+            constraint=ValidationConstraint.MAX,
+            path=["mailMerge"],
         )
     if recipient_count > MAX_MERGE_RECIPIENTS:
         raise InvalidInput(
             f"more than {MAX_MERGE_RECIPIENTS} recipients in all",
-            constraint="max",
+            constraint=ValidationConstraint.MAX,
             path=["mailMerge"],
         )
 
@@ -358,7 +361,9 @@ async def _resolve_envelope(
             len(recipients), max_recipients, f"more than {max_recipients} recipients", path=["to"]
         )
     if not recipients and not request.is_only_stored:
-        raise InvalidInput("nobody to send it to", constraint="required", path=["to"])
+        raise InvalidInput(
+            "nobody to send it to", constraint=ValidationConstraint.REQUIRED, path=["to"]
+        )
     return sender, list(recipients.values())
 
 
@@ -368,13 +373,15 @@ def header_recipients(repaired: RepairedMessage, field_name: str) -> list[Locate
     Raises Invalid if an entry of an address field is no address.
     """
     if broken_line := find_ambiguous_address(repaired.raw):
-        raise InvalidInput(f"no address: {broken_line}", constraint="pattern", path=[field_name])
+        raise InvalidInput(
+            f"no address: {broken_line}", constraint=ValidationConstraint.PATTERN, path=[field_name]
+        )
     facts = repaired.facts
     lists = {"to": facts.to, "cc": facts.cc, "bcc": facts.bcc}
     for person in (*facts.to, *facts.cc, *facts.bcc):
         if not person.address and _means_an_address(person.name or ""):
             text = f"no address: {(person.name or '')[:200]}"
-            raise InvalidInput(text, constraint="pattern", path=[field_name])
+            raise InvalidInput(text, constraint=ValidationConstraint.PATTERN, path=[field_name])
     return [
         LocatedAddress(person.address, path, index)
         for path, header_addresses in lists.items()
@@ -398,7 +405,7 @@ async def _complete_whole_message(
 
     Raises Forbidden for an author the account isn't.
     """
-    raw = await upload.bytes_of_complete_message(ctx, request.raw, request.upload_id)
+    raw = await message_import.bytes_of_complete_message(ctx, request.raw, request.upload_id)
     if request.is_only_stored:
         copy_mailbox = await _mailbox_for_copy(ctx, request, None)
         return ComposedMessage(raw, "", [], copy_mailbox, request)

@@ -21,7 +21,6 @@ from resolvers.submission.message_source import source_columns
 from resolvers.submission.outgoing_messages import ComposedMessage, SendRequest
 from resolvers.submission.schedule import is_held
 
-NOT_SAVED_TO_SENT = "NOT_SAVED_TO_SENT"
 NO_ROOM_WARNING = "It is sent, but there was no room for a copy."
 NO_FOLDER_WARNING = "It is sent, but there is no folder for a copy."
 UNUSABLE_KEY_WARNING = "It is sent, but the key the copy would be encrypted to is of no use."

@@ -9,6 +9,7 @@ from models.addresses.tables import AddressKind
 from models.errors import InvalidInput
 from models.store.columns import select_columns
 from models.users.tables import User
+from models.validation_constraints import ValidationConstraint
 from resolvers.context import Context
 from resolvers.submission.sender_authorization import resolve_active_addresses
 
@@ -35,5 +36,5 @@ async def read_recipient_keys(ctx: Context, recipients: Sequence[str]) -> list[s
     without = [address for address in recipients if users.get(address) not in keys]
     if without:
         text = f"no key is known of {', '.join(without[:3])}"
-        raise InvalidInput(text, constraint="key", path=["encrypt"])
+        raise InvalidInput(text, constraint=ValidationConstraint.KEY, path=["encrypt"])
     return [keys[users[address]] for address in recipients]

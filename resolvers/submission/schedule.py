@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from models.errors import InvalidInput
 from models.runtime.environment import Environment
 from models.submission.tables import SubmissionState
+from models.validation_constraints import ValidationConstraint
 from resolvers.submission.outgoing_messages import SendRequest, future_send_at
 
 MAX_UNDO_WINDOW = timedelta(days=1)
@@ -28,7 +29,9 @@ def initial_schedule(environment: Environment, request: SendRequest) -> Submissi
     now, scheduled_at = environment.now(), future_send_at(environment, request)
     undo_window = request.undo_window or timedelta()
     if not timedelta() <= undo_window <= MAX_UNDO_WINDOW:
-        raise InvalidInput("from nothing to a day", constraint="range", path=["undoWindow"])
+        raise InvalidInput(
+            "from nothing to a day", constraint=ValidationConstraint.RANGE, path=["undoWindow"]
+        )
     undoable_until = now + undo_window if undo_window else None
     if scheduled_at:
         first_attempt_at = max(scheduled_at, undoable_until or scheduled_at)

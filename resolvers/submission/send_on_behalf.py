@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from sqlalchemy import select
 from sqlmodel import col
 
+from models.auth.security_log import AuthEventAction
 from models.messages.tables import Message
 from models.store.columns import select_columns
 from models.users.roles import AdminPermission, Role, Scope
@@ -18,7 +19,7 @@ from resolvers.context import Context, GuardRule, Viewer
 from resolvers.messages.loaders import is_not_deleted_sql
 from resolvers.users.selection import load_managed_user
 
-SENT_FOR_USER_ACTION = "sent for the user"  # in the security log of the account
+SENT_FOR_USER_ACTION = AuthEventAction.MESSAGE_SEND  # in the security log of the account
 IMPERSONATE_GUARD = GuardRule(role=Role.DOMAIN_ADMIN, admin_permission=AdminPermission.IMPERSONATE)
 
 

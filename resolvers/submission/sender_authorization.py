@@ -33,6 +33,7 @@ from models.mailboxes.shares import MailboxShare, ShareRight, has_right
 from models.runtime.environment import Environment
 from models.store.columns import ColumnRow, select_columns
 from models.store.prepared_statements import PreparedStatement, integer_parameter
+from models.validation_constraints import ValidationConstraint
 from resolvers.context import Context
 from resolvers.submission.sender_patterns import matches_sender_pattern
 
@@ -98,7 +99,9 @@ async def read_main_address(ctx: Context, account: ColumnRow) -> ColumnRow:
     )
     if row is None:
         raise InvalidInput(
-            "there is no main address to send from", constraint="from", path=["from"]
+            "there is no main address to send from",
+            constraint=ValidationConstraint.FROM,
+            path=["from"],
         )
     return row
 

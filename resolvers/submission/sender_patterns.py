@@ -16,6 +16,7 @@ from models.domains.tables import AliasDomain, Domain
 from models.errors import Forbidden, InvalidInput
 from models.users.roles import Role
 from models.users.tables import User
+from models.validation_constraints import ValidationConstraint
 from resolvers.context import Context
 
 MAX_PATTERN_LENGTH = 128  # characters
@@ -42,7 +43,9 @@ def normalize_pattern(text: str, path: Sequence[str], index: int) -> str:
         error_text = (
             f"an address, a domain, or one * at either end; at most {MAX_PATTERN_LENGTH} characters"
         )
-        raise InvalidInput(error_text, constraint="pattern", path=path, index=index)
+        raise InvalidInput(
+            error_text, constraint=ValidationConstraint.PATTERN, path=path, index=index
+        )
     return pattern
 
 

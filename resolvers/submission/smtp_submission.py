@@ -13,6 +13,7 @@ from mail.compose.message_builder import validate_address
 from mail.compose.submission_repair import repair_message
 from mail.envelope.dsn_parameters import DsnRequest
 from mail.smtp.submission_server import SmtpSubmitter
+from models.auth.security_log import AuthProtocol
 from models.errors import AuthenticationFailed, Forbidden, require_found
 from models.mailboxes.tables import SpecialUse
 from models.runtime.environment import Environment
@@ -30,7 +31,7 @@ from resolvers.submission.create import ComposedMessage
 from resolvers.submission.sender_authorization import authorize_sender
 from resolvers.users.quota import limits as quota_limits
 
-SMTP_SIGN_IN = SignInRequest(scope=Scope.SMTP, protocol="SMTP")
+SMTP_SIGN_IN = SignInRequest(scope=Scope.SMTP, protocol=AuthProtocol.SMTP)
 SIGN_IN_COLUMNS = (
     "disabled_scopes",
     "smtp_allowed_networks",

@@ -16,9 +16,9 @@ from mail.storage.blobs.blob_writer import StoredMessageBlobs, insert_blob_rows,
 from mail.storage.blobs.compression import content_digest
 from mail.storage.blobs.damage_check import MAX_VERIFIED_BYTES, require_intact_blobs
 from mail.storage.blobs.message_layout import NewBlob
-from models.admin.tasks import Task, TaskState
+from models.admin.tasks import Task, TaskKind, TaskState
 from models.errors import LimitReached, NotFound, require_found
-from models.events.journal import EventType
+from models.events.event_types import EventType
 from models.files.blobs import Blob
 from models.runtime.environment import DatabaseTransaction
 from models.store.columns import ColumnRow, core_table, select_columns
@@ -36,7 +36,7 @@ from resolvers.pagination import read_all_by_keys, read_by_keys
 from resolvers.transfer import export_writer, passphrases
 from resolvers.users.selection import load_managed_user
 
-TASK_KIND = "USER_EXPORT"
+TASK_KIND = TaskKind.USER_EXPORT
 MAX_RUNNING_EXPORTS = 2  # unfinished exports of a user
 MAX_STORED_EXPORTS = 5  # exports of a user; a new one deletes the oldest
 SETTINGS_SCOPES = frozenset(
@@ -114,8 +114,6 @@ async def create_export(ctx: Context, new_export: NewExport) -> int:
     require_readable_account(ctx, new_export.user_id)
     user = await load_managed_user(ctx, new_export.user_id)
     foreign = user.id != ctx.viewer.user_id
-    if foreign:
-        await log_content_read(ctx, [user.id])
     settings = new_export.with_settings and bool(SETTINGS_SCOPES & expand_scopes(ctx.viewer.scopes))
     carried = new_export.with_settings and new_export.format is not ExportFormat.MBOX
     secret = passphrases.encrypted_passphrase_field(
@@ -151,6 +149,7 @@ async def create_export(ctx: Context, new_export: NewExport) -> int:
             after = {"format": new_export.format, "settings": settings, "passphrase": bool(secret)}
             entry = NewAuditLogEntry("userExport", "User", user.id, user.domain_id, None, after)
             await audit_log.log_changes(ctx, session, entry)
+            await log_content_read(ctx, [user.id])
     return key
 
 
@@ -176,7 +175,7 @@ async def _make_room_for_export(ctx: Context, session: AsyncSession, user_id: in
 
 
 async def require_few_running_tasks(
-    ctx: Context, user_id: int, task_kind: str, max_running: int
+    ctx: Context, user_id: int, task_kind: TaskKind, max_running: int
 ) -> None:
     """Raise LimitReached if a user has this many unfinished tasks of a kind."""
     statement = select(func.count()).select_from(Task)

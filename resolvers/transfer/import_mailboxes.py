@@ -9,6 +9,7 @@ from mail.archives.json_lines import AccountRecord
 from mail.mailboxes import paths
 from models.errors import Conflict, InvalidInput, LimitReached, RequestError
 from models.mailboxes.tables import HOLDING_USES, SpecialUse
+from models.validation_constraints import ValidationConstraint
 from resolvers.context import Context
 from resolvers.mailboxes import annotations
 from resolvers.mailboxes import loaders as mailbox_loaders
@@ -118,7 +119,7 @@ async def _set_annotations(
     for key, value in values_by_key.items():
         try:
             if not isinstance(value, str):
-                raise InvalidInput("no text", constraint="type", path=["value"])
+                raise InvalidInput("no text", constraint=ValidationConstraint.TYPE, path=["value"])
             await annotations.set_annotation(running.ctx, MailboxSelector(path=path), (key, value))
         except RequestError as problem:
             running.outcome.add_skipped(f"annotation {key} of folder {path}", problem.message)

@@ -6,6 +6,7 @@ from typing import Any
 from mail.archives.json_lines import AccountRecord, InvalidRecordError, parse_timestamp
 from models.errors import InvalidInput, LimitReached, NotFound, RequestError
 from models.spam.sender_rules import SenderAction
+from models.validation_constraints import ValidationConstraint
 from resolvers.admin import key_values
 from resolvers.admin.key_values import KeyValueNamespace, NewKeyValue
 from resolvers.autoreply import autoreplies
@@ -136,11 +137,13 @@ async def _import_identity(running: RunningImport, record: Mapping[str, Any]) ->
             if (value := record.get(name)) is not None:
                 values[column] = value
                 if not isinstance(value, kind):
-                    raise InvalidInput("not what it must be", constraint="type", path=[name])
+                    raise InvalidInput(
+                        "not what it must be", constraint=ValidationConstraint.TYPE, path=[name]
+                    )
         if not isinstance(address, str) or not all(
             isinstance(one, str) for one in values.get("bcc", ())
         ):
-            raise InvalidInput("no address", constraint="type", path=["address"])
+            raise InvalidInput("no address", constraint=ValidationConstraint.TYPE, path=["address"])
         box = (
             MailboxSelector(path=path)
             if isinstance(path, str) and path in running.mailbox_ids
@@ -162,7 +165,9 @@ async def _import_sender_rule(running: RunningImport, record: Mapping[str, Any])
     pattern, action, comment = (record.get(name) for name in ("pattern", "action", "comment"))
     try:
         if not isinstance(pattern, str) or action not in set(SenderAction):
-            raise InvalidInput("no pattern, or no action", constraint="type", path=["pattern"])
+            raise InvalidInput(
+                "no pattern, or no action", constraint=ValidationConstraint.TYPE, path=["pattern"]
+            )
         comment_text = comment if isinstance(comment, str) else None
         new = NewSenderRules(SenderAction(action), [pattern], comment_text, sets_comment=True)
         await sender_rule_mutations.create_or_update_sender_rules(
@@ -179,7 +184,9 @@ async def _import_label(running: RunningImport, record: Mapping[str, Any]) -> bo
     keyword, name, color = (record.get(part) for part in ("keyword", "name", "color"))
     try:
         if not (isinstance(keyword, str) and isinstance(name, str)):
-            raise InvalidInput("no keyword, or no name", constraint="type", path=["keyword"])
+            raise InvalidInput(
+                "no keyword, or no name", constraint=ValidationConstraint.TYPE, path=["keyword"]
+            )
         shade = color if isinstance(color, str) else None
         known_ids = await labels.load_ids_by_keyword(running.ctx, [keyword])
         if known_ids:
@@ -198,7 +205,9 @@ async def _import_setting(running: RunningImport, name: str, value: Any) -> None
     kinds = {"retention": int, "spam_level": int, "public_metadata": dict, "encrypt_messages": bool}
     try:
         if not isinstance(value, kinds.get(name, str)):
-            raise InvalidInput("not what it must be", constraint="type", path=[name])
+            raise InvalidInput(
+                "not what it must be", constraint=ValidationConstraint.TYPE, path=[name]
+            )
         if name == "openpgp_public_key":
             patch = UserChanges(openpgp_public_key=str(value))
         elif name == "public_metadata":
@@ -221,7 +230,9 @@ async def _import_key_value(running: RunningImport, record: Mapping[str, Any]) -
     store, key, value = (record.get(name) for name in ("store", "key", "value"))
     try:
         if not (isinstance(store, str) and isinstance(key, str) and isinstance(value, str)):
-            raise InvalidInput("no key, store or value", constraint="type", path=["key"])
+            raise InvalidInput(
+                "no key, store or value", constraint=ValidationConstraint.TYPE, path=["key"]
+            )
         expires = parse_timestamp(record.get("expires"))
         ttl = None if expires is None else expires - running.ctx.environment.now()
         await key_values.set_value(

@@ -26,14 +26,15 @@ from mail.storage.blobs import blob_reader
 from mail.storage.blobs.blob_writer import StoredMessageBlobs, insert_blob_rows
 from mail.storage.blobs.compression import content_digest
 from mail.storage.blobs.object_stores import object_name
-from models.admin.tasks import Task
+from models.admin.tasks import Task, TaskKind
 from models.errors import Forbidden, InvalidInput, NotFound, OverQuota, check_limit, require_found
-from models.events.journal import EventType
+from models.events.event_types import EventType
 from models.files.blobs import Blob, Upload
 from models.runtime.environment import DatabaseTransaction, Environment
 from models.store.columns import ColumnRow, core_table
 from models.transfer import ImportArchive
 from models.users.roles import Role, Scope, expand_scopes
+from models.validation_constraints import ValidationConstraint
 from resolvers.access import require_user_id
 from resolvers.admin import audit_log
 from resolvers.admin.audit_log import NewAuditLogEntry
@@ -53,7 +54,7 @@ from resolvers.transfer.import_writer import ImportableMessage, SourceReader
 from resolvers.transfer.running_import import ImportOutcome, RunningImport
 from resolvers.users.selection import load_managed_user
 
-TASK_KIND = "USER_IMPORT"
+TASK_KIND = TaskKind.USER_IMPORT
 MAX_RUNNING_IMPORTS = 2  # unfinished imports of a user
 SERVER_FILE_RULE = GuardRule(role=Role.ROOT, scope=Scope.FULL)
 
@@ -87,7 +88,7 @@ async def queue_import(ctx: Context, new_import: NewImport) -> Task:
         != 1
     ):
         text = "give the archive, or its path on the server: one of them"
-        raise InvalidInput(text, constraint="exclusive", path=["archive"])
+        raise InvalidInput(text, constraint=ValidationConstraint.EXCLUSIVE, path=["archive"])
     user_id = require_user_id(ctx) if new_import.user_id is None else new_import.user_id
     require_readable_account(ctx, user_id)
     user = await load_managed_user(ctx, user_id)
@@ -172,7 +173,9 @@ def _require_known_format(first_bytes: bytes, path_in_input: Sequence[str]) -> N
     try:
         detect_format(first_bytes)
     except UnusableMessageError as problem:
-        raise InvalidInput(str(problem), constraint="archive", path=path_in_input) from problem
+        raise InvalidInput(
+            str(problem), constraint=ValidationConstraint.ARCHIVE, path=path_in_input
+        ) from problem
 
 
 async def require_importable_server_file(
@@ -295,13 +298,17 @@ async def open_import_planner(
             max_bytes = ctx.environment.options.message_max_size
             origin = await asyncio.to_thread(inspect_mail_source, path, max_bytes)
         except UnusableMessageError as problem:
-            raise InvalidInput(str(problem), constraint="archive", path=["archive"]) from problem
+            raise InvalidInput(
+                str(problem), constraint=ValidationConstraint.ARCHIVE, path=["archive"]
+            ) from problem
         if (
             checkpoint
             and checkpoint.get("stamp", "") not in ("", origin.stamp)
             and task_order["path"]
         ):
-            raise InvalidInput("the file has changed since", constraint="archive", path=["path"])
+            raise InvalidInput(
+                "the file has changed since", constraint=ValidationConstraint.ARCHIVE, path=["path"]
+            )
         start = checkpoint.get("begun") or ctx.environment.new_id()
         running = await import_writer.begin_import(
             ctx, ctx.viewer.user_id, task_order["mailbox"], start
@@ -371,7 +378,7 @@ class _ImportRun:
         if the archive can't be read any further.
         """
         if trouble := checkpoint.get("trouble"):
-            raise InvalidInput(trouble, constraint="archive", path=["archive"])
+            raise InvalidInput(trouble, constraint=ValidationConstraint.ARCHIVE, path=["archive"])
         running = self.running
         note = {**checkpoint, "begun": running.first_new_id, "stamp": self.source.stamp}
         if not checkpoint:
@@ -384,7 +391,9 @@ class _ImportRun:
             )
         group = await asyncio.to_thread(self.reader.read_batch)
         if self.reader.problem and not group:
-            raise InvalidInput(self.reader.problem, constraint="archive", path=["archive"])
+            raise InvalidInput(
+                self.reader.problem, constraint=ValidationConstraint.ARCHIVE, path=["archive"]
+            )
         if not group:
             await self._import_connectors(task_order)
             return TaskStepPlan(prepared=PlannedImportStep(running, note, [], [], is_last=True))

@@ -7,6 +7,7 @@ from models.errors import InvalidInput
 from models.runtime.environment import Environment
 from models.runtime.secret_box import DecryptionError
 from models.users.roles import Scope
+from models.validation_constraints import ValidationConstraint
 from resolvers.context import Context
 
 MIN_LENGTH, MAX_LENGTH = 12, 1024  # characters
@@ -20,10 +21,12 @@ def validate_passphrase(text: str | None) -> str | None:
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise InvalidInput("it is no text", constraint="text", path=[ORDER_KEY]) from None
+        raise InvalidInput(
+            "it is no text", constraint=ValidationConstraint.TYPE, path=[ORDER_KEY]
+        ) from None
     if not MIN_LENGTH <= len(text) <= MAX_LENGTH:
         error_text = f"{MIN_LENGTH} to {MAX_LENGTH} characters"
-        raise InvalidInput(error_text, constraint="length", path=[ORDER_KEY])
+        raise InvalidInput(error_text, constraint=ValidationConstraint.LENGTH, path=[ORDER_KEY])
     return text
 
 
@@ -41,7 +44,7 @@ def encrypted_passphrase_field(
     ctx.viewer.require_scope(Scope.SETTINGS)
     if not with_settings:
         error_text = "passwords are part of the settings, and these are left out"
-        raise InvalidInput(error_text, constraint="exclusive", path=[ORDER_KEY])
+        raise InvalidInput(error_text, constraint=ValidationConstraint.EXCLUSIVE, path=[ORDER_KEY])
     return {ORDER_KEY: ctx.environment.secret_box.encrypt(passphrase, _secret_box_context(user_id))}
 
 
@@ -58,7 +61,9 @@ def decrypt_passphrase(
         return environment.secret_box.decrypt(task_order[ORDER_KEY], _secret_box_context(user_id))
     except DecryptionError:
         error_text = "it cannot be opened any more: begin anew"
-        raise InvalidInput(error_text, constraint="closed", path=[ORDER_KEY]) from None
+        raise InvalidInput(
+            error_text, constraint=ValidationConstraint.DECRYPTION, path=[ORDER_KEY]
+        ) from None
 
 
 def order_without_passphrase(task_order: Mapping[str, Any]) -> dict[str, Any]:

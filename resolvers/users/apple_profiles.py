@@ -15,6 +15,7 @@ from models.errors import InvalidInput, NotFound, ServiceUnavailable
 from models.runtime.environment import Environment
 from models.runtime.options import Options
 from models.store.columns import ColumnRow
+from models.validation_constraints import ValidationConstraint
 from resolvers.addresses.loaders import load_visible_main_addresses_by_user
 from resolvers.auth.second_factors.totp import PRODUCT
 from resolvers.context import Context
@@ -33,12 +34,14 @@ def incoming_protocol(options: Options, scopes: Collection[str], *, scopes_field
     offered_protocols = [read for read in (IMAP, POP3) if _configured_server(options, read)]
     if not offered_protocols:
         text = "there is no IMAP or POP3 server that a profile could name"
-        raise InvalidInput(text, constraint="server", path=["generateMobileconfig"])
+        raise InvalidInput(
+            text, constraint=ValidationConstraint.SERVER, path=["generateMobileconfig"]
+        )
     for protocol in offered_protocols:
         if ALL in scopes or {protocol, SMTP} <= set(scopes):
             return protocol
     text = f"a profile needs the scopes SMTP and {' or '.join(offered_protocols)}"
-    raise InvalidInput(text, constraint="scope", path=[scopes_field])
+    raise InvalidInput(text, constraint=ValidationConstraint.SCOPE, path=[scopes_field])
 
 
 def _configured_server(options: Options, protocol: str) -> str:

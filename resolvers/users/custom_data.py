@@ -6,6 +6,7 @@ from typing import Any
 import orjson
 
 from models.errors import InvalidInput
+from models.validation_constraints import ValidationConstraint
 
 MAX_SIZE = 1 << 20  # bytes of JSON
 
@@ -18,11 +19,15 @@ def validate_custom_data(value: object, path: Sequence[str]) -> dict[str, Any] |
     if value is None:
         return None
     if not isinstance(value, dict):
-        raise InvalidInput("free data is a JSON object", constraint="object", path=path)
+        raise InvalidInput(
+            "free data is a JSON object", constraint=ValidationConstraint.OBJECT, path=path
+        )
     try:
         is_small = len(orjson.dumps(value)) <= MAX_SIZE
     except (TypeError, ValueError, RecursionError):
         is_small = False
     if not is_small:
-        raise InvalidInput("free data has at most 1 MiB", constraint="max", path=path)
+        raise InvalidInput(
+            "free data has at most 1 MiB", constraint=ValidationConstraint.MAX, path=path
+        )
     return value

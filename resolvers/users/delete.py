@@ -28,14 +28,16 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail.addresses.address_syntax import username_key
 from models.addresses.tables import Address
-from models.admin.tasks import Task, TaskState
+from models.admin.tasks import Task, TaskKind, TaskState
 from models.auth.credentials import AccessToken
 from models.domains.tables import Domain
 from models.errors import Conflict, Forbidden, InvalidInput, NotFound
-from models.events.journal import PLATFORM, EventType
+from models.events.event_types import EventType
+from models.events.journal import PLATFORM
 from models.store.columns import ColumnRow, core_table, select_columns
 from models.users.roles import Role
 from models.users.tables import DeletedUser, User
+from models.validation_constraints import ValidationConstraint
 from resolvers.access import is_managed_user
 from resolvers.admin import audit_log
 from resolvers.admin.audit_log import NewAuditLogEntry
@@ -46,7 +48,7 @@ from resolvers.mailboxes import shares
 from resolvers.users.quota.quota_allocation import effective_quota
 from resolvers.users.selection import UserSelector, load_selected_users
 
-KIND = "USER_DELETE"  # of the task that removes the data
+KIND = TaskKind.USER_DELETE  # of the task that removes the data
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +89,9 @@ async def delete_users(
     empty selection.
     """
     if not selection.is_given:
-        raise InvalidInput("say which accounts", constraint="required", path=["users"])
+        raise InvalidInput(
+            "say which accounts", constraint=ValidationConstraint.REQUIRED, path=["users"]
+        )
     try:
         deleted_ids, rows = await _resolve_selection(ctx, selection)
     except NotFound:  # a concurrent request may have deleted it
@@ -279,7 +283,7 @@ async def _mark_deleted(
         address for addresses in addresses_by_user.values() for address in addresses
     ]
     await update_domain_counters(ctx, session, rows, addresses_to_free, sign=-1)
-    await record_in_domain_journals(ctx, session, rows, addresses_to_free, action="deleted")
+    await record_in_domain_journals(ctx, session, rows, addresses_to_free, is_restored=False)
     return tasks
 
 
@@ -331,18 +335,22 @@ async def record_in_domain_journals(
     users: Collection[Any],
     addresses: Collection[Mapping[str, Any]],
     *,
-    action: str,
+    is_restored: bool,
 ) -> None:
-    """Write an action on users and addresses to the journals of their domains.
+    """Record the deletion or restoration of users and addresses in the journals of their domains.
 
-    Those without a domain are in the journal of the platform. `action` is the word for the journal,
-    such as `deleted`.
+    Those without a domain are in the journal of the platform.
     """
+    user_event_type, address_event_type = (
+        (EventType.USER_RESTORED, EventType.ADDRESS_RESTORED)
+        if is_restored
+        else (EventType.USER_DELETED, EventType.ADDRESS_DELETED)
+    )
     changes: defaultdict[int, defaultdict[EventType, list[int]]]
     changes = defaultdict(lambda: defaultdict(list))
     for address in addresses:
-        changes[address["domain_id"] or PLATFORM][EventType.ADDRESS_CHANGED].append(address["id"])
+        changes[address["domain_id"] or PLATFORM][address_event_type].append(address["id"])
     for row in users:
-        changes[row.domain_id or PLATFORM][EventType.USER_CHANGED].append(row.id)
+        changes[row.domain_id or PLATFORM][user_event_type].append(row.id)
     entries = {stream: list(kinds.items()) for stream, kinds in changes.items()}
-    await ctx.record_changes(session, entries, did=action)
+    await ctx.record_changes(session, entries)

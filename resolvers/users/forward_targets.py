@@ -6,9 +6,11 @@ from typing import Any
 from mail.addresses.address_syntax import normalized_address
 from mail.recipients import forward_targets
 from mail.recipients.batch_resolution import resolve_addresses
+from models.auth.security_log import AuthEventAction
 from models.errors import InvalidInput
 from models.runtime.secret_box import DecryptionError
 from models.store.columns import ColumnRow
+from models.validation_constraints import ValidationConstraint
 from resolvers.addresses.targets import TargetsWithRelayPasswords, validate_forward_targets
 from resolvers.auth import security_log
 from resolvers.auth.security_log import NewSecurityEvent
@@ -107,11 +109,13 @@ def _raise_if_own_address(
     for index, target in enumerate(targets):
         if target in own_addresses:
             error_text = "an account does not forward to itself"
-            raise InvalidInput(error_text, constraint="self", path=path, index=index)
+            raise InvalidInput(
+                error_text, constraint=ValidationConstraint.SELF, path=path, index=index
+            )
 
 
 def _forwarding_event(user_id: int, added_targets: Sequence[str]) -> NewSecurityEvent:
     logged = [target[:MAX_LOGGED_LENGTH] for target in added_targets[:MAX_LOGGED_TARGETS]]
     return NewSecurityEvent(
-        "forwarding change", user_id, detail={"added": logged} if logged else {}
+        AuthEventAction.FORWARDING_CHANGE, user_id, detail={"added": logged} if logged else {}
     )

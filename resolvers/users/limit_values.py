@@ -5,6 +5,7 @@ from enum import Enum
 from typing import Final
 
 from models.errors import InvalidInput
+from models.validation_constraints import ValidationConstraint
 
 STORED_UNLIMITED: Final = 0
 
@@ -29,5 +30,10 @@ def stored_limit(limit: LimitValue, end: int, path: Sequence[str]) -> int | None
         return STORED_UNLIMITED
     if not 0 < limit < end:
         text = f"from 1 to below 2^{end.bit_length() - 1}; null: unlimited"
-        raise InvalidInput(text, constraint="range", path=path)
+        raise InvalidInput(text, constraint=ValidationConstraint.RANGE, path=path)
     return limit
+
+
+def limit_or_none(stored: int | None) -> int | None:
+    """Return a stored limit as the API shows it: None is unlimited."""
+    return None if stored == STORED_UNLIMITED else stored

@@ -23,11 +23,13 @@ from models.users.search_index import (
     user_search_text_contains,
 )
 from models.users.tables import DeletedUser, User
+from models.validation_constraints import ValidationConstraint
 from resolvers import pagination
 from resolvers.access import is_visible_user
 from resolvers.context import Context
 from resolvers.domains import loaders as domain_loaders
 from resolvers.domains.loaders import DomainIdOrName
+from resolvers.list_orders import ListOrder, SortColumn
 from resolvers.pagination import PageForm
 from resolvers.sql_text import MAX_SEARCH_LENGTH, contains_text_sql
 from resolvers.sql_text import any_item_fits_sql as any_holding
@@ -40,10 +42,14 @@ MAX_DOMAIN_SCANS = 50  # domains of an administrator: each is one index scan
 class UserOrder(StrEnum):
     """The order of a list of users; ties by id."""
 
-    USERNAME = "USERNAME"  # as compared
-    CREATED = "CREATED"  # oldest first
-    QUOTA_USED = "QUOTA_USED"  # most bytes first
-    LAST_LOGIN = "LAST_LOGIN"  # latest first; users that never signed in are last
+    USERNAME_ASC = "USERNAME_ASC"
+    USERNAME_DESC = "USERNAME_DESC"
+    CREATED_ASC = "CREATED_ASC"
+    CREATED_DESC = "CREATED_DESC"
+    STORAGE_USED_ASC = "STORAGE_USED_ASC"
+    STORAGE_USED_DESC = "STORAGE_USED_DESC"
+    LAST_LOGIN_ASC = "LAST_LOGIN_ASC"  # users that never signed in are first
+    LAST_LOGIN_DESC = "LAST_LOGIN_DESC"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,24 +69,14 @@ class UserConditions:
     target_part: str | None = None  # part of a target
 
 
-def sort_key(order: UserOrder, row: Any) -> Any:
-    """Return the sort key of a row, which its cursor has beside the id."""
-    return getattr(row, _SORT_COLUMNS[order])
-
-
+LAST_LOGIN_COLUMN = "last_seen"  # computed: models/users/search_index.py
 _SORT_COLUMNS = {
-    UserOrder.USERNAME: "username_key",
-    UserOrder.CREATED: "created_at",
-    UserOrder.QUOTA_USED: "used",
-    UserOrder.LAST_LOGIN: "last_seen",
+    "USERNAME": SortColumn("username_key", str),
+    "CREATED": SortColumn("created_at", datetime),
+    "STORAGE_USED": SortColumn("used", int),
+    "LAST_LOGIN": SortColumn(LAST_LOGIN_COLUMN, datetime),
 }
-_SORT_KEY_TYPES = {
-    UserOrder.USERNAME: str,
-    UserOrder.CREATED: datetime,
-    UserOrder.QUOTA_USED: int,
-    UserOrder.LAST_LOGIN: datetime,
-}
-_DESCENDING_ORDERS = (UserOrder.QUOTA_USED, UserOrder.LAST_LOGIN)
+LIST_ORDERS = {order: ListOrder.of_value(order, _SORT_COLUMNS) for order in UserOrder}
 
 
 async def load_user_page(
@@ -88,28 +84,24 @@ async def load_user_page(
     filter: UserConditions,
     page_request: PageRequest,
     columns: Collection[str],
-    order: UserOrder = UserOrder.USERNAME,
+    order: UserOrder = UserOrder.USERNAME_ASC,
 ) -> Page[ColumnRow]:
     """Load a page of users that the viewer sees. Each order has an index.
 
     Raises Invalid for a cursor of another order.
     """
-    if page_request.cursor and not isinstance(
-        page_request.cursor.sort_value, _SORT_KEY_TYPES[order]
-    ):
-        raise InvalidInput("not a cursor of this list", constraint="cursor", path=["after"])
+    list_order = LIST_ORDERS[order]
+    list_order.require_fitting_cursor(page_request)
     domain_id = await _load_filter_domain_id(ctx, filter)
     if filter.domain is not None and domain_id is None:
         return page_request.page_from_rows([])
     names, last_login = {"id", *columns}, last_login_column(ctx.environment.database.dialect)
     extra_columns: list[ColumnElement[Any]] = [last_login]
     sort_column: Any = last_login
-    if order is not UserOrder.LAST_LOGIN:
-        names.add(_SORT_COLUMNS[order])
-        extra_columns, sort_column = [], col(getattr(User, _SORT_COLUMNS[order]))
-    page_form = PageForm.of_page(
-        page_request, frozenset(), is_descending=order in _DESCENDING_ORDERS
-    )
+    if list_order.column != LAST_LOGIN_COLUMN:
+        names.add(list_order.column)
+        extra_columns, sort_column = [], col(getattr(User, list_order.column))
+    page_form = PageForm.of_page(page_request, frozenset(), is_descending=list_order.is_descending)
     sort_columns = (sort_column, col(User.id))
     conditions = _filter_conditions(ctx, filter)
     rows = select(*select_columns(User, names), *extra_columns)
@@ -118,9 +110,7 @@ async def load_user_page(
         for part in _index_scan_conditions(ctx, domain_id)
     ]
     statement = (
-        scans[0]
-        if len(scans) == 1
-        else _merge_scans(scans, page_form, [_SORT_COLUMNS[order], "id"])
+        scans[0] if len(scans) == 1 else _merge_scans(scans, page_form, [list_order.column, "id"])
     )
     return pagination.page_from_rows(
         await ctx.read(statement, pagination.page_parameters(page_request, sort_columns)),
@@ -266,12 +256,16 @@ def _validate_filter(filter: UserConditions) -> None:
     ):
         if len(terms or ()) > MAX_TAGS_OR_PATTERNS:
             raise InvalidInput(
-                f"at most {MAX_TAGS_OR_PATTERNS}", constraint="max", path=["filter", name]
+                f"at most {MAX_TAGS_OR_PATTERNS}",
+                constraint=ValidationConstraint.MAX,
+                path=["filter", name],
             )
     for name, search_text in (("query", filter.query), ("forward", filter.target_part)):
         if len(search_text or "") > MAX_SEARCH_LENGTH:
             error_text = f"what is looked for has at most {MAX_SEARCH_LENGTH} characters"
-            raise InvalidInput(error_text, constraint="max", path=["filter", name])
+            raise InvalidInput(
+                error_text, constraint=ValidationConstraint.MAX, path=["filter", name]
+            )
 
 
 def _matches_query_sql(dialect: str, query: str) -> ColumnElement[bool]:

@@ -10,6 +10,8 @@ from typing import Any
 from mail.storage import openpgp_short_rsa
 from models.errors import InvalidInput
 from models.runtime.environment import Environment
+from models.validation_constraints import ValidationConstraint
+from models.warning_codes import WarningCode
 from resolvers.context import Context
 
 MAX_LENGTH = 128 * 1024  # characters
@@ -47,14 +49,18 @@ async def validate_public_key(
     without its secret part.
     """
     if len(armored_key) > MAX_LENGTH:
-        raise InvalidInput(f"at most {MAX_LENGTH} characters", constraint="max", path=path)
+        raise InvalidInput(
+            f"at most {MAX_LENGTH} characters", constraint=ValidationConstraint.MAX, path=path
+        )
     if ARMOR_BEGIN not in armored_key or "\0" in armored_key:
-        raise InvalidInput("not an armoured OpenPGP public key", constraint="key", path=path)
+        raise InvalidInput(
+            "not an armoured OpenPGP public key", constraint=ValidationConstraint.KEY, path=path
+        )
     key, problem = await asyncio.to_thread(_parse_key, armored_key, environment.now())
     if key is None or "\0" in key.armored or "\0" in f"{key.name}{key.address}":
-        raise InvalidInput(problem or "no NUL", constraint="key", path=path)
+        raise InvalidInput(problem or "no NUL", constraint=ValidationConstraint.KEY, path=path)
     if key.expires_at and key.expires_at <= environment.now():
-        raise InvalidInput("the key is over", constraint="expired", path=path)
+        raise InvalidInput("the key is over", constraint=ValidationConstraint.EXPIRED, path=path)
     return key
 
 
@@ -62,7 +68,7 @@ def warn_if_short(ctx: Context, key: OpenPgpPublicKey, *, path: Sequence[str]) -
     """Add a warning to the payload if the key is too short."""
     if key.is_short:
         text = "the key is accepted, but too short to be secure: RSA needs 2,048 bits"
-        ctx.add_warning("WEAK_KEY", text, path=path)
+        ctx.add_warning(WarningCode.WEAK_KEY, text, path=path)
 
 
 def _parse_key(armored_key: str, now: datetime) -> tuple[OpenPgpPublicKey | None, str]:

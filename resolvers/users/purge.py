@@ -11,7 +11,8 @@ from mail.files.upload_removal import MAX_UPLOADS_PER_TRANSACTION, delete_upload
 from mail.storage.thread_assignment import delete_empty_threads_statement
 from models.admin.key_values import KeyValueEntry
 from models.auth.security_log import SecurityEvent
-from models.events.journal import PLATFORM, Change, EventType, Stream
+from models.events.event_types import EventType
+from models.events.journal import PLATFORM, Change, Stream
 from models.files.blobs import Upload
 from models.files.tables import File
 from models.messages.tables import Message
@@ -130,8 +131,8 @@ async def _purge_user_row(ctx: Context, session: AsyncSession, user_id: int) -> 
     connection = await session.connection()
     await connection.execute(delete(User).where(col(User.id) == user_id))
     await connection.execute(delete(Stream).where(col(Stream.id) == user_id))
-    facts = {"did": "removed"} | ({"domain": domain_id} if domain_id else {})
-    await ctx.record_change(session, PLATFORM, EventType.USER_CHANGED, [user_id], **facts)
+    facts = {"domain": domain_id} if domain_id else {}
+    await ctx.record_change(session, PLATFORM, EventType.USER_PURGED, [user_id], **facts)
     return TaskStepResult({})
 
 

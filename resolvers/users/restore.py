@@ -16,7 +16,8 @@ from models.addresses.tables import Address
 from models.admin.tasks import Task, TaskState
 from models.domains.tables import AliasDomain, Domain
 from models.errors import Conflict, NotFound
-from models.events.journal import PLATFORM, EventType
+from models.events.event_types import EventType
+from models.events.journal import PLATFORM
 from models.store.columns import ColumnRow, select_columns
 from models.users.roles import Role
 from models.users.search_index import search_text
@@ -207,8 +208,8 @@ async def _restore_in_transaction(
     user: ColumnRow = result.one()
     if addresses:
         ids = [address["id"] for address in addresses]
-        await ctx.record_change(session, row.id, EventType.ADDRESS_CHANGED, ids)
-    await record_in_domain_journals(ctx, session, [user], addresses, action="restored")
+        await ctx.record_change(session, row.id, EventType.ADDRESS_RESTORED, ids)
+    await record_in_domain_journals(ctx, session, [user], addresses, is_restored=True)
     recovered_addresses = [address["shown"] for address in addresses]
     lost_addresses = [address["shown"] for address in row.addresses if address not in addresses]
     new_values = {"recoveredAddresses": recovered_addresses, "lostAddresses": lost_addresses}

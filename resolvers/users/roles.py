@@ -10,6 +10,7 @@ from sqlmodel import col
 from models.errors import ErrorCollector, Forbidden, InvalidInput, NotFound
 from models.users.roles import AdminPermission, Role, UserPermission
 from models.users.tables import DomainAdmin
+from models.validation_constraints import ValidationConstraint
 from resolvers.context import Context
 from resolvers.domains import loaders as domain_loaders
 from resolvers.users.selection import UserSelector
@@ -41,7 +42,7 @@ def check_domain_admin_fields(
         with problems.collecting():
             if value and role is not Role.DOMAIN_ADMIN:
                 text = f"that is for a {Role.DOMAIN_ADMIN}"
-                raise InvalidInput(text, constraint="role", path=[name])
+                raise InvalidInput(text, constraint=ValidationConstraint.ROLE, path=[name])
     problems.raise_collected()
 
 
@@ -49,7 +50,9 @@ async def require_administered_domains(ctx: Context, domain_ids: Sequence[int]) 
     """Raise NotFound if the viewer does not administer one of these domains."""
     if len(domain_ids) > MAX_ADMINISTERED_DOMAINS:
         raise InvalidInput(
-            f"at most {MAX_ADMINISTERED_DOMAINS} domains", constraint="max", path=["administers"]
+            f"at most {MAX_ADMINISTERED_DOMAINS} domains",
+            constraint=ValidationConstraint.MAX,
+            path=["administers"],
         )
     rows = await ctx.load_many(domain_loaders.load_visible_domains_by_id, domain_ids)
     for index, (domain_id, row) in enumerate(zip(domain_ids, rows, strict=True)):
@@ -68,11 +71,13 @@ async def set_roles(ctx: Context, selection: UserSelector, change: RoleChange) -
     """
     role = change.role
     if change == RoleChange():
-        raise InvalidInput("change at least one thing", constraint="required", path=["role"])
+        raise InvalidInput(
+            "change at least one thing", constraint=ValidationConstraint.REQUIRED, path=["role"]
+        )
     if role is Role.PUBLIC:
         raise InvalidInput(
             "an account needs another role than PUBLIC",
-            constraint="enum",
+            constraint=ValidationConstraint.ENUM,
             path=["role"],
             allowed_values=[role for role in Role if role is not Role.PUBLIC],
         )

@@ -16,6 +16,7 @@ from models.store.columns import ColumnRow, select_columns
 from models.users.roles import Role
 from models.users.search_index import TRIGRAM_LENGTH, has_prefix, user_search_text_contains
 from models.users.tables import User, UserTag
+from models.validation_constraints import ValidationConstraint
 from resolvers.access import is_managed_user, is_visible_user, require_user_id
 from resolvers.context import Context, GuardRule
 from resolvers.domains.loaders import DomainIdOrName
@@ -217,7 +218,9 @@ def _matches_pattern_sql(dialect: str, pattern: str, index: int) -> ColumnElemen
     """
     if len(pattern) > MAX_PATTERN_LENGTH:
         message = f"a pattern has at most {MAX_PATTERN_LENGTH} characters"
-        raise InvalidInput(message, constraint="max", path=["patterns"], index=index)
+        raise InvalidInput(
+            message, constraint=ValidationConstraint.MAX, path=["patterns"], index=index
+        )
     username_key: Any = col(User.username_key)
     pattern = address_syntax.username_key(pattern)
     like_pattern = pattern

@@ -13,6 +13,7 @@ from models.errors import InvalidInput
 from models.mailboxes.tables import Mailbox
 from models.store.columns import ColumnRow
 from models.users.tables import User
+from models.validation_constraints import ValidationConstraint
 from resolvers.access import is_visible_user
 from resolvers.addresses import loaders as address_loaders
 from resolvers.auth.passwords import password_policy
@@ -85,7 +86,7 @@ async def load_service_settings(
         service_names = ", ".join(SERVICES)
         raise InvalidInput(
             f"a service is one of {service_names}",
-            constraint="enum",
+            constraint=ValidationConstraint.ENUM,
             path=["service"],
             allowed_values=SERVICES,
         )
@@ -161,13 +162,15 @@ def fill_in_template(template: str, values: dict[str, str]) -> str:
         if name not in values:
             raise InvalidInput(
                 f"a template has {', '.join(f'%{{{each}}}' for each in values)} and %%",
-                constraint="template",
+                constraint=ValidationConstraint.TEMPLATE,
                 path=["expand"],
             )
         return values[name]
 
     if len(template) > MAX_TEMPLATE_LENGTH:
         raise InvalidInput(
-            f"at most {MAX_TEMPLATE_LENGTH} characters", constraint="max", path=["expand"]
+            f"at most {MAX_TEMPLATE_LENGTH} characters",
+            constraint=ValidationConstraint.MAX,
+            path=["expand"],
         )
     return _TEMPLATE_VARIABLE.sub(replace_variable, template)

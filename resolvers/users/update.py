@@ -11,6 +11,7 @@ from sqlmodel import col
 from mail.addresses import address_syntax
 from models.addresses.tables import Address
 from models.auth.credentials import AccessToken
+from models.auth.security_log import AuthEventAction
 from models.errors import AuthenticationFailed, Conflict, ErrorCollector, Forbidden, InvalidInput
 from models.mailboxes.tables import Mailbox
 from models.runtime.environment import Environment
@@ -18,6 +19,7 @@ from models.store.columns import ColumnRow
 from models.users.roles import Role, Scope
 from models.users.search_index import search_text
 from models.users.tables import UsageKind, User, UserTag
+from models.validation_constraints import ValidationConstraint
 from resolvers.access import require_users_in_administered_domains
 from resolvers.auth import security_log, throttles
 from resolvers.auth.passwords import new_passwords, password_hashes, password_policy
@@ -97,7 +99,9 @@ async def update_users(
     `existing_password`, or Conflict.
     """
     if not patch.changed_columns:
-        raise InvalidInput("change at least one thing", constraint="required", path=PATCH_PATH)
+        raise InvalidInput(
+            "change at least one thing", constraint=ValidationConstraint.REQUIRED, path=PATCH_PATH
+        )
     problems = ErrorCollector()
     changes = validate_columns(patch.column_values, problems, PATCH_PATH)
     changes |= _username_columns(patch.username, problems)
@@ -155,7 +159,11 @@ def _check_single_user_fields(
     ):
         with problems.collecting():
             if is_given and len(rows) > 1:
-                raise InvalidInput("that is of one account only", constraint="exclusive", path=path)
+                raise InvalidInput(
+                    "that is of one account only",
+                    constraint=ValidationConstraint.EXCLUSIVE,
+                    path=path,
+                )
 
 
 def _require_rights(ctx: Context, rows: Sequence[ColumnRow], patch: UserChanges) -> None:
@@ -199,7 +207,9 @@ def _check_existing_password_is_given(
             and any(has_password(ctx.environment, row) for row in own_rows)
         ):
             text = "to change your password takes the one you have"
-            raise InvalidInput(text, constraint="required", path=["existingPassword"])
+            raise InvalidInput(
+                text, constraint=ValidationConstraint.REQUIRED, path=["existingPassword"]
+            )
 
 
 async def _verify_existing_password(
@@ -286,7 +296,9 @@ async def _validate_password(
     with problems.collecting():
         if patch.password and patch.password_disabled:
             text = "passwordDisabled means: no password"
-            raise InvalidInput(text, constraint="exclusive", path=[*PATCH_PATH, "password"])
+            raise InvalidInput(
+                text, constraint=ValidationConstraint.EXCLUSIVE, path=[*PATCH_PATH, "password"]
+            )
         if patch.password:
             policy = await ctx.load(
                 password_policy.load_policies_of_users, rows[0].id if rows else 0
@@ -364,7 +376,7 @@ async def _log_senders_and_passwords(
     if users_with_new_senders:
         detail = {"patterns": ", ".join(values["allowed_senders"])}
         events = [
-            NewSecurityEvent("sender whitelist change", row.id, detail=detail)
+            NewSecurityEvent(AuthEventAction.ALLOWED_SENDERS_CHANGE, row.id, detail=detail)
             for row in users_with_new_senders
         ]
         await security_log.log_events(ctx, locked_users.session, events)
@@ -384,7 +396,9 @@ async def _require_keys_for_encryption(
             if values.get(name):
                 text = "this takes an OpenPGP key of the account"
                 raise InvalidInput(
-                    text, constraint="required", path=[*PATCH_PATH, *schema_path(name)]
+                    text,
+                    constraint=ValidationConstraint.REQUIRED,
+                    path=[*PATCH_PATH, *schema_path(name)],
                 )
             if values.get(name, getattr(row, name)):
                 setting = schema_name(name)
@@ -423,7 +437,9 @@ async def _log_password_change_and_keep_token(
     """Log the new password, and keep the viewer's token valid: the viewer knew the old password."""
     detail = {"disabled": True} if patch.password_disabled else {}
     await security_log.log_event(
-        ctx, locked_users.session, NewSecurityEvent("password change", row.id, detail=detail)
+        ctx,
+        locked_users.session,
+        NewSecurityEvent(AuthEventAction.PASSWORD_CHANGE, row.id, detail=detail),
     )
     if row.id == ctx.viewer.user_id and ctx.viewer.token_id:
         statement = update(AccessToken).where(

@@ -1,7 +1,7 @@
 """Changes to locked users, one or many, with few statements and their journal entries."""
 
 from collections import defaultdict
-from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence, Set
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,7 +13,8 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from models.domains.tables import Domain
 from models.errors import Conflict
 from models.events import journal
-from models.events.journal import PLATFORM, EventType
+from models.events.event_types import EventType
+from models.events.journal import PLATFORM
 from models.store.columns import ColumnRow, core_table
 from models.users.roles import Role, Scope
 from models.users.tables import User
@@ -21,8 +22,9 @@ from resolvers.admin import audit_log
 from resolvers.admin.audit_log import NewAuditLogEntry
 from resolvers.auth import authentication
 from resolvers.context import Context, GuardRule
+from resolvers.users.limit_values import limit_or_none
 from resolvers.users.selection import UserSelector, load_selected_users
-from resolvers.users.validation import schema_name
+from resolvers.users.validation import schema_name, schema_path
 
 # Columns that follow from others or mean nothing to clients.
 UNREPORTED_COLUMNS = frozenset(
@@ -36,6 +38,9 @@ UNREPORTED_COLUMNS = frozenset(
         "words",
     }
 )
+
+# Columns in which 0 is unlimited.
+LIMIT_COLUMNS = frozenset({"quota", "received_per_hour", "recipients_per_day", "forwards_per_day"})
 
 
 @dataclass
@@ -154,7 +159,7 @@ async def _record_changes(ctx: Context, locked_users: LockedUsers, mutation: str
         users_by_stream[row.domain_id or PLATFORM].append(row)
     entries = {
         stream: ctx.journal_entries(
-            EventType.USER_CHANGED,
+            EventType.USER_UPDATED,
             [row.id for row in users],
             changed=[locked_users.changed_field_names(row) for row in users],
             **({} if stream in user_ids else {"twice": True}),  # the users' own streams have it too
@@ -183,7 +188,18 @@ def _audit_log_values(
     """Return old and new values of a user for the admin log; a public key as its properties."""
     hidden_columns = UNREPORTED_COLUMNS - {"openpgp_key"} | {"openpgp_public_key"}
     before, after = locked_users.before.get(row.id, {}), locked_users.after.get(row.id, {})
-    return (
-        {name: value for name, value in before.items() if name not in hidden_columns},
-        {name: value for name, value in after.items() if name not in hidden_columns},
-    )
+    return _values_by_field(before, hidden_columns), _values_by_field(after, hidden_columns)
+
+
+def _values_by_field(values: Mapping[str, Any], hidden_columns: Set[str]) -> dict[str, Any]:
+    """Return columns of a user by the names of the API's fields; None is an unlimited limit."""
+    found: dict[str, Any] = {}
+    for column, value in values.items():
+        if column in hidden_columns:
+            continue
+        *parents, name = schema_path(column)
+        holder = found
+        for parent in parents:
+            holder = holder.setdefault(parent, {})
+        holder[name] = limit_or_none(value) if column in LIMIT_COLUMNS else value
+    return found

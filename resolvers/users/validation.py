@@ -9,6 +9,7 @@ from typing import Any
 from models.errors import ErrorCollector, Forbidden, InvalidInput
 from models.users.roles import AdminPermission, Role, UserPermission
 from models.users.tables import ProtocolScope
+from models.validation_constraints import ValidationConstraint
 from resolvers.context import Context, GuardRule
 from resolvers.mailboxes.loaders import retention_seconds
 from resolvers.submission.sender_patterns import normalize_pattern
@@ -114,14 +115,14 @@ def _validate_name(text: str | None, path: Sequence[str]) -> str | None:
     text = unicodedata.normalize("NFC", text)
     if len(text) > MAX_NAME_LENGTH or _CONTROL_OR_SURROGATE.search(text):
         error_text = f"at most {MAX_NAME_LENGTH} characters, and no control characters"
-        raise InvalidInput(error_text, constraint="pattern", path=path)
+        raise InvalidInput(error_text, constraint=ValidationConstraint.PATTERN, path=path)
     return text
 
 
 def _validate_language(text: str | None, path: Sequence[str]) -> str | None:
     if text and not _LANGUAGE_TAG.fullmatch(text):
         error_text = "a language is written as in de or pt-BR"
-        raise InvalidInput(error_text, constraint="pattern", path=path)
+        raise InvalidInput(error_text, constraint=ValidationConstraint.PATTERN, path=path)
     return text or None
 
 
@@ -132,14 +133,18 @@ def _validate_tags(tags: Sequence[str] | None, path: Sequence[str]) -> list[str]
             error_text = (
                 f"a tag has 1 to {MAX_TAG_LENGTH} characters, none of them a control character"
             )
-            raise InvalidInput(error_text, constraint="length", path=path, index=index)
+            raise InvalidInput(
+                error_text, constraint=ValidationConstraint.LENGTH, path=path, index=index
+            )
     spelling_by_tag = {tag.strip().casefold(): tag.strip() for tag in reversed(tags)}
     return sorted(spelling_by_tag.values())
 
 
 def _require_short_list(items: Sequence[str] | None, path: Sequence[str]) -> Sequence[str]:
     if len(items or ()) > MAX_LIST_LENGTH:
-        raise InvalidInput(f"at most {MAX_LIST_LENGTH} items", constraint="max", path=path)
+        raise InvalidInput(
+            f"at most {MAX_LIST_LENGTH} items", constraint=ValidationConstraint.MAX, path=path
+        )
     return items or ()
 
 
@@ -157,7 +162,9 @@ def _stored_scopes(scopes: Sequence[ProtocolScope] | None, _path: Sequence[str])
 
 def _validate_networks(networks: Sequence[str] | None, path: Sequence[str]) -> list[str]:
     if len(networks or ()) > MAX_NETWORKS:
-        raise InvalidInput(f"at most {MAX_NETWORKS} items", constraint="max", path=path)
+        raise InvalidInput(
+            f"at most {MAX_NETWORKS} items", constraint=ValidationConstraint.MAX, path=path
+        )
     return list(dict.fromkeys(networks or ()))
 
 
@@ -165,7 +172,9 @@ def _retention_seconds(retention: timedelta | None, path: Sequence[str]) -> int 
     if retention is None:
         return None
     if not retention:
-        raise InvalidInput("at least a second; null: for ever", constraint="range", path=path)
+        raise InvalidInput(
+            "at least a second; null: for ever", constraint=ValidationConstraint.RANGE, path=path
+        )
     return retention_seconds(retention, path)
 
 
@@ -177,7 +186,7 @@ def validate_spam_level(level: int | None, path: Sequence[str]) -> int:
     if level is None:
         return DEFAULT_SPAM_LEVEL
     if not 0 <= level <= 100:  # noqa: PLR2004 - as documented
-        raise InvalidInput("from 0 to 100", constraint="range", path=path)
+        raise InvalidInput("from 0 to 100", constraint=ValidationConstraint.RANGE, path=path)
     return level
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from models.events.journal import EventType
+from models.events.event_types import EventType
 from models.runtime.environment import Environment
 from models.users.roles import AdminPermission
 from tests.conftest import GraphQLClient
@@ -80,17 +80,17 @@ async def test_address_without_autoreply_has_an_empty_one(root: GraphQLClient) -
 @pytest.mark.parametrize(
     ("arguments", "field", "rule"),
     [
-        ({}, None, "required"),
-        ({"enabled": True}, "text", "required"),
-        ({"enabled": True, "text": " "}, "text", "required"),
-        ({"name": "x" * 129}, "name", "pattern"),
-        ({"subject": "a\nb"}, "subject", "pattern"),
-        ({"subject": "é" * 1025}, "subject", "max"),
-        ({"text": "x" * (128 * 1024 + 1)}, "text", "max"),
-        ({"name": "a\tb"}, "name", "pattern"),
-        ({"interval": "PT59M"}, "interval", "range"),
-        ({"startsAt": "2030-02-01T00:00:00Z", "endsAt": "2030-01-01T00:00:00Z"}, "endsAt", "range"),
-        ({"addresses": ["ada@example.org"]}, "addresses", "exclusive"),
+        ({}, None, "REQUIRED"),
+        ({"enabled": True}, "text", "REQUIRED"),
+        ({"enabled": True, "text": " "}, "text", "REQUIRED"),
+        ({"name": "x" * 129}, "name", "PATTERN"),
+        ({"subject": "a\nb"}, "subject", "PATTERN"),
+        ({"subject": "é" * 1025}, "subject", "MAX"),
+        ({"text": "x" * (128 * 1024 + 1)}, "text", "MAX"),
+        ({"name": "a\tb"}, "name", "PATTERN"),
+        ({"interval": "PT59M"}, "interval", "RANGE"),
+        ({"startsAt": "2030-02-01T00:00:00Z", "endsAt": "2030-01-01T00:00:00Z"}, "endsAt", "RANGE"),
+        ({"addresses": ["ada@example.org"]}, "addresses", "EXCLUSIVE"),
     ],
 )
 async def test_invalid_autoreply_is_refused_by_field_and_rule(
@@ -112,9 +112,9 @@ async def test_only_forwarding_address_can_have_autoreply(root: GraphQLClient) -
         _, errors = await try_create_address(
             root, AUTOREPLY_ADDRESS, autoreply=AUTOREPLY_SETTINGS, **arguments
         )
-        assert error_summary(errors) == ("VALIDATION", ["autoreply"], None, "exclusive")
+        assert error_summary(errors) == ("VALIDATION", ["autoreply"], None, "EXCLUSIVE")
     _, errors = await try_update_addresses(root, "ada@example.org", autoreply=AUTOREPLY_SETTINGS)
-    assert error_summary(errors) == ("VALIDATION", ["set", "autoreply"], None, "exclusive")
+    assert error_summary(errors) == ("VALIDATION", ["set", "autoreply"], None, "EXCLUSIVE")
     await make_autoreply_address(root)
     _, errors = await try_update_addresses(
         root, AUTOREPLY_ADDRESS, kind="DISCARD"
@@ -167,7 +167,7 @@ async def test_batch_update_changes_all_autoreplies_or_none(
     _, errors = await try_update_addresses(
         root, "n0@example.org", "ada@example.org", autoreply=AUTOREPLY_SETTINGS
     )
-    assert error_summary(errors) == ("VALIDATION", ["set", "autoreply"], None, "exclusive")
+    assert error_summary(errors) == ("VALIDATION", ["set", "autoreply"], None, "EXCLUSIVE")
     assert (await load_autoreply(root, "n0@example.org"))["text"] == "again"
 
 
@@ -200,7 +200,7 @@ async def test_autoreply_change_is_journaled_without_text_in_audit_log(root: Gra
         _, errors = await try_update_addresses(root, AUTOREPLY_ADDRESS, autoreply=arguments)
         assert errors == []
         ((kind, _),) = await load_journal_entries(environment, domain_id, position)
-        assert kind is EventType.ADDRESS_CHANGED
+        assert kind is EventType.ADDRESS_UPDATED
     position = await load_stream_position(environment, domain_id)
     _, errors = await try_update_addresses(root, AUTOREPLY_ADDRESS, autoreply=None)
     assert errors == []

@@ -300,6 +300,6 @@ async def test_message_trace_shows_whether_a_reply_was_sent(
             for event in steps
             if event["address"] == AUTOREPLY_ADDRESS
         ]
-    assert [event for event in events if "answered" in event] == [
-        "answered: answered", "not answered: answered_before",
+    assert [event for event in events if "AUTOREPLY" in event] == [
+        "AUTOREPLY_SENT: answered", "AUTOREPLY_NOT_SENT: answered_before",
     ]  # fmt: skip

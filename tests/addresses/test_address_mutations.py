@@ -11,7 +11,7 @@ from mail.recipients import address_resolution, forward_targets
 from models.addresses.tables import Address
 from models.domains.tables import Domain
 from models.errors import NotFound
-from models.events.journal import EventType
+from models.events.event_types import EventType
 from models.runtime.environment import Environment
 from models.runtime.options import Options
 from models.runtime.secret_box import SecretBox
@@ -82,7 +82,7 @@ async def test_created_user_address_receives_mail_and_is_journaled(
     assert recipient.user_id == ada.user.id
     for stream_id, position in positions.items():
         ((kind, _),) = await load_journal_entries(environment, stream_id, position)
-        assert kind is EventType.ADDRESS_CHANGED
+        assert kind is EventType.ADDRESS_CREATED
     duplicate, errors = await try_create_address(
         root, "salesteam@example.org", user={"username": "ada"}
     )
@@ -93,43 +93,44 @@ async def test_created_user_address_receives_mail_and_is_journaled(
 @pytest.mark.parametrize(
     ("arguments", "expected_error"),
     [
-        ({"address": "a+b@example.org"}, (["address"], "label")),
-        ({"address": "nothing"}, (["address"], "address")),
-        ({"address": "a*@example.org"}, (["address"], "wildcard")),
-        ({"address": "a*b@example.org", "allowWildcard": True}, (["address"], "pattern")),
-        ({"address": "**@example.org", "allowWildcard": True}, (["address"], "pattern")),
-        ({"address": "*@*", "allowWildcard": True}, (["address"], "pattern")),
-        ({"address": "a*@*", "allowWildcard": True}, (["address"], "pattern")),
-        ({"address": "+a*@example.org", "allowWildcard": True}, (["address"], "pattern")),
-        ({"address": f"{'x' * 33}*@example.org", "allowWildcard": True}, (["address"], "max")),
-        ({"address": f"*{'x' * 33}@example.org", "allowWildcard": True}, (["address"], "max")),
-        ({"address": "*@-b.example", "allowWildcard": True}, (["address"], "domain")),
-        ({"address": "\u0430da*@example.org", "allowWildcard": True}, (["address"], "lookalike")),
-        ({"kind": "FORWARD", "forwardTo": ["a@b.example"]}, (["user"], "required")),
-        ({"user": None}, (["forwardTo"], "required")),
-        ({"user": None, "kind": "MAILBOX"}, (["user"], "required")),
-        ({"user": None, "kind": "LEARN_SPAM"}, (["kind"], "unsupported")),
-        ({"user": None, "kind": "LEARN_HAM"}, (["kind"], "unsupported")),
+        ({"address": "a+b@example.org"}, (["address"], "SUBADDRESS")),
+        ({"address": "nothing"}, (["address"], "ADDRESS")),
+        ({"address": "a*@example.org"}, (["address"], "WILDCARD")),
+        ({"address": "a*b@example.org", "allowWildcard": True}, (["address"], "PATTERN")),
+        ({"address": "**@example.org", "allowWildcard": True}, (["address"], "PATTERN")),
+        ({"address": "*@*", "allowWildcard": True}, (["address"], "PATTERN")),
+        ({"address": "a*@*", "allowWildcard": True}, (["address"], "PATTERN")),
+        ({"address": "+a*@example.org", "allowWildcard": True}, (["address"], "PATTERN")),
+        ({"address": f"{'x' * 33}*@example.org", "allowWildcard": True}, (["address"], "MAX")),
+        ({"address": f"*{'x' * 33}@example.org", "allowWildcard": True}, (["address"], "MAX")),
+        ({"address": "*@-b.example", "allowWildcard": True}, (["address"], "DOMAIN")),
+        ({"address": "\u0430da*@example.org", "allowWildcard": True}, (["address"], "LOOKALIKE")),
+        ({"kind": "FORWARD", "forwardTo": ["a@b.example"]}, (["user"], "REQUIRED")),
+        ({"user": None}, (["forwardTo"], "REQUIRED")),
+        ({"user": None, "kind": "MAILBOX"}, (["user"], "REQUIRED")),
+        ({"user": None, "kind": "LEARN_SPAM"}, (["kind"], "UNSUPPORTED")),
+        ({"user": None, "kind": "LEARN_HAM"}, (["kind"], "UNSUPPORTED")),
         ({"user": None, "kind": "DISCARD", "forwardTo": ["a@b.example"]},
-         (["forwardTo"], "exclusive")),
-        ({"forwardTo": ["a@b.example"]}, (["forwardTo"], "exclusive")),
-        ({"limits": {"forwardsPerDay": 5}}, (["limits", "forwardsPerDay"], "exclusive")),
-        ({"limits": {"forwardsPerDay": 0}}, (["limits", "forwardsPerDay"], "range")),
-        ({"name": "x" * 129}, (["name"], "length")),
-        ({"name": "a\nb"}, (["name"], "pattern")),
-        ({"tags": [""]}, (["tags", "0"], "length")),
-        ({"metadata": [1]}, (["metadata"], "object")),
-        ({"publicComment": "x" * 1001}, (["publicComment"], "length")),
-        ({"expiresAt": "2029-01-01T00:00:00Z"}, (["expiresAt"], "min")),
-        ({"expiresAt": "2031-01-01T00:00:00Z", "main": True}, (["main"], "main")),
-        ({"address": "@example.org", "allowWildcard": True, "main": True}, (["main"], "main")),
-        ({"address": "all@*", "allowWildcard": True, "main": True}, (["main"], "main")),
+         (["forwardTo"], "EXCLUSIVE")),
+        ({"forwardTo": ["a@b.example"]}, (["forwardTo"], "EXCLUSIVE")),
+        ({"limits": {"forwardsPerDay": 5}}, (["limits", "forwardsPerDay"], "EXCLUSIVE")),
+        ({"limits": {"forwardsPerDay": 0}}, (["limits", "forwardsPerDay"], "RANGE")),
+        ({"name": "x" * 129}, (["name"], "LENGTH")),
+        ({"name": "a\nb"}, (["name"], "PATTERN")),
+        ({"tags": [""]}, (["tags", "0"], "LENGTH")),
+        ({"metadata": [1]}, (["metadata"], "OBJECT")),
+        ({"publicComment": "x" * 1001}, (["publicComment"], "LENGTH")),
+        ({"expiresAt": "2029-01-01T00:00:00Z"}, (["expiresAt"], "MIN")),
+        ({"expiresAt": "2031-01-01T00:00:00Z", "main": True}, (["main"], "MAIN_ADDRESS")),
+        ({"address": "@example.org", "allowWildcard": True, "main": True},
+         (["main"], "MAIN_ADDRESS")),
+        ({"address": "all@*", "allowWildcard": True, "main": True}, (["main"], "MAIN_ADDRESS")),
         (
             {
                 "domain": None, "address": "x@own.example", "user": None,
                 "forwardTo": ["x@own.example"],
             },
-            (["forwardTo", "0"], "self"),
+            (["forwardTo", "0"], "SELF"),
         ),
     ],
 )  # fmt: skip
@@ -185,8 +186,8 @@ async def test_wildcard_address_receives_mail(
     ((answer,), errors) = await try_update_addresses(root, pattern, name="Pattern")
     assert (answer["name"], errors) == ("Pattern", [])
     for values, path, rule in (
-        ({"main": True}, "main", "main"),
-        ({"address": "x@example.org"}, "address", "wildcard"),
+        ({"main": True}, "main", "MAIN_ADDRESS"),
+        ({"address": "x@example.org"}, "address", "WILDCARD"),
     ):
         answer, errors = await try_update_addresses(root, pattern, **values)
         assert (answer, error_summary(errors)) == ([], ("VALIDATION", ["set", path], None, rule))
@@ -232,7 +233,7 @@ async def test_targets_are_unique_and_hide_relay_passwords(root: GraphQLClient) 
     _, errors = await try_update_addresses(
         root, "list@own.example", forwardTo=["smtp://a:***@relay.example.com"]
     )
-    assert error_summary(errors) == ("VALIDATION", ["set", "forwardTo"], 0, "secret")
+    assert error_summary(errors) == ("VALIDATION", ["set", "forwardTo"], 0, "SECRET")
     ((answer,), errors) = await try_update_addresses(
         root, "list@own.example", forwardTo=["x@y.example"]
     )
@@ -258,20 +259,20 @@ async def test_secret_rotation_reencrypts_relay_passwords(root: GraphQLClient) -
     ]
     # without the key, the client must send the password again
     _, errors = await try_update_addresses(root, "list@own.example", forwardTo=row.forward_to)
-    assert error_summary(errors) == ("VALIDATION", ["set", "forwardTo"], 0, "secret")
+    assert error_summary(errors) == ("VALIDATION", ["set", "forwardTo"], 0, "SECRET")
 
 
 @pytest.mark.parametrize(
     ("target", "rule"),
     [
-        ("carol", "address"), ("c*@far.example", "pattern"), ("ftp://a.example", "url"),
-        ("smtp://", "url"), ("smtp://a.example/path", "url"), ("smtp://a.example?x=y", "url"),
-        ("smtp://user@a.example", "url"), ("smtp://a.example:99999", "url"),
-        ("smtp://127.0.0.1", "private"), ("smtps://u:p@relay.internal", "private"),
-        ("http://[::1]/", "private"), ("http://169.254.169.254/latest", "private"),
-        ("https://u:p@a.example/", "url"), ("https://" + "a" * 2048, "length"),
-        ("smtp://a\n.example", "length"), ("list@own.example", "self"),
-        ("L.ist+x@OWN.example", "self"), ("list@other.example", "self"),
+        ("carol", "ADDRESS"), ("c*@far.example", "PATTERN"), ("ftp://a.example", "URL"),
+        ("smtp://", "URL"), ("smtp://a.example/path", "URL"), ("smtp://a.example?x=y", "URL"),
+        ("smtp://user@a.example", "URL"), ("smtp://a.example:99999", "URL"),
+        ("smtp://127.0.0.1", "PRIVATE_NETWORK"), ("smtps://u:p@relay.internal", "PRIVATE_NETWORK"),
+        ("http://[::1]/", "PRIVATE_NETWORK"), ("http://169.254.169.254/latest", "PRIVATE_NETWORK"),
+        ("https://u:p@a.example/", "URL"), ("https://" + "a" * 2048, "LENGTH"),
+        ("smtp://a\n.example", "LENGTH"), ("list@own.example", "SELF"),
+        ("L.ist+x@OWN.example", "SELF"), ("list@other.example", "SELF"),
     ],
 )  # fmt: skip
 async def test_invalid_target_is_refused(root: GraphQLClient, target: str, rule: str) -> None:
@@ -293,7 +294,7 @@ async def test_invalid_target_is_refused(root: GraphQLClient, target: str, rule:
 async def test_number_of_targets_is_limited(root: GraphQLClient) -> None:
     targets = [f"a{n}@far.example" for n in range(101)]
     _, errors = await try_create_address(root, "list@own.example", forwardTo=targets)
-    assert error_summary(errors) == ("VALIDATION", ["forwardTo"], None, "max")
+    assert error_summary(errors) == ("VALIDATION", ["forwardTo"], None, "MAX")
     assert (
         len((await create_address(root, "list@own.example", forwardTo=targets[:100]))["forwardTo"])
         == 100
@@ -322,10 +323,10 @@ async def test_kind_changes_only_for_addresses_without_user(
     assert (answer["kind"], answer["forwardTo"], errors) == ("DISCARD", [], [])
     assert (await load_address_row(root.environment, "list@own.example")).relays is None
     for address, kind, path, rule in (
-        ("list@own.example", "FORWARD", "forwardTo", "required"),
-        ("list@own.example", "MAILBOX", "kind", "kind"),
-        ("list@own.example", "LEARN_HAM", "kind", "unsupported"),
-        (ada.address, "DISCARD", "kind", "kind"),
+        ("list@own.example", "FORWARD", "forwardTo", "REQUIRED"),
+        ("list@own.example", "MAILBOX", "kind", "ADDRESS_KIND"),
+        ("list@own.example", "LEARN_HAM", "kind", "UNSUPPORTED"),
+        (ada.address, "DISCARD", "kind", "ADDRESS_KIND"),
     ):
         _, errors = await try_update_addresses(root, address, kind=kind)
         assert ("VALIDATION", ["set", path], None, rule) in [
@@ -360,10 +361,10 @@ async def test_new_main_address_replaces_the_old_one(
             (kind, len(ids))
             for kind, ids in await load_journal_entries(root.environment, stream_id, position)
         ]
-        expected = [(EventType.ADDRESS_CHANGED, 2), (EventType.USER_CHANGED, 1)]
+        expected = [(EventType.ADDRESS_UPDATED, 2), (EventType.USER_UPDATED, 1)]
         assert sorted(kinds) == sorted(expected)
     _, errors = await try_update_addresses(ada, "second@example.org", main=False)
-    assert error_summary(errors) == ("VALIDATION", ["set", "main"], None, "main")
+    assert error_summary(errors) == ("VALIDATION", ["set", "main"], None, "MAIN_ADDRESS")
     main_address = await load_address(root, "second@example.org")
     _, errors = await try_delete_addresses(root, main_address)
     assert error_summary(errors) == ("CONFLICT", ["addresses"], 0, None)
@@ -418,8 +419,8 @@ async def test_renamed_main_address_is_found_by_new_address(
 ) -> None:
     arguments = {"address": " L.Ada@XN--BCHER-KVA.example "}
     for address, values, expected_error in (
-        ("ada@example.org", {"address": "a+b@example.org"}, ("VALIDATION", None, "label")),
-        ("ada@example.org", {"address": "a*@example.org"}, ("VALIDATION", None, "wildcard")),
+        ("ada@example.org", {"address": "a+b@example.org"}, ("VALIDATION", None, "SUBADDRESS")),
+        ("ada@example.org", {"address": "a*@example.org"}, ("VALIDATION", None, "WILDCARD")),
     ):
         _, errors = await try_update_addresses(root, address, **values)
         assert error_summary(errors) == (expected_error[0], ["set", "address"], *expected_error[1:])
@@ -469,9 +470,9 @@ async def test_batch_update_changes_all_addresses_or_none(
         _, errors = await try_update_addresses(
             root, "n1x0@own.example", "n20x1@own.example", **values
         )
-        assert error_summary(errors) == ("VALIDATION", ["set", path], None, "exclusive")
+        assert error_summary(errors) == ("VALIDATION", ["set", path], None, "EXCLUSIVE")
     _, errors = await try_update_addresses(root, "n1x0@own.example")
-    assert error_summary(errors) == ("VALIDATION", ["set"], None, "required")
+    assert error_summary(errors) == ("VALIDATION", ["set"], None, "REQUIRED")
 
 
 async def test_temporary_address_receives_mail_until_it_expires(

@@ -15,7 +15,8 @@ from mail.delivery.listener_backend import LocalBackend
 from mail.mime.header_encoding import NamedAddress
 from models.addresses.rewrites import BccDirection
 from models.errors import NotFound
-from models.events.journal import PLATFORM, Change, EventType
+from models.events.event_types import EventType
+from models.events.journal import PLATFORM, Change
 from models.queue.tables import DeliveryState
 from models.runtime.environment import Environment
 from models.users.roles import AdminPermission, Role
@@ -123,14 +124,14 @@ async def test_list_is_paged_with_a_constant_number_of_statements(
 
 
 INVALID_RULES: list[tuple[str, str, tuple[Any, ...]]] = [
-    ("example.org", ARCHIVE, ("VALIDATION", ["match"], None, "address")),
-    ("a+b@example.org", ARCHIVE, ("VALIDATION", ["match"], None, "pattern")),
-    ("*@example.org", ARCHIVE, ("VALIDATION", ["match"], None, "pattern")),
+    ("example.org", ARCHIVE, ("VALIDATION", ["match"], None, "ADDRESS")),
+    ("a+b@example.org", ARCHIVE, ("VALIDATION", ["match"], None, "PATTERN")),
+    ("*@example.org", ARCHIVE, ("VALIDATION", ["match"], None, "PATTERN")),
     ("@far.example", ARCHIVE, ("NOT_FOUND", ["match"], None, "far.example")),
-    ("@example.org", "@far.example", ("VALIDATION", ["bccTo"], None, "address")),
-    ("@example.org", "x" * 400, ("VALIDATION", ["bccTo"], None, "address")),
-    ("ada@example.org", "A.da@example.org", ("VALIDATION", ["bccTo"], None, "self")),
-    ("ada@also.example", "ada@example.org", ("VALIDATION", ["bccTo"], None, "self")),
+    ("@example.org", "@far.example", ("VALIDATION", ["bccTo"], None, "ADDRESS")),
+    ("@example.org", "x" * 400, ("VALIDATION", ["bccTo"], None, "ADDRESS")),
+    ("ada@example.org", "A.da@example.org", ("VALIDATION", ["bccTo"], None, "SELF")),
+    ("ada@also.example", "ada@example.org", ("VALIDATION", ["bccTo"], None, "SELF")),
     ("T.aken@also.example", ARCHIVE, ("CONFLICT", ["match"], None, None)),
 ]
 
@@ -158,10 +159,10 @@ async def test_invalid_rule_is_refused_by_field_and_rule(
         ([first_id, third_id], {"match": "x@example.org"},
          ("CONFLICT", ["set", "match"], None, None)),
         ([third_id, first_id], {"bccTo": "taken@example.org"},
-         ("VALIDATION", ["set", "bccTo"], None, "self")),
+         ("VALIDATION", ["set", "bccTo"], None, "SELF")),
         ([first_id, missing_id], {"active": False}, ("NOT_FOUND", ["bccRules"], 1, str)),
-        ([first_id], {}, ("VALIDATION", ["set"], None, "required")),
-        ([], {"active": True}, ("VALIDATION", ["bccRules"], None, "required")),
+        ([first_id], {}, ("VALIDATION", ["set"], None, "REQUIRED")),
+        ([], {"active": True}, ("VALIDATION", ["bccRules"], None, "REQUIRED")),
     ]  # fmt: skip
     for ids, patch, expected in changes:
         _, errors = await run_mutation(root, BCC_RULE_UPDATE, bccRules=id_refs(ids), set=patch)
@@ -576,7 +577,7 @@ async def test_rule_changes_are_journaled_and_deleted_with_the_domain(
     await run_mutation(root, BCC_RULE_UPDATE, bccRules=[{"id": key}], set={"active": False})
     await run_mutation(root, BCC_RULE_DELETE, bccRules=[{"id": key}])
     for stream in (domain_id, PLATFORM):
-        expected_changes = [(EventType.DOMAIN_CHANGED, [domain_id])] * 3
+        expected_changes = [(EventType.DOMAIN_UPDATED, [domain_id])] * 3
         assert (
             await load_journal_entries(environment, stream, positions[stream]) == expected_changes
         )

@@ -12,7 +12,7 @@ from mail.recipients import address_resolution, contacts
 from mail.search import index_worker
 from mail.storage import received_messages
 from models.addresses.tables import Address, Contact
-from models.events.journal import EventType
+from models.events.event_types import EventType
 from models.mailboxes.tables import Mailbox, SpecialUse
 from models.messages.tables import Message
 from tests.conftest import GraphQLClient, ManualClock, raw_message
@@ -156,7 +156,7 @@ async def test_special_use_of_mailbox_decides_who_becomes_a_contact(
         await session.exec(update_statement.values(special_use=special_use))
     raw = raw_message(From="carol@far.example", **recipients).decode()
     arguments = {"mailbox": {"path": "INBOX"}, "raw": raw}
-    assert (await MutationCall("messageUpload", arguments)(ada))["errors"] == []
+    assert (await MutationCall("messageImport", arguments)(ada))["errors"] == []
     await index_all(ada)
     assert sorted(await list_used_contacts(ada)) == expected
 
@@ -164,7 +164,7 @@ async def test_special_use_of_mailbox_decides_who_becomes_a_contact(
 async def test_draft_adds_no_contacts(ada: GraphQLClient) -> None:
     raw = raw_message(From=ada.address, To="t@far.example").decode()
     arguments = {"mailbox": {"path": "Sent"}, "raw": raw, "draft": True}
-    assert (await MutationCall("messageUpload", arguments)(ada))["errors"] == []
+    assert (await MutationCall("messageImport", arguments)(ada))["errors"] == []
     await index_all(ada)
     assert await list_used_contacts(ada) == []
 
@@ -248,7 +248,7 @@ async def test_expired_temporary_address_is_deleted_after_30_days(
     assert await load_address(root, unlimited["address"]) is not None
     for stream_id, position in positions.items():
         changes = await load_journal_entries(ada.environment, stream_id, position)
-        assert [(kind, len(ids)) for kind, ids in changes] == [(EventType.ADDRESS_CHANGED, 1)]
+        assert [(kind, len(ids)) for kind, ids in changes] == [(EventType.ADDRESS_DELETED, 1)]
     count_statement = select(func.count()).select_from(Address)
     assert (await ada.environment.database.read(count_statement))[0][0] == 2
 

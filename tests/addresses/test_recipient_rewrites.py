@@ -16,7 +16,8 @@ from mail.mime.header_encoding import NamedAddress
 from mail.recipients import address_resolution
 from mail.smtp import lmtp
 from models.errors import NotFound
-from models.events.journal import PLATFORM, EventType
+from models.events.event_types import EventType
+from models.events.journal import PLATFORM
 from models.runtime.environment import Environment
 from models.users.roles import AdminPermission
 from tests.conftest import GraphQLClient, raw_message
@@ -115,18 +116,18 @@ async def test_list_is_paged_from_both_ends(root: GraphQLClient, ada: GraphQLCli
 
 
 INVALID_REWRITES: list[tuple[str, str, tuple[Any, ...]]] = [
-    ("nobody", "ada@example.org", ("VALIDATION", ["from"], None, "address")),
-    ("a+b@old.example", "ada@example.org", ("VALIDATION", ["from"], None, "pattern")),
-    ("a*@old.example", "ada@example.org", ("VALIDATION", ["from"], None, "pattern")),
-    ("@", "ada@example.org", ("VALIDATION", ["from"], None, "domain")),
-    ("a\u0001@old.example", "ada@example.org", ("VALIDATION", ["from"], None, "address")),
-    ("x" * 400 + "@old.example", "ada@example.org", ("VALIDATION", ["from"], None, "address")),
-    ("info@old.example", "@example.org", ("VALIDATION", ["to"], None, "address")),
-    ("info@old.example", "*@example.org", ("VALIDATION", ["to"], None, "pattern")),
-    ("@old.example", "+x@example.org", ("VALIDATION", ["to"], None, "pattern")),
-    ("info@old.example", "", ("VALIDATION", ["to"], None, "address")),
-    ("in.fo@example.org", "INFO@example.org", ("VALIDATION", ["to"], None, "self")),
-    ("@example.org", "@Example.ORG", ("VALIDATION", ["to"], None, "self")),
+    ("nobody", "ada@example.org", ("VALIDATION", ["from"], None, "ADDRESS")),
+    ("a+b@old.example", "ada@example.org", ("VALIDATION", ["from"], None, "PATTERN")),
+    ("a*@old.example", "ada@example.org", ("VALIDATION", ["from"], None, "PATTERN")),
+    ("@", "ada@example.org", ("VALIDATION", ["from"], None, "DOMAIN")),
+    ("a\u0001@old.example", "ada@example.org", ("VALIDATION", ["from"], None, "ADDRESS")),
+    ("x" * 400 + "@old.example", "ada@example.org", ("VALIDATION", ["from"], None, "ADDRESS")),
+    ("info@old.example", "@example.org", ("VALIDATION", ["to"], None, "ADDRESS")),
+    ("info@old.example", "*@example.org", ("VALIDATION", ["to"], None, "PATTERN")),
+    ("@old.example", "+x@example.org", ("VALIDATION", ["to"], None, "PATTERN")),
+    ("info@old.example", "", ("VALIDATION", ["to"], None, "ADDRESS")),
+    ("in.fo@example.org", "INFO@example.org", ("VALIDATION", ["to"], None, "SELF")),
+    ("@example.org", "@Example.ORG", ("VALIDATION", ["to"], None, "SELF")),
     ("@Taken.example", "ada@example.org", ("CONFLICT", ["from"], None, None)),
 ]
 
@@ -160,15 +161,15 @@ async def test_invalid_rewrite_is_refused_by_field_and_rule(
                 "recipientRewrites": [{"id": first_id}, {"id": second_id}],
                 "set": {"to": "@example.org"},
             },
-            ("VALIDATION", ["set", "to"], None, "address"),
+            ("VALIDATION", ["set", "to"], None, "ADDRESS"),
         ),
         (
             {"recipientRewrites": [{"id": first_id}], "set": {}},
-            ("VALIDATION", ["set"], None, "required"),
+            ("VALIDATION", ["set"], None, "REQUIRED"),
         ),
         (
             {"recipientRewrites": [], "set": {"active": True}},
-            ("VALIDATION", ["recipientRewrites"], None, "required"),
+            ("VALIDATION", ["recipientRewrites"], None, "REQUIRED"),
         ),
     ):
         _, errors = await run_mutation(root, RECIPIENT_REWRITE_UPDATE, **fields)
@@ -191,7 +192,7 @@ async def test_rewrite_that_makes_a_loop_is_refused(root: GraphQLClient) -> None
         await create_domain(root, name)
     await create_recipient_rewrite(root, "@example.org", "@b.example", active=False)
     rewrite_id = await create_recipient_rewrite(root, "@b.example", "@c.example")
-    loop_error = ("VALIDATION", ["to"], None, "circle")
+    loop_error = ("VALIDATION", ["to"], None, "CYCLE")
     _, errors = await run_mutation(
         root, RECIPIENT_REWRITE_CREATE, **{"from": "@c.example", "to": "@example.org"}
     )
@@ -206,7 +207,7 @@ async def test_rewrite_that_makes_a_loop_is_refused(root: GraphQLClient) -> None
         ),
     ):
         _, errors = await run_mutation(root, document, **fields)
-        assert error_summary(errors)[0::3] == ("VALIDATION", "circle")
+        assert error_summary(errors)[0::3] == ("VALIDATION", "CYCLE")
     _, errors = await run_mutation(
         root,
         RECIPIENT_REWRITE_UPDATE,
@@ -342,7 +343,7 @@ async def test_rewrite_change_is_journaled_for_both_domains(
         (PLATFORM, sorted([old_domain_id, new_domain_id])),
     ):
         assert await load_journal_entries(environment, stream, positions[stream]) == [
-            (EventType.DOMAIN_CHANGED, domain_ids)
+            (EventType.DOMAIN_UPDATED, domain_ids)
         ]
 
 

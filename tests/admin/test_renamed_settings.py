@@ -88,7 +88,7 @@ def test_command_with_renamed_variable_names_the_new_one(tmp_path: Path) -> None
 async def test_renamed_key_is_refused_with_the_new_one(root: GraphQLClient) -> None:
     error = await expect_refused_setting(root, "archive.retention", "P3D")
     message = "archive.retention is now deletedMessages.retention."
-    assert (error["path"], error["constraint"]) == (["key"], "unknown")
+    assert (error["path"], error["constraint"]) == (["key"], "UNKNOWN")
     assert error["message"] == message
     payload = (await root(SETTING_DELETE, keys=["archive.retention"]))["settingDelete"]
     assert [error["message"] for error in payload["errors"]] == [message]

@@ -7,6 +7,7 @@ import pytest
 from graph.types import global_ids
 from tests.conftest import GraphQLClient, deliver_to, raw_message
 from tests.support.accounts.user_operations import execute_mutation
+from tests.support.operations.message_sources import save_draft
 from tests.support.operations.quarantine_operations import set_options
 
 RECIPIENTS = [{"address": f"{name}@example.net"} for name in "ab"]
@@ -26,7 +27,6 @@ LIMIT_CASES: list[tuple[str, int, str, dict[str, Any], list[str], int]] = [
     ("submission_max_recipients", 1, "messageRedirect",
      {"message": {"id": "@"}, "to": TWO_ADDRESSES},
      ["to"], 2),
-    ("submission_max_recipients", 1, "messageUpload", {**INBOX, **MESSAGE_FIELDS}, ["to"], 2),
     ("submission_max_recipients", 1, "composeRequest", {"to": RECIPIENTS}, ["to"], 2),
     ("bulk_max_items", 1, "domainUpdate", {"domains": [{"name": "a"}, {"name": "b"}],
                                  "set": {"active": True}}, ["domains"], 2),
@@ -49,7 +49,7 @@ LIMIT_CASES: list[tuple[str, int, str, dict[str, Any], list[str], int]] = [
     ("bulk_max_items", 1, "quarantineDelete",
      {"quarantineItems": [{"id": global_ids.encode("QuarantineItem", 7)}] * 2},
      ["quarantineItems"], 2),
-    ("message_max_size", 100, "messageUpload",
+    ("message_max_size", 100, "messageImport",
      {**INBOX, "raw": RAW_MESSAGE}, ["raw"], len(RAW_MESSAGE)),
     ("message_max_size", 100, "messageSend", {**MESSAGE_FIELDS, "attachments": [
         {"filename": "a", "content": "x" * 500}]}, ["attachments"], 300),
@@ -82,20 +82,10 @@ async def test_limit_of_setting_is_reported_with_limit_and_used(  # noqa: PLR091
 
 async def test_recipient_limit_applies_to_drafts_when_sent(ada: GraphQLClient) -> None:
     set_options(ada.environment, submission_max_recipients=1)
-    arguments = {**DRAFTS_MAILBOX, **MESSAGE_FIELDS, "draft": True, "replyTo": RECIPIENTS}
-    saved = await execute_mutation(ada, "messageUpload", "message { id }", **arguments)
+    saved = await save_draft(ada, **MESSAGE_FIELDS, replyTo=RECIPIENTS)
     assert saved["errors"] == []
-    changed = {
-        **arguments,
-        "replaces": {"id": saved["message"]["id"]},
-        "subject": "Hi again",
-    }
-    saved = await execute_mutation(ada, "messageUpload", "message { id }", **changed)
-    assert saved["errors"] == []
-    sent_draft = await execute_mutation(
-        ada, "messageSend", "message { id }", **MESSAGE_FIELDS, isDraft=True
-    )
-    assert sent_draft["errors"] == []
+    draft_ref = {"id": saved["message"]["id"]}
+    assert (await save_draft(ada, draft=draft_ref, subject="Hi again"))["errors"] == []
     draft = {"message": {"id": saved["message"]["id"]}}
     (error,) = (await execute_mutation(ada, "draftSend", "replayed", **draft))["errors"]
     assert (error["code"], error["limit"], error["used"]) == ("LIMIT_REACHED", 1, 2)

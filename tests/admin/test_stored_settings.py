@@ -12,7 +12,8 @@ from mail.maintenance import housekeeping
 from models.admin.audit_log import AuditLogEntry
 from models.admin.settings import SettingChange, SettingValue
 from models.domains.tables import Domain
-from models.events.journal import PLATFORM, Change, EventType, Stream
+from models.events.event_types import EventType
+from models.events.journal import PLATFORM, Change, Stream
 from models.runtime.environment import Environment
 from models.runtime.options import Options
 from models.store.columns import select_columns
@@ -32,9 +33,12 @@ from tests.support.operations.setting_operations import (
 from tests.support.schema.error_paths import field_path, item_index
 
 SETTING_QUERY = "query ($key: String!) { setting(key: $key) { key value default type custom } }"
-SETTINGS_QUERY = (
-    "query ($filter: SettingFilter) { settings(filter: $filter) { key value custom type } }"
-)
+SETTINGS_QUERY = """query ($filter: SettingFilter) { settings(filter: $filter, first: 250) {
+  nodes { key value custom type } } }"""
+SETTING_PAGES_QUERY = """query ($first: Int, $after: String, $last: Int, $before: String) {
+  settings(first: $first, after: $after, last: $last, before: $before) {
+    totalCount nodes { key }
+    pageInfo { hasNextPage hasPreviousPage startCursor endCursor } } }"""
 HISTORY_QUERY = """query ($key: String!, $first: Int, $after: String, $last: Int, $before: String) {
   setting(key: $key) { history(first: $first, after: $after, last: $last, before: $before) {
     totalCount nodes { id key at actor before after reason }
@@ -56,21 +60,21 @@ def test_every_setting_has_an_option_and_parses_its_default() -> None:
 
 
 async def test_settings_are_listed_by_key_with_defaults(root: GraphQLClient) -> None:
-    settings = (await root(SETTINGS_QUERY))["settings"]
+    settings = (await root(SETTINGS_QUERY))["settings"]["nodes"]
     assert [setting["key"] for setting in settings] == sorted(DEFINITIONS)
     assert not any(setting["custom"] for setting in settings)
     values = {setting["key"]: (setting["value"], setting["type"]) for setting in settings}
-    assert values[MAX_RECIPIENTS_KEY] == (400, "number")
-    assert values["users.defaultQuota"] == (1 << 30, "size")
-    assert values["tokens.idleTimeout"] == ("P14D", "duration")
-    assert values["journal.retention"] == ("P30D", "duration")
-    assert values["users.defaultDomain"] == (None, "string")
+    assert values[MAX_RECIPIENTS_KEY] == (400, "NUMBER")
+    assert values["users.defaultQuota"] == (1 << 30, "SIZE")
+    assert values["tokens.idleTimeout"] == ("P14D", "DURATION")
+    assert values["journal.retention"] == ("P30D", "DURATION")
+    assert values["users.defaultDomain"] == (None, "STRING")
     for part in ("retention", "RETENTION"):
-        settings = (await root(SETTINGS_QUERY, filter={"query": part}))["settings"]
+        settings = (await root(SETTINGS_QUERY, filter={"query": part}))["settings"]["nodes"]
         assert [setting["key"] for setting in settings] == [
             key for key in DEFINITIONS if "retention" in key.casefold()
         ]
-    assert (await root(SETTINGS_QUERY, filter={"query": "%"}))["settings"] == []
+    assert (await root(SETTINGS_QUERY, filter={"query": "%"}))["settings"]["nodes"] == []
     answer = await root.execute(SETTINGS_QUERY, filter={"query": "x" * 10_000})
     assert answer["errors"][0]["extensions"]["code"] == "BAD_USER_INPUT"
 
@@ -121,46 +125,46 @@ async def test_value_is_stored_in_normal_form(
 
 
 INVALID_VALUES: list[tuple[str, Any, str]] = [
-    (MAX_RECIPIENTS_KEY, 0, "min"),
-    (MAX_RECIPIENTS_KEY, -5, "min"),
-    (MAX_RECIPIENTS_KEY, 100_001, "max"),
-    (MAX_RECIPIENTS_KEY, 2**63, "type"),
-    (MAX_RECIPIENTS_KEY, 1.5, "type"),
-    (MAX_RECIPIENTS_KEY, True, "type"),
-    (MAX_RECIPIENTS_KEY, "many", "type"),
-    (MAX_RECIPIENTS_KEY, None, "type"),
-    (MAX_RECIPIENTS_KEY, [5], "type"),
-    (MAX_RECIPIENTS_KEY, {"value": 5}, "type"),
-    ("users.defaultQuota", -1, "type"),
-    ("users.defaultQuota", 1 + (1 << 44), "max"),
-    ("users.defaultQuota", "3 GiBi", "type"),
-    ("message.maxSize", 1, "min"),
-    ("message.maxSize", "1 TiB", "max"),
-    ("tokens.idleTimeout", "PT59S", "min"),
-    ("tokens.idleTimeout", "P9999Y", "max"),
-    ("tokens.idleTimeout", "-P1D", "type"),
-    ("tokens.idleTimeout", 14, "type"),
-    ("tokens.idleTimeout", "P", "type"),
-    ("journal.retention", "PT36H", "pattern"),
-    ("journal.retention", "PT0S", "min"),
-    ("users.defaultDomain", "", "domain"),
-    ("users.defaultDomain", "a b", "domain"),
-    ("users.defaultDomain", "x" * 10_000, "domain"),
-    ("users.defaultDomain", 5, "type"),
-    ("nothing", 5, "unknown"),
-    ("const:max:rcpt_to", 5, "unknown"),
-    ("SUBMISSION.MAXRECIPIENTS", 5, "unknown"),
-    ("custom", 5, "unknown"),
-    ("custom.", 5, "unknown"),
-    ("custom..a", 5, "unknown"),
-    ("custom.ä", 5, "unknown"),
-    ("custom." + "a" * 10_000, 5, "unknown"),
-    ("custom.a", None, "type"),
-    ("custom.a", {"a": 1}, "type"),
-    ("custom.a", [[1]], "type"),
-    ("custom.a", 2**63, "type"),
-    ("custom.a", "x" * 5000, "max"),
-    ("custom.a", [0] * 101, "max"),
+    (MAX_RECIPIENTS_KEY, 0, "MIN"),
+    (MAX_RECIPIENTS_KEY, -5, "MIN"),
+    (MAX_RECIPIENTS_KEY, 100_001, "MAX"),
+    (MAX_RECIPIENTS_KEY, 2**63, "TYPE"),
+    (MAX_RECIPIENTS_KEY, 1.5, "TYPE"),
+    (MAX_RECIPIENTS_KEY, True, "TYPE"),
+    (MAX_RECIPIENTS_KEY, "many", "TYPE"),
+    (MAX_RECIPIENTS_KEY, None, "TYPE"),
+    (MAX_RECIPIENTS_KEY, [5], "TYPE"),
+    (MAX_RECIPIENTS_KEY, {"value": 5}, "TYPE"),
+    ("users.defaultQuota", -1, "TYPE"),
+    ("users.defaultQuota", 1 + (1 << 44), "MAX"),
+    ("users.defaultQuota", "3 GiBi", "TYPE"),
+    ("message.maxSize", 1, "MIN"),
+    ("message.maxSize", "1 TiB", "MAX"),
+    ("tokens.idleTimeout", "PT59S", "MIN"),
+    ("tokens.idleTimeout", "P9999Y", "MAX"),
+    ("tokens.idleTimeout", "-P1D", "TYPE"),
+    ("tokens.idleTimeout", 14, "TYPE"),
+    ("tokens.idleTimeout", "P", "TYPE"),
+    ("journal.retention", "PT36H", "PATTERN"),
+    ("journal.retention", "PT0S", "MIN"),
+    ("users.defaultDomain", "", "DOMAIN"),
+    ("users.defaultDomain", "a b", "DOMAIN"),
+    ("users.defaultDomain", "x" * 10_000, "DOMAIN"),
+    ("users.defaultDomain", 5, "TYPE"),
+    ("nothing", 5, "UNKNOWN"),
+    ("const:max:rcpt_to", 5, "UNKNOWN"),
+    ("SUBMISSION.MAXRECIPIENTS", 5, "UNKNOWN"),
+    ("custom", 5, "UNKNOWN"),
+    ("custom.", 5, "UNKNOWN"),
+    ("custom..a", 5, "UNKNOWN"),
+    ("custom.ä", 5, "UNKNOWN"),
+    ("custom." + "a" * 10_000, 5, "UNKNOWN"),
+    ("custom.a", None, "TYPE"),
+    ("custom.a", {"a": 1}, "TYPE"),
+    ("custom.a", [[1]], "TYPE"),
+    ("custom.a", 2**63, "TYPE"),
+    ("custom.a", "x" * 5000, "MAX"),
+    ("custom.a", [0] * 101, "MAX"),
 ]
 
 
@@ -170,7 +174,7 @@ async def test_invalid_value_is_refused_by_rule(
 ) -> None:
     error = await expect_refused_setting(root, key, value)
     assert (error["__typename"], error["constraint"]) == ("ValidationError", constraint)
-    assert error["path"] == (["key"] if constraint == "unknown" else ["value"])
+    assert error["path"] == (["key"] if constraint == "UNKNOWN" else ["value"])
 
 
 async def test_value_is_required(root: GraphQLClient) -> None:
@@ -221,9 +225,9 @@ async def test_delete_is_all_or_nothing(root: GraphQLClient) -> None:
     await set_setting(root, MAX_RECIPIENTS_KEY, 50)
     payload = (await root(SETTING_DELETE, keys=[MAX_RECIPIENTS_KEY, "nothing"]))["settingDelete"]
     (error,) = payload["errors"]
-    assert (error["constraint"], field_path(error), item_index(error)) == ("unknown", ["keys"], 1)
+    assert (error["constraint"], field_path(error), item_index(error)) == ("UNKNOWN", ["keys"], 1)
     payload = (await root(SETTING_DELETE, keys=[MAX_RECIPIENTS_KEY] * 101))["settingDelete"]
-    assert payload["errors"][0]["constraint"] == "max"
+    assert payload["errors"][0]["constraint"] == "MAX"
     assert await load_stored_settings(root.environment) == {MAX_RECIPIENTS_KEY: 50}
 
 
@@ -324,10 +328,29 @@ async def test_change_is_in_the_journal_and_the_audit_log(root: GraphQLClient) -
     assert setting["value"] == "hunter2"
 
 
+async def test_settings_have_pages_in_both_directions(root: GraphQLClient) -> None:
+    page = (await root(SETTING_PAGES_QUERY, first=7))["settings"]
+    assert page["totalCount"] == len(DEFINITIONS)
+    assert [node["key"] for node in page["nodes"]] == sorted(DEFINITIONS)[:7]
+    assert page["pageInfo"]["hasNextPage"]
+    assert not page["pageInfo"]["hasPreviousPage"]
+    next_page = (await root(SETTING_PAGES_QUERY, first=2, after=page["pageInfo"]["endCursor"]))[
+        "settings"
+    ]
+    assert [node["key"] for node in next_page["nodes"]] == sorted(DEFINITIONS)[7:9]
+    last_page = (
+        await root(SETTING_PAGES_QUERY, last=3, before=next_page["pageInfo"]["startCursor"])
+    )["settings"]
+    assert [node["key"] for node in last_page["nodes"]] == sorted(DEFINITIONS)[4:7]
+    answer = await root.execute(SETTING_PAGES_QUERY, first=1, after="x")
+    assert answer["errors"][0]["extensions"] == {"code": "BAD_CURSOR"}
+
+
 async def test_list_needs_a_constant_number_of_statements(
     root: GraphQLClient, statements: list[str]
 ) -> None:
-    document = "{ settings { key history(first: 2) { totalCount nodes { after actor } } } }"
+    document = """{ settings(first: 250) { nodes { key
+      history(first: 2) { totalCount nodes { after actor } } } } }"""
 
     async def cost() -> int:
         del statements[:]
@@ -365,6 +388,6 @@ async def test_only_administrators_read_or_change_settings(
 
 async def test_custom_setting_has_the_type_of_its_value(root: GraphQLClient) -> None:
     for n, (value, kind) in enumerate(
-        (("a", "string"), (1, "number"), (1.5, "number"), (True, "boolean"), ([1], "list"))
+        (("a", "STRING"), (1, "NUMBER"), (1.5, "NUMBER"), (True, "BOOLEAN"), ([1], "LIST"))
     ):
         assert (await set_setting(root, f"custom.n{n}", value))["type"] == kind

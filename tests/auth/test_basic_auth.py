@@ -244,7 +244,7 @@ async def test_basic_auth_is_logged_once_an_hour(sign_in_environment: SignInEnvi
     rows: list[Any] = list(
         await sign_in_environment.environment.database.read(select(core_table(SecurityEvent)))
     )
-    assert [(row.protocol, row.result, row.count) for row in rows] == [("HTTP", "success", 3)]
+    assert [(row.protocol, row.result, row.count) for row in rows] == [("HTTP", "SUCCESS", 3)]
 
 
 @pytest.mark.parametrize(

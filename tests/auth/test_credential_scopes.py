@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import select
 
 from models.auth.application_passwords import ApplicationPassword
-from models.auth.security_log import SecurityEvent
+from models.auth.security_log import AuthProtocol, SecurityEvent
 from models.errors import AuthenticationFailed, Forbidden
 from models.store.columns import core_table
 from models.users.roles import Scope
@@ -23,7 +23,7 @@ from tests.support.accounts.sign_in_environment import (
 )
 
 TEMPORARY = "Ab3Ab3Ab3Ab3"
-IMAP_REQUEST = SignInRequest(scope=Scope.IMAP, protocol="IMAP")
+IMAP_REQUEST = SignInRequest(scope=Scope.IMAP, protocol=AuthProtocol.IMAP)
 
 
 async def set_temporary_password(sign_in_environment: SignInEnvironment, **extra: Any) -> None:
@@ -212,9 +212,9 @@ async def test_security_log_has_the_result_of_each_sign_in(
         (event.user_id, event.result): event for event in await load_events(sign_in_environment)
     }
     ada, bob, carol = (sign_in_environment.users[name] for name in ("ada", "bob", "carol"))
-    expected = {(ada, "success"), (ada, "fail"), (bob, "suspended"), (carol, "disabled")}
-    assert set(events_by_result) == {*expected, (None, "fail")}
-    assert events_by_result[None, "fail"].count == 3  # one row for all unknown usernames
-    assert len(events_by_result[None, "fail"].detail["username"]) == 128
+    expected = {(ada, "SUCCESS"), (ada, "FAILURE"), (bob, "SUSPENDED"), (carol, "DISABLED")}
+    assert set(events_by_result) == {*expected, (None, "FAILURE")}
+    assert events_by_result[None, "FAILURE"].count == 3  # one row for all unknown usernames
+    assert len(events_by_result[None, "FAILURE"].detail["username"]) == 128
     assert {event.ip for event in events_by_result.values()} == {"192.0.2.1"}
     assert PASSWORD not in repr(events_by_result)

@@ -234,9 +234,9 @@ async def test_admin_changes_are_logged_and_sent_as_notices(
     assert await load_events_by_others(ada) == [
         (action, "over")
         for action in (
-            "2fa disable", "api key create", "app password create", "bcc rule create",
-            "connector create", "custom enable", "forwarding change", "password reset",
-            "sender whitelist change",
+            "ALLOWED_SENDERS_CHANGE", "API_KEY_CREATE", "APP_PASSWORD_CREATE", "BCC_RULE_CREATE",
+            "CONNECTOR_CREATE", "EXTERNAL_TWO_FACTOR_ENABLE", "FORWARDING_CHANGE", "PASSWORD_RESET",
+            "TWO_FACTOR_DISABLE",
         )
     ]  # fmt: skip
 

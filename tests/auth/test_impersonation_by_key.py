@@ -38,7 +38,9 @@ async def load_logged_actors(environment: Environment) -> tuple[list[str], list[
     audit_log_query = select(col(AuditLogEntry.actor)).where(
         col(AuditLogEntry.mutation) == "userImpersonate"
     )
-    security_log_query = select(col(SecurityEvent.by)).where(col(SecurityEvent.action) == "act as")
+    security_log_query = select(col(SecurityEvent.by)).where(
+        col(SecurityEvent.action) == "USER_IMPERSONATE"
+    )
     read = environment.database.read
     return [row.actor for row in await read(audit_log_query)], [
         row.by for row in await read(security_log_query)

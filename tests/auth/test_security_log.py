@@ -12,7 +12,9 @@ from sqlmodel import col
 
 from graph.types import global_ids
 from mail.maintenance import housekeeping
-from models.events.journal import Change, EventType
+from models.auth.security_log import AuthEventAction
+from models.events.event_types import SECURITY_EVENT_TYPES
+from models.events.journal import Change
 from models.runtime.environment import CommittedOptions, Environment
 from models.users.roles import Role, Scope
 from models.users.tables import User
@@ -48,7 +50,7 @@ async def test_equal_events_share_one_row_for_six_hours(
 @pytest.mark.parametrize(
     "changes",
     [
-        {"action": "totp check"}, {"result": "success"}, {"protocol": "IMAP"}, {"target": "phone"},
+        {"action": "TOTP_VERIFY"}, {"result": "SUCCESS"}, {"protocol": "IMAP"}, {"target": "phone"},
         {"user_id": None},
     ],
 )  # fmt: skip
@@ -82,7 +84,9 @@ async def test_only_failures_of_one_ipv6_network_share_a_row(
         await log_events(
             ada, failed_sign_in_event(ada.user.id), failed_sign_in_event(None), ip=f"2001:db8::{n}"
         )
-        await log_events(ada, NewSecurityEvent("authenticate", ada.user.id), ip=f"2001:db8::{n}")
+        await log_events(
+            ada, NewSecurityEvent(AuthEventAction.AUTHENTICATE, ada.user.id), ip=f"2001:db8::{n}"
+        )
     event_rows = await load_security_events(ada.environment)
     assert sorted(row.count for row in event_rows) == [1] * 5 + [5, 5]
     assert {row.ip for row in event_rows if row.count == 5} == {"2001:db8::5"}
@@ -141,7 +145,8 @@ async def test_many_events_are_written_in_constant_statements(
         user_ids = [user.id for user in batch]
         async with ctx.write_session(*user_ids) as session:
             new_events = [
-                NewSecurityEvent("password change", user_id) for user_id in [*user_ids, user_ids[0]]
+                NewSecurityEvent(AuthEventAction.PASSWORD_CHANGE, user_id)
+                for user_id in [*user_ids, user_ids[0]]
             ]
             event_ids = await security_log.log_events(ctx, session, new_events)
             assert event_ids[0] == event_ids[-1]
@@ -184,7 +189,7 @@ async def test_background_events_are_written_in_few_transactions(
         await load_journaled_event_ids(ada)
     )
     query = select(col(Change.origin), col(Change.facts)).where(
-        col(Change.stream_id) == ada.user.id, col(Change.type) == EventType.SECURITY_EVENT
+        col(Change.stream_id) == ada.user.id, col(Change.type).in_(SECURITY_EVENT_TYPES)
     )
     changes = await environment.database.read(query)
     assert {(row.origin, row.facts["reason"]) for row in changes} == {
@@ -236,7 +241,7 @@ async def load_actor_of_event(
 async def test_event_names_its_actor_if_it_is_not_the_user(
     ada: GraphQLClient, bob: GraphQLClient, environment: Environment, clock: ManualClock
 ) -> None:
-    event = NewSecurityEvent("password change", ada.user.id)
+    event = NewSecurityEvent(AuthEventAction.PASSWORD_CHANGE, ada.user.id)
     await make_api_key(environment, "panel", role=Role.ADMIN)
     query = text("SELECT id FROM api_keys WHERE name = 'panel'")
     async with environment.database.engine.connect() as connection:
@@ -260,7 +265,9 @@ async def test_event_names_its_actor_if_it_is_not_the_user(
     application_viewer = Viewer(0, Role.ADMIN, api_key_id=panel_key_id)
     assert (
         await load_actor_of_event(
-            environment, application_viewer, NewSecurityEvent("authenticate", ada.user.id)
+            environment,
+            application_viewer,
+            NewSecurityEvent(AuthEventAction.AUTHENTICATE, ada.user.id),
         )
         is None
     )
@@ -291,7 +298,9 @@ async def test_no_event_is_written_if_retention_is_zero(
     ctx = anonymous_context(ada.environment)
     async with ctx.write_session(ada.user.id) as session:
         assert (
-            await security_log.log_event(ctx, session, NewSecurityEvent("totp enable", ada.user.id))
+            await security_log.log_event(
+                ctx, session, NewSecurityEvent(AuthEventAction.TOTP_ENABLE, ada.user.id)
+            )
             == 0
         )
     await log_events(ada, failed_sign_in_event(None))
@@ -300,8 +309,8 @@ async def test_no_event_is_written_if_retention_is_zero(
     assert (await housekeeping.run_round(ada.environment, sweep=False)).events == 1
 
 
-EVENT_SUBSCRIPTION = """subscription { changes(types: [SECURITY_EVENT]) { events { type
-  ... on AccountChange { nodeId node { ... on AuthEvent { action result ip count } } } } } }"""
+EVENT_SUBSCRIPTION = """subscription { changes(types: [SIGN_IN_FAILED, TOTP_ENABLED]) { events {
+  type ... on AccountChange { nodeId node { ... on AuthEvent { action result ip count } } } } } }"""
 
 
 async def test_subscribers_get_new_and_counted_events(
@@ -315,7 +324,7 @@ async def test_subscribers_get_new_and_counted_events(
     await log_events(ada, failed_sign_in_event(ada.user.id))
     await wait_until(lambda: ada_socket.payloads)
     (first_event,) = ada_socket.events
-    fields = {"action": "authenticate", "result": "fail", "ip": "192.0.2.7"}
+    fields = {"action": "AUTHENTICATE", "result": "FAILURE", "ip": "192.0.2.7"}
     assert first_event["node"] == {**fields, "count": 1}
     (row,) = await load_security_events(ada.environment)
     assert first_event["nodeId"] == global_ids.encode("AuthEvent", row.id)
@@ -323,9 +332,9 @@ async def test_subscribers_get_new_and_counted_events(
     await log_events(ada, failed_sign_in_event(ada.user.id))
     await wait_until(lambda: len(ada_socket.events) == 2)
     assert ada_socket.events[1]["node"] == {**fields, "count": 2}
-    await log_events(bob, NewSecurityEvent("totp enable", bob.user.id))
+    await log_events(bob, NewSecurityEvent(AuthEventAction.TOTP_ENABLE, bob.user.id))
     await wait_until(lambda: bob_socket.payloads)
-    assert [item["node"]["action"] for item in bob_socket.events] == ["totp enable"]
+    assert [item["node"]["action"] for item in bob_socket.events] == ["TOTP_ENABLE"]
     assert len(ada_socket.events) == 2
     for item in (ada_socket, bob_socket):
         await item.unsubscribe()

@@ -9,7 +9,7 @@ from sqlalchemy import func, insert, select, text
 from sqlmodel import col
 
 from graph.types import global_ids
-from models.auth.security_log import SecurityEvent
+from models.auth.security_log import AuthEventAction, AuthEventResult, AuthProtocol, SecurityEvent
 from models.domains.tables import Domain
 from models.store.keyset_pages import PageRequest
 from models.users.roles import Role, Scope
@@ -25,6 +25,7 @@ from tests.support.accounts.security_events import (
 )
 from tests.support.stores.query_plans import QueryPlanRecorder, record_query_plans
 
+FIVE_ACTIONS = list(AuthEventAction)[:5]
 AUTH_LOG_QUERY = """query ($filter: AuthLogFilter, $first: Int, $after: String,
     $last: Int, $before: String) {
   authLog(filter: $filter, first: $first, after: $after, last: $last,
@@ -61,18 +62,22 @@ async def test_user_reads_own_log_newest_first_in_pages(
     ada: GraphQLClient, clock: ManualClock
 ) -> None:
     for n in range(5):
-        await log_events(ada, NewSecurityEvent(f"step {n}", ada.user.id))
+        await log_events(ada, NewSecurityEvent(FIVE_ACTIONS[n], ada.user.id))
         clock.tick(seconds=1)
-    actions, cursor = [], None
+    actions, cursor, page_count = [], None, 0
     while True:
+        page_count += 1
         page = (await ada(OWN_AUTH_LOG_QUERY, first=2, after=cursor))["viewer"]["user"]["authLog"]
         actions += [node["action"] for node in page["nodes"]]
         cursor = page["pageInfo"]["endCursor"]
         if not page["pageInfo"]["hasNextPage"]:
             break
-        await log_events(ada, NewSecurityEvent(f"meanwhile {cursor}", ada.user.id))
+        meanwhile = (
+            AuthEventAction.PASSWORD_RESET if page_count == 1 else AuthEventAction.PASSWORD_CHANGE
+        )
+        await log_events(ada, NewSecurityEvent(meanwhile, ada.user.id))
         clock.tick(seconds=1)
-    assert actions == [f"step {n}" for n in (4, 3, 2, 1, 0)]
+    assert actions == FIVE_ACTIONS[::-1]
     assert len(await load_security_events(ada.environment)) == 7
 
 
@@ -80,7 +85,7 @@ async def test_pages_can_be_read_backwards(
     ada: GraphQLClient, root: GraphQLClient, clock: ManualClock
 ) -> None:
     for n in range(5):
-        await log_events(ada, NewSecurityEvent(f"step {n}", ada.user.id))
+        await log_events(ada, NewSecurityEvent(FIVE_ACTIONS[n], ada.user.id))
         clock.tick(seconds=n % 2)  # some events have equal times
     all_ids = [node["id"] for node in (await root(AUTH_LOG_QUERY))["authLog"]["nodes"]]
     last_page = (await root(AUTH_LOG_QUERY, last=2))["authLog"]
@@ -97,10 +102,18 @@ async def test_each_filter_limits_the_log(
     start = clock()
     new_events = [
         ("192.0.2.7", failed_sign_in_event(ada.user.id)),
-        ("192.0.3.7", failed_sign_in_event(ada.user.id, protocol="IMAP")),
-        ("2001:db8::7", NewSecurityEvent("authenticate", ada.user.id, protocol="API")),
-        ("::ffff:198.51.100.9", NewSecurityEvent("totp enable", ada.user.id, result="suspended")),
-        (None, NewSecurityEvent("password change", ada.user.id)),
+        ("192.0.3.7", failed_sign_in_event(ada.user.id, protocol=AuthProtocol.IMAP)),
+        (
+            "2001:db8::7",
+            NewSecurityEvent(AuthEventAction.AUTHENTICATE, ada.user.id, protocol=AuthProtocol.API),
+        ),
+        (
+            "::ffff:198.51.100.9",
+            NewSecurityEvent(
+                AuthEventAction.TOTP_ENABLE, ada.user.id, result=AuthEventResult.SUSPENDED
+            ),
+        ),
+        (None, NewSecurityEvent(AuthEventAction.PASSWORD_CHANGE, ada.user.id)),
     ]
     for ip, event in new_events:
         await log_events(ada, event, ip=ip)
@@ -108,10 +121,10 @@ async def test_each_filter_limits_the_log(
     times = [(start + timedelta(minutes=n)).isoformat() for n in range(6)]
     expected: list[tuple[dict[str, Any], str]] = [
         ({"since": times[0]}, "01234"),
-        ({"action": "authenticate"}, "012"),
-        ({"action": "auth"}, ""),
-        ({"result": "fail"}, "01"),
-        ({"result": "suspended"}, "3"),
+        ({"action": "AUTHENTICATE"}, "012"),
+        ({"action": "SESSION_TERMINATE"}, ""),
+        ({"result": "FAILURE"}, "01"),
+        ({"result": "SUSPENDED"}, "3"),
         ({"protocol": "API"}, "02"),
         ({"ip": "192.0.2.7"}, "0"),
         ({"ip": "2001:0db8:0:0::7"}, "2"),
@@ -125,8 +138,8 @@ async def test_each_filter_limits_the_log(
         ({"network": "2001:db8::/32"}, "2"),
         ({"since": times[2]}, "234"),
         ({"before": times[2]}, "01"),
-        ({"since": times[1], "before": times[4], "action": "authenticate"}, "12"),
-        ({"network": "::/0", "result": "fail", "protocol": "IMAP"}, "1"),
+        ({"since": times[1], "before": times[4], "action": "AUTHENTICATE"}, "12"),
+        ({"network": "::/0", "result": "FAILURE", "protocol": "IMAP"}, "1"),
     ]
     event_ids = [node["id"] for node in await load_own_events(ada)][::-1]
     for given_filter, numbers in expected:
@@ -159,7 +172,7 @@ async def test_cursor_of_other_filter_is_refused(
     clock.tick(hours=7)
     await log_events(ada, failed_sign_in_event(ada.user.id))
     cursor = (await root(AUTH_LOG_QUERY, first=1))["authLog"]["pageInfo"]["endCursor"]
-    response = await root.execute(AUTH_LOG_QUERY, after=cursor, filter={"result": "fail"})
+    response = await root.execute(AUTH_LOG_QUERY, after=cursor, filter={"result": "FAILURE"})
     assert response["errors"][0]["extensions"] == {"code": "BAD_CURSOR"}
 
 
@@ -186,7 +199,7 @@ async def test_only_admins_read_events_of_other_users(
         (other_admin, False),
     ):
         assert (await client(NODE_QUERY, id=event_id))["node"] == (
-            {"__typename": "AuthEvent", "action": "authenticate"} if is_visible else None
+            {"__typename": "AuthEvent", "action": "AUTHENTICATE"} if is_visible else None
         )
     user = {"id": global_ids.encode("User", ada.user.id)}
     for client, expected_count in ((root, 2), (domain_admin, 1), (other_admin, 0)):
@@ -197,7 +210,7 @@ async def test_only_admins_read_events_of_other_users(
             min(expected_count, 1),
             min(expected_count, 1),
         )
-        combined_filter = {"ip": "192.0.2.7", "result": "fail"}
+        combined_filter = {"ip": "192.0.2.7", "result": "FAILURE"}
         assert (await client(AUTH_LOG_QUERY, filter=combined_filter or None))["authLog"][
             "totalCount"
         ] == expected_count
@@ -226,7 +239,7 @@ async def test_credential_with_scope_mail_does_not_read_the_log(ada: GraphQLClie
 async def test_logs_of_many_users_load_in_constant_statements(
     root: GraphQLClient, ada: GraphQLClient, statements: list[str]
 ) -> None:
-    document = """{ users(first: 50) { nodes { authLog(first: 2, filter: {result: "fail"}) {
+    document = """{ users(first: 50) { nodes { authLog(first: 2, filter: {result: FAILURE}) {
         totalCount nodes { action user { username } } } } } }"""
 
     async def count_statements() -> int:
@@ -256,8 +269,8 @@ async def full_log(ada: GraphQLClient, bob: GraphQLClient, clock: ManualClock) -
                 "id": ada.environment.new_id(),
                 "user_id": ada.user.id if n % 50 == 0 else (bob.user.id, None)[n % 2],
                 "fold": str(n),
-                "action": "totp enable" if n % 500 == 0 else "authenticate",
-                "result": "fail" if n % 4 else "success",
+                "action": "TOTP_ENABLE" if n % 500 == 0 else "AUTHENTICATE",
+                "result": "FAILURE" if n % 4 else "SUCCESS",
                 "protocol": ("API", "IMAP")[n % 2],
                 "ip": ip,
                 "ip_key": security_log.sortable_ip_hex(ip),
@@ -284,12 +297,12 @@ async def test_each_filter_uses_an_index(full_log: GraphQLClient, plans: QueryPl
     day = datetime(2029, 12, 20, tzinfo=UTC)
     filters = {
         "created_at": SecurityEventFilter(),
-        "action": SecurityEventFilter(action="totp enable"),
+        "action": SecurityEventFilter(action=AuthEventAction.TOTP_ENABLE),
         "ip_key": SecurityEventFilter(ip="10.3.7.9"),
         "ip_key ": SecurityEventFilter(network="10.3.7.0/29"),
         "created_at ": SecurityEventFilter(since=day, before=day + timedelta(hours=1)),
-        "created_at  ": SecurityEventFilter(result="fail"),
-        "created_at   ": SecurityEventFilter(protocol="IMAP"),
+        "created_at  ": SecurityEventFilter(result=AuthEventResult.FAILURE),
+        "created_at   ": SecurityEventFilter(protocol=AuthProtocol.IMAP),
     }
     viewer = Viewer(0, Role.ADMIN, frozenset({Scope.FULL}))
     for name, log_filter in filters.items():
@@ -326,9 +339,9 @@ async def test_page_of_one_user_uses_index_without_sort(
 
 async def test_total_count_counts_filtered_events_of_user(full_log: GraphQLClient) -> None:
     query = select(func.count().label("many")).where(
-        col(SecurityEvent.user_id) == full_log.user.id, col(SecurityEvent.result) == "fail"
+        col(SecurityEvent.user_id) == full_log.user.id, col(SecurityEvent.result) == "FAILURE"
     )
     (row,) = await full_log.environment.database.read(query)
-    assert (await full_log(OWN_AUTH_LOG_QUERY, filter={"result": "fail"}, first=1))["viewer"][
+    assert (await full_log(OWN_AUTH_LOG_QUERY, filter={"result": "FAILURE"}, first=1))["viewer"][
         "user"
     ]["authLog"]["totalCount"] == row.many

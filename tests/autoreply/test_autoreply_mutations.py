@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from graph.types import global_ids
-from models.events.journal import EventType
+from models.events.event_types import EventType
 from models.runtime.environment import Environment
 from models.users.roles import AdminPermission
 from tests.conftest import GraphQLClient, ManualClock, deliver_to, make_client, raw_message
@@ -98,22 +98,22 @@ async def test_autoreply_is_active_between_start_and_end(
 
 
 @pytest.mark.parametrize(("arguments", "error"), [
-    ({}, (["set"], "required")),
-    ({"name": "x" * 129}, (["set", "name"], "pattern")),
-    ({"name": "a\nb"}, (["set", "name"], "pattern")),
-    ({"subject": "a\r\nBcc: x"}, (["set", "subject"], "pattern")),
-    ({"subject": "ä" * 1025}, (["set", "subject"], "max")),
-    ({"internalSubject": "\x07"}, (["set", "internalSubject"], "pattern")),
-    ({"text": "x" * (128 * 1024 + 1)}, (["set", "text"], "max")),
-    ({"html": "ä" * (64 * 1024 + 1)}, (["set", "html"], "max")),
-    ({"internalText": "x" * (128 * 1024 + 1)}, (["set", "internalText"], "max")),
-    ({"interval": "PT59M"}, (["set", "interval"], "range")),
-    ({"interval": "P367D"}, (["set", "interval"], "range")),
+    ({}, (["set"], "REQUIRED")),
+    ({"name": "x" * 129}, (["set", "name"], "PATTERN")),
+    ({"name": "a\nb"}, (["set", "name"], "PATTERN")),
+    ({"subject": "a\r\nBcc: x"}, (["set", "subject"], "PATTERN")),
+    ({"subject": "ä" * 1025}, (["set", "subject"], "MAX")),
+    ({"internalSubject": "\x07"}, (["set", "internalSubject"], "PATTERN")),
+    ({"text": "x" * (128 * 1024 + 1)}, (["set", "text"], "MAX")),
+    ({"html": "ä" * (64 * 1024 + 1)}, (["set", "html"], "MAX")),
+    ({"internalText": "x" * (128 * 1024 + 1)}, (["set", "internalText"], "MAX")),
+    ({"interval": "PT59M"}, (["set", "interval"], "RANGE")),
+    ({"interval": "P367D"}, (["set", "interval"], "RANGE")),
     ({"startsAt": "2030-01-02T00:00:00Z", "endsAt": "2030-01-02T00:00:00Z"},
-     (["set", "endsAt"], "range")),
-    ({"enabled": True}, (["set", "text"], "required")),
-    ({"enabled": True, "text": " ", "subject": "x"}, (["set", "text"], "required")),
-    ({"addresses": ["ada@example.org"] * 51}, (["set", "addresses"], "max")),
+     (["set", "endsAt"], "RANGE")),
+    ({"enabled": True}, (["set", "text"], "REQUIRED")),
+    ({"enabled": True, "text": " ", "subject": "x"}, (["set", "text"], "REQUIRED")),
+    ({"addresses": ["ada@example.org"] * 51}, (["set", "addresses"], "MAX")),
     ({"addresses": ["bob@example.org"]}, (["set", "addresses", "0"], "bob@example.org")),
     ({"addresses": ["ada@elsewhere.example"]},
      (["set", "addresses", "0"], "ada@elsewhere.example")),
@@ -135,7 +135,7 @@ async def test_all_invalid_fields_are_reported(ada: GraphQLClient) -> None:
 async def test_text_is_required_while_enabled(ada: GraphQLClient) -> None:
     await set_autoreply(ada, enabled=True, text="x")
     assert error_details(await set_autoreply(ada, text="")) == [
-        ("VALIDATION", ["set", "text"], "required")
+        ("VALIDATION", ["set", "text"], "REQUIRED")
     ]
     assert (await set_autoreply(ada, text="", internalText="y"))["errors"] == []
     assert error_details(
@@ -143,7 +143,7 @@ async def test_text_is_required_while_enabled(ada: GraphQLClient) -> None:
     )
     await set_autoreply(ada, startsAt="2030-01-03T00:00:00Z")
     refused = await set_autoreply(ada, endsAt="2030-01-02T00:00:00Z")
-    assert error_details(refused) == [("VALIDATION", ["set", "endsAt"], "range")]
+    assert error_details(refused) == [("VALIDATION", ["set", "endsAt"], "RANGE")]
 
 
 async def test_own_addresses_in_any_spelling_are_normalized(ada: GraphQLClient) -> None:
@@ -171,11 +171,10 @@ async def test_changes_write_journal_entries(ada: GraphQLClient, environment: En
     await set_autoreply(ada, subject="S")
     await delete_autoreplies(ada)
     entries = await load_journal_changes(environment, ada.user.id, last)
-    event_type, user_ids = EventType.AUTOREPLY_CHANGED, [ada.user.id]
     assert entries == [
-        (event_type, user_ids, [["enabled", "text"]]),
-        (event_type, user_ids, [["subject"]]),
-        (event_type, user_ids, [["enabled"]]),
+        (EventType.AUTOREPLY_ENABLED, [ada.user.id], [["enabled", "text"]]),
+        (EventType.AUTOREPLY_CHANGED, [ada.user.id], [["subject"]]),
+        (EventType.AUTOREPLY_DISABLED, [ada.user.id], [["enabled"]]),
     ]
 
 
@@ -227,7 +226,7 @@ async def test_domain_admin_sets_autoreply_of_several_users(
     assert len(log_rows) == 2
     assert not any("moved" in str(row[0]) for row in log_rows)
     refused = await set_autoreply(domain_admin, users, addresses=["ada@example.org"])
-    assert error_details(refused) == [("VALIDATION", ["set", "addresses"], "exclusive")]
+    assert error_details(refused) == [("VALIDATION", ["set", "addresses"], "EXCLUSIVE")]
     other_admin = await make_admin_of_domain(
         root, AdminPermission.FILTERS, domain="example.org", name="other"
     )

@@ -25,7 +25,8 @@ from bench.scenarios import change_catch_up, journal_cost
 from bench.scenarios.live_subscriptions import CHANGES_QUERY
 from mail.recipients import address_resolution
 from mail.storage import received_messages
-from models.events.journal import Change, EventType
+from models.events.event_types import EventType
+from models.events.journal import Change
 from models.runtime.environment import Environment
 from models.store.columns import select_columns
 from tests.conftest import GraphQLClient, make_api_key

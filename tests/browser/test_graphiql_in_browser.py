@@ -91,7 +91,7 @@ async def test_inbox_is_shown_and_delivery_appears_live(
     await asyncio.to_thread(
         send_by_lmtp, server, ADDRESS, postcard_message(), "nora@lighthouse.example"
     )
-    await graphiql.wait_for_text("MESSAGE_ADDED")
+    await graphiql.wait_for_text("MESSAGE_RECEIVED")
     (event,) = (await graphiql.read_response())["data"]["changes"]["events"]
     assert event["message"]["subject"] == "The lamp is lit"
     assert event["message"]["from"]["name"] == "Nora Lindqvist"

@@ -127,7 +127,7 @@ async def test_delete_without_reason_does_not_revoke(
 @pytest.mark.parametrize(
     ("revocation_response", "code", "detail"),
     [
-        (AcmeReply.from_problem("badRevocationReason", 400), "VALIDATION", "reason"),
+        (AcmeReply.from_problem("badRevocationReason", 400), "VALIDATION", "REVOCATION_REASON"),
         (AcmeReply.from_problem("unauthorized", 403), "UNAVAILABLE", "acme"),
         (AcmeReply.from_problem("serverInternal", 500), "UNAVAILABLE", "acme"),
         (AcmeReply(b"", 502), "UNAVAILABLE", "acme"),
@@ -276,7 +276,7 @@ async def test_revocation_is_limited_to_twenty_and_refused_in_atomic_request(
         for nth in range(21)
     ]
     (error,) = (await delete_certificates(root, ids, revoke="SUPERSEDED"))["errors"]
-    assert (error["path"], error["constraint"]) == (["certificates"], "max")
+    assert (error["path"], error["constraint"]) == (["certificates"], "MAX")
     answer = await root.execute(
         "mutation ($input: CertificateDeleteInput!) @atomic { certificateDelete(input: $input) "
         "{ errors { code } } }",

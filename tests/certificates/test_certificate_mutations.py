@@ -13,7 +13,8 @@ from sqlmodel import col
 
 from graph.types import global_ids
 from models.certificates import AcmeAccount, Certificate
-from models.events.journal import PLATFORM, EventType
+from models.events.event_types import EventType
+from models.events.journal import PLATFORM
 from models.runtime.environment import Environment
 from models.users.roles import AdminPermission
 from resolvers.admin import secret_rotation
@@ -109,7 +110,7 @@ async def test_second_set_changes_only_given_fields(root: GraphQLClient) -> None
     assert third["certificate"] == expected
     other_cert, _ = signer.issue_certificate()
     assert await set_certificate_error(root, serverName=SERVER_NAME, cert=other_cert) == (
-        "VALIDATION", ["cert"], None, "mismatch",
+        "VALIDATION", ["cert"], None, "MISMATCH",
     )  # fmt: skip
     assert (await set_certificate(root, serverName=SERVER_NAME, acme=True))["certificate"][
         "acmeState"
@@ -184,37 +185,37 @@ async def test_unusable_certificate_is_refused_with_field_and_rule(
     too_many_certs = "".join(CertificateSigner().pem for _ in range(21))
     broken_pem = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
     for arguments, expected in (
-        ({}, ("VALIDATION", ["cert"], None, "required")),
-        ({"cert": cert}, ("VALIDATION", ["privateKey"], None, "required")),
-        ({"privateKey": key}, ("VALIDATION", ["cert"], None, "pem")),
-        ({"cert": "", "privateKey": key}, ("VALIDATION", ["cert"], None, "pem")),
-        ({"cert": key, "privateKey": key}, ("VALIDATION", ["cert"], None, "pem")),
-        ({"cert": broken_pem, "privateKey": key}, ("VALIDATION", ["cert"], None, "pem")),
-        ({"cert": cert, "privateKey": cert}, ("VALIDATION", ["privateKey"], None, "pem")),
-        ({"cert": cert, "privateKey": "\1"}, ("VALIDATION", ["privateKey"], None, "pem")),
-        ({"cert": cert, "privateKey": key[:90]}, ("VALIDATION", ["privateKey"], None, "pem")),
+        ({}, ("VALIDATION", ["cert"], None, "REQUIRED")),
+        ({"cert": cert}, ("VALIDATION", ["privateKey"], None, "REQUIRED")),
+        ({"privateKey": key}, ("VALIDATION", ["cert"], None, "PEM")),
+        ({"cert": "", "privateKey": key}, ("VALIDATION", ["cert"], None, "PEM")),
+        ({"cert": key, "privateKey": key}, ("VALIDATION", ["cert"], None, "PEM")),
+        ({"cert": broken_pem, "privateKey": key}, ("VALIDATION", ["cert"], None, "PEM")),
+        ({"cert": cert, "privateKey": cert}, ("VALIDATION", ["privateKey"], None, "PEM")),
+        ({"cert": cert, "privateKey": "\1"}, ("VALIDATION", ["privateKey"], None, "PEM")),
+        ({"cert": cert, "privateKey": key[:90]}, ("VALIDATION", ["privateKey"], None, "PEM")),
         ({"cert": cert, "privateKey": key + other_key},
-         ("VALIDATION", ["privateKey"], None, "max")),
-        ({"cert": cert, "privateKey": other_key}, ("VALIDATION", ["privateKey"], None, "mismatch")),
+         ("VALIDATION", ["privateKey"], None, "MAX")),
+        ({"cert": cert, "privateKey": other_key}, ("VALIDATION", ["privateKey"], None, "MISMATCH")),
         ({"cert": other_cert + other_key, "privateKey": key},
-         ("VALIDATION", ["privateKey"], None, "mismatch")),
+         ("VALIDATION", ["privateKey"], None, "MISMATCH")),
         ({"cert": cert, "privateKey": encrypted_key},
-         ("VALIDATION", ["privateKey"], None, "encrypted")),
+         ("VALIDATION", ["privateKey"], None, "ENCRYPTED_KEY")),
         ({"cert": cert, "privateKey": old_encrypted_key.decode()},
-         ("VALIDATION", ["privateKey"], None, "encrypted")),
+         ("VALIDATION", ["privateKey"], None, "ENCRYPTED_KEY")),
         ({"cert": weak_curve[0], "privateKey": weak_curve[1]},
-         ("VALIDATION", ["privateKey"], None, "weak")),
+         ("VALIDATION", ["privateKey"], None, "WEAK")),
         ({"cert": weak_rsa[0], "privateKey": weak_rsa[1]},
-         ("VALIDATION", ["privateKey"], None, "weak")),
-        ({"cert": cert, "privateKey": dsa_key}, ("VALIDATION", ["privateKey"], None, "weak")),
-        ({"cert": cert + too_many_certs, "privateKey": key}, ("VALIDATION", ["cert"], None, "max")),
+         ("VALIDATION", ["privateKey"], None, "WEAK")),
+        ({"cert": cert, "privateKey": dsa_key}, ("VALIDATION", ["privateKey"], None, "WEAK")),
+        ({"cert": cert + too_many_certs, "privateKey": key}, ("VALIDATION", ["cert"], None, "MAX")),
         ({"cert": cert, "privateKey": key, "ca": [other_cert, "x"]},
-         ("VALIDATION", ["ca"], 1, "pem")),
-        ({"cert": cert * 200, "privateKey": key}, ("VALIDATION", ["cert"], None, "length")),
+         ("VALIDATION", ["ca"], 1, "PEM")),
+        ({"cert": cert * 200, "privateKey": key}, ("VALIDATION", ["cert"], None, "LENGTH")),
         ({"cert": cert, "privateKey": key, "description": "a\nb"},
-         ("VALIDATION", ["description"], None, "length")),
+         ("VALIDATION", ["description"], None, "LENGTH")),
         ({"cert": cert, "privateKey": key, "description": "x" * 501},
-         ("VALIDATION", ["description"], None, "length")),
+         ("VALIDATION", ["description"], None, "LENGTH")),
     ):  # fmt: skip
         assert await set_certificate_error(root, serverName=SERVER_NAME, **arguments) == expected, (
             arguments
@@ -224,7 +225,7 @@ async def test_unusable_certificate_is_refused_with_field_and_rule(
         "", "a b", "*.example.org", "a..b", "192.0.2.1", "[::1]", "x" * 300, "a\r\nb", "ä@b",
         "-a.example", "a/b", "mx.example.org:25",
     ):  # fmt: skip
-        expected = ("VALIDATION", ["serverName"], None, "domain")
+        expected = ("VALIDATION", ["serverName"], None, "DOMAIN")
         assert (
             await set_certificate_error(root, serverName=name, **certificate_input) == expected
         ), name

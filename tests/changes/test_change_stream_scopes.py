@@ -12,7 +12,7 @@ from sqlmodel import col
 from graph.types import global_ids
 from graph.types.scalars import SCALARS, Cursor
 from models.auth.credentials import ApiKey
-from models.events.journal import EventType
+from models.events.event_types import EventType
 from models.runtime.environment import Environment
 from models.users.roles import AdminPermission, Role, Scope
 from models.users.tables import User
@@ -171,7 +171,7 @@ async def test_admin_can_follow_another_account(
     await deliver_to(ada, "Hello")
     await wait_until(lambda: received_events(follower))
     (event,) = received_events(follower)
-    assert (event["type"], event["message"]) == ("MESSAGE_ADDED", {"flags": []})
+    assert (event["type"], event["message"]) == ("MESSAGE_RECEIVED", {"flags": []})
     await follower.unsubscribe()
 
 
@@ -312,13 +312,13 @@ async def test_domain_admin_gets_events_of_own_domains_only(
     await run_mutation(root, DOMAIN_UPDATE, domains=[{"name": "b.test"}], set={"description": "B"})
     await try_create_user(root, address="x@a.test")
     await wait_until(lambda: received_events(user_follower) and received_events(domain_follower))
-    assert kinds_and_names(user_follower) == [("USER_CHANGED", "x@a.test")]
+    assert kinds_and_names(user_follower) == [("USER_CREATED", "x@a.test")]
     assert received_events(user_follower)[0]["origin"] is None
     await run_mutation(root, DOMAIN_UPDATE, domains=[{"name": "a.test"}], set={"description": "A"})
     await wait_until(lambda: len(received_events(domain_follower)) == 2)
     assert kinds_and_names(domain_follower) == [
-        ("USER_CHANGED", "x@a.test"),
-        ("DOMAIN_CHANGED", "a.test"),
+        ("USER_CREATED", "x@a.test"),
+        ("DOMAIN_UPDATED", "a.test"),
     ]
     assert await receives_no_event(user_follower)
     for follower in (user_follower, domain_follower):
@@ -334,16 +334,16 @@ async def test_admin_gets_events_of_all_and_new_domains(
     await create_domain(root, "new.test")
     await wait_until(lambda: received_events(follower))
     # once, although two streams have the event
-    assert kinds_and_names(follower) == [("DOMAIN_CHANGED", "new.test")]
+    assert kinds_and_names(follower) == [("DOMAIN_CREATED", "new.test")]
     await try_create_user(root, address="x@new.test")
     await wait_until(lambda: len(received_events(follower)) == 2)
-    assert kinds_and_names(follower)[1] == ("USER_CHANGED", "x@new.test")
+    assert kinds_and_names(follower)[1] == ("USER_CREATED", "x@new.test")
     cursor = received_events(follower)[0]["cursor"]
     second_follower = await live_server.follow(
         admin_client, DOMAIN_CHANGES_SUBSCRIPTION, after=cursor
     )
     await wait_until(lambda: received_events(second_follower))
-    assert kinds_and_names(second_follower) == [("USER_CHANGED", "x@new.test")]
+    assert kinds_and_names(second_follower) == [("USER_CREATED", "x@new.test")]
     for subscription in (follower, second_follower):
         await subscription.unsubscribe()
 
@@ -383,7 +383,7 @@ async def test_domain_argument_selects_domain_or_is_refused(
     await try_create_user(root, address="x@a.test")
     await try_create_user(root, address="x@b.test")
     await wait_until(lambda: received_events(follower))
-    assert kinds_and_names(follower) == [("USER_CHANGED", "x@b.test")]
+    assert kinds_and_names(follower) == [("USER_CREATED", "x@b.test")]
     await follower.unsubscribe()
     assert (
         await live_server.follow_until_refused(

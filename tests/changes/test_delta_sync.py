@@ -9,7 +9,8 @@ import httpx
 
 from graph.types import global_ids
 from mail.maintenance import housekeeping
-from models.events.journal import EventType, JournalEntry, record_entries_in_existing_streams
+from models.events.event_types import EventType
+from models.events.journal import JournalEntry, record_entries_in_existing_streams
 from models.runtime.environment import Environment
 from models.users.roles import AdminPermission, Role, Scope
 from tests.conftest import GraphQLClient, ManualClock, deliver_to, make_api_key, make_client
@@ -23,6 +24,7 @@ from tests.support.accounts.shared_mailboxes import (
 from tests.support.operations.mailbox_operations import add_mailboxes, append_unread_messages
 from tests.support.servers.live_server import NEW_ACCOUNT_EVENT_COUNT, stream_cursor
 
+ADDED_OR_CHANGED = ("MESSAGE_ADDED", "MESSAGE_RECEIVED", "MESSAGE_UPDATED", "MESSAGE_MOVED")
 CHANGES_QUERY = """query ($after: Cursor!, $first: Int, $types: [EventType!], $user: UserRef) {
   changes(after: $after, first: $first, types: $types, user: $user) { cursor hasMore events {
     __typename type cursor origin user { username }
@@ -62,7 +64,7 @@ async def test_pages_contain_all_events_in_order(ada: GraphQLClient) -> None:
     assert [event["cursor"] for event in events] == [
         stream_cursor(ada, NEW_ACCOUNT_EVENT_COUNT + n) for n in range(1, 6)
     ]
-    assert {event["type"] for event in events} == {"MESSAGE_ADDED"}
+    assert {event["type"] for event in events} == {"MESSAGE_RECEIVED"}
     assert await load_changes(ada, position) == {"cursor": position, "hasMore": False, "events": []}
     assert position == await current_cursor(ada)
 
@@ -141,7 +143,7 @@ async def test_invalid_and_unknown_cursors_have_different_errors(
     # the stream of another user in the cursor is ignored
     combined_cursor = f"{stream_cursor(ada, NEW_ACCOUNT_EVENT_COUNT)}.{bob.user.id}.0"
     assert [event["type"] for event in (await load_changes(ada, combined_cursor))["events"]] == [
-        "MESSAGE_ADDED"
+        "MESSAGE_RECEIVED"
     ]
     assert (await load_changes(ada, combined_cursor))["cursor"] == await current_cursor(ada)
     for first in (0, -1, 1001):
@@ -185,7 +187,7 @@ async def test_cursor_older_than_retention_gets_resync(
         for e in (await load_changes(ada, stream_cursor(ada, NEW_ACCOUNT_EVENT_COUNT + 3)))[
             "events"
         ]
-    ] == ["MESSAGE_ADDED"]
+    ] == ["MESSAGE_RECEIVED"]
 
 
 async def record_changes(client: GraphQLClient, count: int) -> str:
@@ -251,7 +253,7 @@ async def test_admin_can_read_changes_of_another_account(
     )
     batch = await load_changes(admin_client, start, user=user_ref)
     added, created = batch["events"]
-    assert (added["type"], added["user"]) == ("MESSAGE_ADDED", {"username": "ada"})
+    assert (added["type"], added["user"]) == ("MESSAGE_RECEIVED", {"username": "ada"})
     assert (created["path"], created["origin"]) == ("Box", None)
     assert [event["origin"] for event in (await load_changes(ada, start))["events"]] == [
         None,
@@ -359,7 +361,7 @@ async def test_state_matches_its_cursor_during_concurrent_writes(ada: GraphQLCli
     assert len({snapshot_cursor for _, snapshot_cursor in snapshots}) > 5
     for replica, snapshot_cursor in snapshots:
         for event in (await load_changes(ada, snapshot_cursor, first=1000))["events"]:
-            if event["type"] in ("MESSAGE_ADDED", "MESSAGE_UPDATED", "MESSAGE_MOVED"):
+            if event["type"] in ADDED_OR_CHANGED:
                 replica[event["messageId"]] = event["mailboxId"], "\\Seen" in event["flags"]
             elif event["type"] in ("MESSAGE_DELETED", "MESSAGE_PURGED"):
                 replica.pop(event["messageId"], None)

@@ -56,7 +56,7 @@ async def test_every_worker_and_task_kind_has_a_write_path(
         "the command line",
     }
     assert writers == (workers - READ_ONLY_WORKERS - {"resolvers.admin.tasks.run_worker"}) | set(
-        tasks.TASK_KINDS
+        tasks.TASK_RUNNERS
     )
 
 

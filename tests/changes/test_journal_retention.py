@@ -11,7 +11,8 @@ from sqlmodel import col
 from mail.consistency import check_consistency
 from mail.maintenance import journal_retention
 from mail.maintenance.journal_retention import UNREAD_GRACE, delete_excess_and_old_entries
-from models.events.journal import PLATFORM, Change, EventType, JournalEntry, Stream, record_entry
+from models.events.event_types import EventType
+from models.events.journal import PLATFORM, Change, JournalEntry, Stream, record_entry
 from models.notifications.push_channels import PushChannel, PushKind
 from models.notifications.webhooks import Webhook, WebhookReadPosition
 from models.runtime.environment import Environment
@@ -31,7 +32,7 @@ async def ada(environment: Environment) -> StoredAccount:
 
 async def record_events(home: StoredAccount, count: int = 1) -> None:
     async with home.environment.write_session(home.user_id) as session:
-        entry = JournalEntry(EventType.USER_CHANGED, [home.user_id] * count)
+        entry = JournalEntry(EventType.USER_UPDATED, [home.user_id] * count)
         await record_entry(session, home.user_id, entry, at=home.environment.now())
 
 
@@ -44,7 +45,7 @@ async def load_stream(home: StoredAccount) -> Any:
 async def create_webhook(environment: Environment, **columns: Any) -> int:
     row = Webhook(
         id=environment.new_id(),
-        types=["*"],
+        types=None,
         url="https://x.example",
         secret="",
         since=environment.now(),
@@ -199,7 +200,7 @@ async def create_streams(environment: Environment, stream_count: int, change_cou
             "stream_id": stream_id,
             "last": n,
             "at": environment.now(),
-            "type": EventType.USER_CHANGED,
+            "type": EventType.USER_UPDATED,
             "ids": [stream_id],
             "facts": {"modseq": n},
         }

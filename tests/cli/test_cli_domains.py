@@ -19,7 +19,7 @@ def test_domain_is_created_listed_renamed_and_deleted(ada: CommandLine) -> None:
     assert (existing_domain["name"], existing_domain["users"], existing_domain["quota"]) == (
         "example.org",
         1,
-        0,
+        None,
     )
     assert (new_domain["name"], new_domain["max_users"], new_domain["quota"]) == (
         "new.example",

@@ -114,7 +114,7 @@ def test_client_runs_query_typed_errors_and_subscription(report: Any, name: str)
     assert conflict.pop("message")
     assert conflict == {"__typename": "ConflictError", "code": "CONFLICT", **ERROR_POSITION}
     assert validation_error.pop("message")
-    rule = {"code": "VALIDATION", "constraint": "pattern"}
+    rule = {"code": "VALIDATION", "constraint": "PATTERN"}
     assert validation_error == {"__typename": "ValidationError", **rule, **ERROR_POSITION}
 
 

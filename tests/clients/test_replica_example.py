@@ -347,8 +347,8 @@ async def test_shared_mailbox_appears_and_disappears_in_replica(
         await joe.run_mutation("mailboxCreate", {"paths": ["Team", "Other"]})
         team_mailbox, other_mailbox = {"path": "Team"}, {"path": "Other"}
         for number in range(3):
-            upload_input = {"mailbox": team_mailbox, "subject": f"Old {number}", "text": "Hello."}
-            await joe.run_mutation("messageUpload", upload_input)
+            import_input = {"mailbox": team_mailbox, "raw": f"Subject: Old {number}\n\nHello.\n"}
+            await joe.run_mutation("messageImport", import_input)
 
         async def share(mailbox: dict[str, str], rights: list[str]) -> None:
             share_input = {"mailbox": mailbox, "user": {"username": "kim"}, "rights": rights}

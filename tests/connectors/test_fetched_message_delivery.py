@@ -12,7 +12,8 @@ from sqlmodel import col
 
 from models.admin.tasks import TaskState
 from models.connectors import ConnectorProtocol
-from models.events.journal import Change, EventType
+from models.events.event_types import EventType
+from models.events.journal import Change
 from models.mailboxes.tables import SpecialUse
 from models.messages.tables import Message
 from models.runtime.environment import Environment
@@ -541,7 +542,7 @@ async def load_received_subjects(client: GraphQLClient) -> list[str]:
     statement = select(*select_columns(Change)).where(col(Change.stream_id) == client.user.id)
     message_ids = list[int]()
     for row in await client.environment.database.read(statement.order_by(col(Change.last))):
-        if row.type is EventType.MESSAGE_ADDED and row.facts.get("did") == "received":
+        if row.type is EventType.MESSAGE_RECEIVED:
             message_ids += row.ids
     subject_statement = select(col(Message.subject)).where(col(Message.id).in_(message_ids))
     return [row.subject for row in await client.environment.database.read(subject_statement)]

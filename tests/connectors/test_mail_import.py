@@ -10,7 +10,7 @@ from sqlalchemy import select
 
 from mail.maintenance import housekeeping
 from models.connectors import Connector
-from models.events.journal import EventType
+from models.events.event_types import EventType
 from models.runtime.environment import Environment
 from models.store.columns import select_columns
 from resolvers.mailboxes import loaders as mailbox_loaders

@@ -151,6 +151,15 @@ async def test_import_of_another_account_keeps_all_facts(
     delete_input = {"select": {"ids": [global_ids.encode("Message", deleted_id)]}}
     await ada.execute(document, i=delete_input)
     arguments = {"users": {"usernames": ["bob"]}}
+    refused = await start_import(
+        root,
+        {"user": {"username": "ada"}},
+        filter={"subject": "x", "uids": "none"},
+        **arguments,
+    )
+    assert refused["errors"]
+    query = "SELECT action FROM auth_events WHERE user_id = :u"
+    assert ("MESSAGES_READ",) not in await select_rows(root.environment, query, u=ada.user.id)
     payload = await start_import(root, {"user": {"username": "ada"}}, **arguments)
     assert payload["errors"] == []
     await run_due_imports(root.environment)
@@ -170,10 +179,8 @@ async def test_import_of_another_account_keeps_all_facts(
         for mail in (adas_mail, bobs_mail)
     ]
     assert sorted(facts[0], key=repr) == sorted(facts[1], key=repr)
-    events = await select_rows(
-        root.environment, "SELECT action FROM auth_events WHERE user_id = :u", u=ada.user.id
-    )
-    assert ("read mail",) in events
+    events = await select_rows(root.environment, query, u=ada.user.id)
+    assert ("MESSAGES_READ",) in events
     repeated = await start_import(root, {"user": {"username": "ada"}}, **arguments)
     await run_due_imports(root.environment)
     assert message_counts(await load_run(bob, repeated["connectorRuns"][0]["id"])) == (
@@ -286,7 +293,7 @@ async def test_invalid_import_is_refused_before_it_is_queued(
         ada, valid_source, filter={"and": [{"seen": True}, {"modifiedSince": "5"}]}
     )
     assert (payload["errors"][0]["constraint"], item_index(payload["errors"][0])) == (
-        "unsupported",
+        "UNSUPPORTED",
         1,
     )
     assert await select_rows(environment, "SELECT id FROM connectors") == []

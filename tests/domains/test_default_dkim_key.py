@@ -7,7 +7,8 @@ import pytest
 
 from graph.types import global_ids
 from mail.authentication import private_keys, signing_keys
-from models.events.journal import PLATFORM, EventType
+from models.events.event_types import EventType
+from models.events.journal import PLATFORM
 from models.runtime.environment import Environment
 from resolvers.domains import dkim_rotation
 from tests.conftest import GraphQLClient, ManualClock
@@ -70,7 +71,7 @@ async def test_new_domain_has_a_key_that_is_pending_until_dns_has_it(
         global_ids.decode("Domain", domain["id"]),
         global_ids.decode("DkimKey", key["id"]),
     )
-    expected = [(EventType.DOMAIN_CHANGED, [domain_id]), (EventType.DKIM_CHANGED, [key_id])]
+    expected = [(EventType.DOMAIN_CREATED, [domain_id]), (EventType.DKIM_KEY_CREATED, [key_id])]
     assert await counter_check.load_journal_entries(environment, domain_id) == expected
     assert (
         await counter_check.load_journal_entries(environment, PLATFORM, position_before) == expected
@@ -97,7 +98,7 @@ async def test_domain_create_without_dkim_creates_no_key(
     assert await list_keys(root) == []
     domain_id = await load_domain_id(environment, NEW_DOMAIN)
     assert await counter_check.load_journal_entries(environment, domain_id) == [
-        (EventType.DOMAIN_CHANGED, [domain_id])
+        (EventType.DOMAIN_CREATED, [domain_id])
     ]
 
 
@@ -157,7 +158,7 @@ async def test_failed_or_validated_domain_create_creates_no_key(root: GraphQLCli
 async def test_domain_name_too_long_for_dkim_record_is_refused(root: GraphQLClient) -> None:
     name = ".".join(["a" * 60] * 3 + ["b" * 50, "example"])  # 241 characters
     _, errors = await run_mutation(root, DOMAIN_CREATE, name=name)
-    assert error_summary(errors) == ("VALIDATION", ["createDkim"], None, "selector")
+    assert error_summary(errors) == ("VALIDATION", ["createDkim"], None, "SELECTOR")
     assert (await create_domain_with_key(root, name, createDkim=False))["name"] == name
 
 
@@ -183,7 +184,7 @@ async def test_deleting_domain_deletes_key_and_journals_it(
     assert await list_keys(root) == []
     key_ids = [global_ids.decode("DkimKey", domain["dkimKey"]["id"])]
     entries = await counter_check.load_journal_entries(environment, PLATFORM, position_before)
-    assert (EventType.DKIM_CHANGED, key_ids) in entries
+    assert (EventType.DKIM_KEY_DELETED, key_ids) in entries
 
 
 async def test_private_key_is_stored_encrypted(

@@ -14,7 +14,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from graph.types import global_ids
 from mail.authentication import private_keys
 from mail.authentication.private_keys import Algorithm
-from models.events.journal import PLATFORM, EventType
+from models.events.event_types import EventType
+from models.events.journal import PLATFORM
 from models.runtime.environment import Environment
 from resolvers.admin import secret_rotation
 from resolvers.domains import dkim_rotation
@@ -110,8 +111,8 @@ async def test_key_is_created_read_listed_and_deleted(
     assert await root(NODE_QUERY, id=dkim_key["id"]) == {"node": None}
     for stream, position in zip((PLATFORM, domain_id), positions_before, strict=True):
         assert await counter_check.load_journal_entries(environment, stream, position) == [
-            (EventType.DKIM_CHANGED, [key_id]),
-            (EventType.DKIM_CHANGED, [key_id]),
+            (EventType.DKIM_KEY_CREATED, [key_id]),
+            (EventType.DKIM_KEY_DELETED, [key_id]),
         ]
 
 
@@ -143,26 +144,26 @@ async def test_short_key_is_accepted_with_a_warning(root: GraphQLClient) -> None
 
 
 REFUSED_KEY_INPUTS: list[tuple[dict[str, Any], tuple[Any, ...]]] = [
-    ({"domains": []}, ("VALIDATION", ["domains"], None, "max")),
-    ({"domains": ["example.org"] * 51}, ("VALIDATION", ["domains"], None, "max")),
+    ({"domains": []}, ("VALIDATION", ["domains"], None, "MAX")),
+    ({"domains": ["example.org"] * 51}, ("VALIDATION", ["domains"], None, "MAX")),
     ({"domains": ["far.example"]}, ("NOT_FOUND", ["domains"], 0, "far.example")),
     ({"domains": ["*", "a\u0001b"]}, ("NOT_FOUND", ["domains"], 1, "a\u0001b")),
-    ({"selector": ""}, ("VALIDATION", ["selector"], None, "selector")),
-    ({"selector": "a b"}, ("VALIDATION", ["selector"], None, "selector")),
-    ({"selector": "a\r\nb"}, ("VALIDATION", ["selector"], None, "selector")),
-    ({"selector": "-a"}, ("VALIDATION", ["selector"], None, "selector")),
-    ({"selector": "a..b"}, ("VALIDATION", ["selector"], None, "selector")),
-    ({"selector": "ü"}, ("VALIDATION", ["selector"], None, "selector")),
-    ({"selector": "a" * 64}, ("VALIDATION", ["selector"], None, "selector")),
-    ({"selector": ".".join(["a" * 60] * 4)}, ("VALIDATION", ["selector"], None, "selector")),
-    ({"description": "x" * 1001}, ("VALIDATION", ["description"], None, "length")),
-    ({"keySize": 512}, ("VALIDATION", ["keySize"], None, "keySize")),
-    ({"keySize": 1 << 30}, ("VALIDATION", ["keySize"], None, "keySize")),
-    ({"privateKey": ""}, ("VALIDATION", ["privateKey"], None, "key")),
-    ({"privateKey": "junk"}, ("VALIDATION", ["privateKey"], None, "key")),
-    ({"privateKey": "A" * 44}, ("VALIDATION", ["privateKey"], None, "key")),
-    ({"privateKey": "A" * 100_000}, ("VALIDATION", ["privateKey"], None, "key")),
-    ({"privateKey": "-----BEGIN PRIVATE KEY-----\nx"}, ("VALIDATION", ["privateKey"], None, "key")),
+    ({"selector": ""}, ("VALIDATION", ["selector"], None, "SELECTOR")),
+    ({"selector": "a b"}, ("VALIDATION", ["selector"], None, "SELECTOR")),
+    ({"selector": "a\r\nb"}, ("VALIDATION", ["selector"], None, "SELECTOR")),
+    ({"selector": "-a"}, ("VALIDATION", ["selector"], None, "SELECTOR")),
+    ({"selector": "a..b"}, ("VALIDATION", ["selector"], None, "SELECTOR")),
+    ({"selector": "ü"}, ("VALIDATION", ["selector"], None, "SELECTOR")),
+    ({"selector": "a" * 64}, ("VALIDATION", ["selector"], None, "SELECTOR")),
+    ({"selector": ".".join(["a" * 60] * 4)}, ("VALIDATION", ["selector"], None, "SELECTOR")),
+    ({"description": "x" * 1001}, ("VALIDATION", ["description"], None, "LENGTH")),
+    ({"keySize": 512}, ("VALIDATION", ["keySize"], None, "ENUM")),
+    ({"keySize": 1 << 30}, ("VALIDATION", ["keySize"], None, "ENUM")),
+    ({"privateKey": ""}, ("VALIDATION", ["privateKey"], None, "KEY")),
+    ({"privateKey": "junk"}, ("VALIDATION", ["privateKey"], None, "KEY")),
+    ({"privateKey": "A" * 44}, ("VALIDATION", ["privateKey"], None, "KEY")),
+    ({"privateKey": "A" * 100_000}, ("VALIDATION", ["privateKey"], None, "KEY")),
+    ({"privateKey": "-----BEGIN PRIVATE KEY-----\nx"}, ("VALIDATION", ["privateKey"], None, "KEY")),
 ]
 
 
@@ -447,10 +448,10 @@ async def test_last_key_is_never_deleted_automatically(
     [
         ({"domains": ["far.example"]}, ("NOT_FOUND", ["domains"], 0, "far.example")),
         ({"domains": ["*"]}, ("NOT_FOUND", ["domains"], 0, "*")),
-        ({"selector": "new"}, ("VALIDATION", ["algorithm"], None, "required")),
+        ({"selector": "new"}, ("VALIDATION", ["algorithm"], None, "REQUIRED")),
         ({"selector": "e", "algorithm": "RSA"}, ("CONFLICT", ["selector"], None, None)),
-        ({"selector": "\r\n"}, ("VALIDATION", ["selector"], None, "selector")),
-        ({"keySize": 7}, ("VALIDATION", ["keySize"], None, "keySize")),
+        ({"selector": "\r\n"}, ("VALIDATION", ["selector"], None, "SELECTOR")),
+        ({"keySize": 7}, ("VALIDATION", ["keySize"], None, "ENUM")),
     ],
 )
 async def test_invalid_rotation_is_refused(
@@ -522,7 +523,7 @@ async def test_dns_records_of_domain_contain_each_key(root: GraphQLClient) -> No
         "r": "OK", "e": "MISMATCH", "next": "MISSING"
     }  # fmt: skip
     assert record_by_selector["r"]["value"] == rsa_key["dnsTxt"]["value"]
-    assert "will be signed" in record_by_selector["next"]["purpose"]
+    assert record_by_selector["next"]["purpose"] == "DKIM_PENDING"
 
 
 async def test_dns_states_are_looked_up_together(root: GraphQLClient) -> None:

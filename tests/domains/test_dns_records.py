@@ -15,6 +15,7 @@ import httpx
 import pytest
 
 from graph.app import create_app
+from models.domains.dns_record_values import DnsRecordPurpose
 from models.errors import Forbidden
 from models.runtime.environment import Environment
 from models.users.roles import Role
@@ -33,7 +34,7 @@ CORRECT_RECORDS = {
     ("_dmarc.new.example", "TXT"): ['"v=DMARC1; p=reject"'],
     ("_smtp._tls.new.example", "TXT"): ['"v=TLSRPTv1; rua=mailto:a@new.example"'],
 }
-CHECKED_PURPOSES = ["MX", "SPF", "DMARC", "TLS-RPT"]
+CHECKED_PURPOSES = ["MX", "SPF", "DMARC", "TLS_RPT"]
 
 
 @dataclass
@@ -88,9 +89,8 @@ async def load_checks_by_purpose(
 ) -> dict[str, Any]:
     """Return the checked DNS records by purpose."""
     records = (await client(DNS_RECORDS_QUERY, name=name, check=True))["domain"]["dnsRecords"]
-    configured = [record for record in records if not record["value"].startswith("not configured")]
-    by_purpose = {record["purpose"].partition(":")[0]: record for record in configured}
-    by_purpose["MX"] = by_purpose.pop("Mail for the domain comes here")
+    configured = [record for record in records if record["value"] is not None]
+    by_purpose = {record["purpose"]: record for record in configured}
     assert sorted(by_purpose) == sorted(CHECKED_PURPOSES)
     return by_purpose
 
@@ -113,12 +113,23 @@ async def test_records_without_check_are_not_looked_up(client_with_domain: Graph
         response = await client(DNS_RECORDS_QUERY, name="new.example", check=False)
     records = response["domain"]["dnsRecords"]
     assert {record["state"] for record in records} == {"UNKNOWN"}
-    assert {record["problem"] for record in records} == {"not looked up", "not configured"}
-    purposes = {record["purpose"].partition(":")[0] for record in records}
-    assert purposes >= {"SPF", "DKIM", "DMARC", "MTA-STS", "TLS-RPT", "DANE"}
-    unconfigured = [record for record in records if record["value"].startswith("not configured: ")]
-    assert len(unconfigured) == 8
-    assert all(record["problem"] == "not configured" for record in unconfigured)
+    assert {record["purpose"] for record in records} == {*DnsRecordPurpose} - {"DKIM_PENDING"}
+    problem_by_purpose = {
+        record["purpose"]: record["problem"] for record in records if record["value"] is None
+    }
+    assert problem_by_purpose == {
+        "DKIM": "create a DKIM key for the domain",
+        "MTA_STS": "set mtaSts.mode to testing or enforce",
+        "MTA_STS_HOST": "set mtaSts.mode to testing or enforce",
+        "DANE": "add a TLS certificate for the name of this server",
+        **dict.fromkeys(
+            ("AUTOCONFIG", "AUTODISCOVER", "IMAPS", "SUBMISSIONS"),
+            "this server does not offer the service",
+        ),
+    }
+    assert {record["problem"] for record in records if record["value"] is not None} == {
+        "not looked up"
+    }
 
 
 async def test_correct_records_are_ok_and_txt_strings_are_joined(
@@ -161,7 +172,7 @@ async def test_failing_or_silent_server_gives_unknown_states(
         duration = time.monotonic() - started_at
     assert state_letters(checks) == "UUUU"
     assert "fails" in checks["DMARC"]["problem"]
-    assert {checks[name]["problem"] for name in ("MX", "SPF", "TLS-RPT")} == {"no answer in time"}
+    assert {checks[name]["problem"] for name in ("MX", "SPF", "TLS_RPT")} == {"no answer in time"}
     assert duration < dns_records.OPERATION_TIMEOUT * 2
 
 

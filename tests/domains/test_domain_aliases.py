@@ -6,7 +6,7 @@ import pytest
 
 from mail.recipients import address_resolution
 from models.errors import NotFound
-from models.events.journal import EventType
+from models.events.event_types import EventType
 from models.runtime.environment import Environment
 from tests.conftest import GraphQLClient
 from tests.support.operations.domain_operations import (
@@ -47,7 +47,7 @@ async def test_active_alias_domain_receives_mail_of_its_target(
     assert await root(node, id=alias["id"]) == {"node": {"alias": "bücher.example"}}
     domain_id = await load_domain_id(environment, "example.org")
     assert (await load_journal_entries(environment, domain_id))[-1] == (
-        EventType.DOMAIN_CHANGED,
+        EventType.DOMAIN_UPDATED,
         [domain_id],
     )
     await run_mutation(
@@ -68,7 +68,7 @@ async def test_active_alias_domain_receives_mail_of_its_target(
 @pytest.mark.parametrize(
     ("alias_input", "refusal"),
     [
-        ({"alias": "example.org"}, ("VALIDATION", ["alias"], None, "self")),
+        ({"alias": "example.org"}, ("VALIDATION", ["alias"], None, "SELF")),
         ({"alias": "new.example"}, ("CONFLICT", ["alias"], None, None)),
         ({"alias": "ALSO.example"}, ("CONFLICT", ["alias"], None, None)),
         ({"domain": {"name": "also.example"}}, ("CONFLICT", ["domain"], None, None)),
@@ -76,8 +76,8 @@ async def test_active_alias_domain_receives_mail_of_its_target(
             {"domain": {"name": "nowhere.example"}},
             ("NOT_FOUND", ["domain"], None, "nowhere.example"),
         ),
-        ({"alias": "a b.example"}, ("VALIDATION", ["alias"], None, "domain")),
-        ({"alias": "a" * 300}, ("VALIDATION", ["alias"], None, "domain")),
+        ({"alias": "a b.example"}, ("VALIDATION", ["alias"], None, "DOMAIN")),
+        ({"alias": "a" * 300}, ("VALIDATION", ["alias"], None, "DOMAIN")),
     ],
 )
 @pytest.mark.usefixtures("ada")

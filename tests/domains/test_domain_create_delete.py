@@ -11,7 +11,8 @@ from graph.types import global_ids
 from mail.recipients import address_resolution
 from models.domains.tables import Domain
 from models.errors import LimitReached, NotFound, RequestError
-from models.events.journal import PLATFORM, EventType
+from models.events.event_types import EventType
+from models.events.journal import PLATFORM
 from models.runtime.environment import Environment
 from models.runtime.options import Options
 from models.users.roles import Role
@@ -80,7 +81,7 @@ async def test_domain_create_sets_given_and_default_values(root: GraphQLClient) 
         "globalAddressList": True,
     }
     domain_id = global_ids.decode("Domain", global_id)
-    expected = [(EventType.DOMAIN_CHANGED, [domain_id])]
+    expected = [(EventType.DOMAIN_CREATED, [domain_id])]
     assert await load_journal_entries(root.environment, domain_id) == expected
     assert (await load_journal_entries(root.environment, PLATFORM))[-1:] == expected
     for name in ("bücher.example", "BÜCHER.example.", "xn--bcher-kva.example"):
@@ -122,37 +123,37 @@ async def test_remaining_limits_are_exact(root: GraphQLClient) -> None:
 @pytest.mark.parametrize(
     ("invalid_input", "refusal"),
     [
-        ({"name": ""}, ("VALIDATION", ["name"], None, "domain")),
-        ({"name": "-a.example"}, ("VALIDATION", ["name"], None, "domain")),
-        ({"name": "a..example"}, ("VALIDATION", ["name"], None, "domain")),
-        ({"name": "eve@new.example"}, ("VALIDATION", ["name"], None, "domain")),
-        ({"name": "a" * 64 + ".example"}, ("VALIDATION", ["name"], None, "domain")),
-        ({"name": "a." * 5000 + "example"}, ("VALIDATION", ["name"], None, "domain")),
+        ({"name": ""}, ("VALIDATION", ["name"], None, "DOMAIN")),
+        ({"name": "-a.example"}, ("VALIDATION", ["name"], None, "DOMAIN")),
+        ({"name": "a..example"}, ("VALIDATION", ["name"], None, "DOMAIN")),
+        ({"name": "eve@new.example"}, ("VALIDATION", ["name"], None, "DOMAIN")),
+        ({"name": "a" * 64 + ".example"}, ("VALIDATION", ["name"], None, "DOMAIN")),
+        ({"name": "a." * 5000 + "example"}, ("VALIDATION", ["name"], None, "DOMAIN")),
         ({"name": "EXAMPLE.org."}, ("CONFLICT", ["name"], None, None)),
         ({"name": "\uff45xample.org"}, ("CONFLICT", ["name"], None, None)),
-        ({"description": "x" * 1001}, ("VALIDATION", ["description"], None, "length")),
-        ({"tags": ["a", " "]}, ("VALIDATION", ["tags"], 1, "length")),
-        ({"tags": ["a"] * 101}, ("VALIDATION", ["tags"], None, "max")),
-        ({"maxUsers": 0}, ("VALIDATION", ["maxUsers"], None, "range")),
-        ({"maxAddresses": -1}, ("VALIDATION", ["maxAddresses"], None, "range")),
-        ({"quota": 0}, ("VALIDATION", ["quota"], None, "range")),
+        ({"description": "x" * 1001}, ("VALIDATION", ["description"], None, "LENGTH")),
+        ({"tags": ["a", " "]}, ("VALIDATION", ["tags"], 1, "LENGTH")),
+        ({"tags": ["a"] * 101}, ("VALIDATION", ["tags"], None, "MAX")),
+        ({"maxUsers": 0}, ("VALIDATION", ["maxUsers"], None, "RANGE")),
+        ({"maxAddresses": -1}, ("VALIDATION", ["maxAddresses"], None, "RANGE")),
+        ({"quota": 0}, ("VALIDATION", ["quota"], None, "RANGE")),
         (
             {"defaultUserQuota": 1, "inheritDefaultUserQuota": True},
-            ("VALIDATION", ["inheritDefaultUserQuota"], None, "exclusive"),
+            ("VALIDATION", ["inheritDefaultUserQuota"], None, "EXCLUSIVE"),
         ),
-        ({"maxUserQuota": "11 GiB"}, ("VALIDATION", ["maxUserQuota"], None, "max")),
-        ({"quota": "1 GiB"}, ("VALIDATION", ["maxUserQuota"], None, "max")),
-        ({"defaultUserQuota": "11 GiB"}, ("VALIDATION", ["defaultUserQuota"], None, "max")),
-        ({"defaultUserQuota": 0}, ("VALIDATION", ["defaultUserQuota"], None, "range")),
-        ({"defaultUserQuota": None}, ("VALIDATION", ["defaultUserQuota"], None, "max")),
+        ({"maxUserQuota": "11 GiB"}, ("VALIDATION", ["maxUserQuota"], None, "MAX")),
+        ({"quota": "1 GiB"}, ("VALIDATION", ["maxUserQuota"], None, "MAX")),
+        ({"defaultUserQuota": "11 GiB"}, ("VALIDATION", ["defaultUserQuota"], None, "MAX")),
+        ({"defaultUserQuota": 0}, ("VALIDATION", ["defaultUserQuota"], None, "RANGE")),
+        ({"defaultUserQuota": None}, ("VALIDATION", ["defaultUserQuota"], None, "MAX")),
         (
             {"inheritDefaultUserQuota": True, "maxUserQuota": 5},
-            ("VALIDATION", ["defaultUserQuota"], None, "max"),
+            ("VALIDATION", ["defaultUserQuota"], None, "MAX"),
         ),
-        ({"relayAllRecipients": True}, ("VALIDATION", ["relayAllRecipients"], None, "requires")),
+        ({"relayAllRecipients": True}, ("VALIDATION", ["relayAllRecipients"], None, "REQUIRES")),
         (
             {"backupMx": True, "relayUnknownOnly": True},
-            ("VALIDATION", ["relayUnknownOnly"], None, "requires"),
+            ("VALIDATION", ["relayUnknownOnly"], None, "REQUIRES"),
         ),
     ],
 )  # fmt: skip
@@ -426,7 +427,7 @@ async def test_domain_with_users_or_aliases_needs_cascade_to_delete(
         environment, "SELECT count(*) FROM streams WHERE id = :id", id=domain_id
     ) == [(0,)]
     assert (await load_journal_entries(environment, PLATFORM))[-1] == (
-        EventType.DOMAIN_CHANGED,
+        EventType.DOMAIN_DELETED,
         [domain_id],
     )
     await create_domain(root, "also.example")
@@ -464,7 +465,7 @@ async def test_cascade_deletes_addresses_and_journals_for_owners(
     )
     assert errors == []
     ((kind, (address,)),) = await load_journal_entries(environment, ada.user.id, position)
-    assert (kind, (address,) in address_rows) == (EventType.ADDRESS_CHANGED, True)
+    assert (kind, (address,) in address_rows) == (EventType.ADDRESS_DELETED, True)
 
 
 async def test_concurrent_user_create_and_domain_delete(

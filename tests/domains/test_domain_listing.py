@@ -67,7 +67,7 @@ async def test_domain_pages_match_in_both_directions(root: GraphQLClient) -> Non
 DOMAINS_WITH_CHILDREN = """{ domains(first: 50) { totalCount nodes { name storage { size }
   defaultUserQuota users(first: 2) { totalCount nodes { username domain { name } } }
   addresses(first: 2) { totalCount nodes { address user { username } } }
-  aliases { alias } admins { username }
+  aliases { nodes { alias } } admins { nodes { username } }
   dnsRecords { name } } } }"""
 
 
@@ -128,3 +128,43 @@ async def test_lists_of_large_domains_use_an_index(environment: Environment) -> 
             plan = "\n".join(str(row) for row in await connection.execute(text(explain + sql)))
         assert indexes[table] in plan, plan
         assert "TEMP B-TREE FOR ORDER BY" not in plan
+
+
+ALIASES_AND_ADMINS_QUERY = """
+query ($alias: String, $admin: String, $aliasBefore: String, $lastAlias: Int, $first: Int) {
+  domain(by: {name: "pond.example"}) {
+    aliases(first: $first, after: $alias, last: $lastAlias, before: $aliasBefore) {
+      totalCount nodes { alias } pageInfo { startCursor endCursor } }
+    admins(first: 2, after: $admin) {
+      totalCount nodes { username } pageInfo { endCursor } } } }"""
+
+
+async def test_aliases_and_admins_of_a_domain_are_paged(
+    root: GraphQLClient, ada: GraphQLClient
+) -> None:
+    await make_domain_user(ada.environment, "x@pond.example")
+    await make_domain_user(ada.environment, "x@lake.example")
+    for alias, domain in (("b", "pond"), ("c", "pond"), ("a", "pond"), ("d", "lake")):
+        alias_input = {"alias": f"{alias}.org", "domain": {"name": f"{domain}.example"}}
+        await run_mutation(root, DOMAIN_ALIAS_CREATE, **alias_input)
+    for username, domain in (("zoe", "pond"), ("amy", "pond"), ("joe", "pond"), ("kim", "lake")):
+        await make_admin_of_domains(ada.environment, root.http, username, f"{domain}.example")
+    first = (await root(ALIASES_AND_ADMINS_QUERY, first=2))["domain"]
+    assert [node["alias"] for node in first["aliases"]["nodes"]] == ["a.org", "b.org"]
+    assert [node["username"] for node in first["admins"]["nodes"]] == [
+        "amy@pond.example",
+        "joe@pond.example",
+    ]
+    assert (first["aliases"]["totalCount"], first["admins"]["totalCount"]) == (3, 3)
+    cursors = {
+        "alias": first["aliases"]["pageInfo"]["endCursor"],
+        "admin": first["admins"]["pageInfo"]["endCursor"],
+    }
+    second = (await root(ALIASES_AND_ADMINS_QUERY, first=2, **cursors))["domain"]
+    assert [node["alias"] for node in second["aliases"]["nodes"]] == ["c.org"]
+    assert [node["username"] for node in second["admins"]["nodes"]] == ["zoe@pond.example"]
+    start = second["aliases"]["pageInfo"]["startCursor"]
+    previous = (await root(ALIASES_AND_ADMINS_QUERY, lastAlias=1, aliasBefore=start))["domain"]
+    assert [node["alias"] for node in previous["aliases"]["nodes"]] == ["b.org"]
+    wrong = await root.execute(ALIASES_AND_ADMINS_QUERY, first=2, alias=cursors["admin"])
+    assert wrong["errors"][0]["extensions"] == {"code": "BAD_CURSOR"}

@@ -13,7 +13,8 @@ from mail.storage import received_messages
 from models.addresses.tables import Address, AddressKind
 from models.domains.tables import Domain
 from models.errors import NotFound
-from models.events.journal import PLATFORM, EventType, Stream
+from models.events.event_types import EventType
+from models.events.journal import PLATFORM, Stream
 from models.runtime.environment import Environment
 from models.store.columns import core_table
 from models.users.search_index import search_text
@@ -134,19 +135,19 @@ async def test_rename_changes_all_usernames_and_addresses(
 
     domain_entries = await load_journal_entries(environment, domain_id, domain_position)
     assert domain_entries == [
-        (EventType.USER_CHANGED, [user_ids["eve"], user_ids["dan"]]),
-        (EventType.DOMAIN_CHANGED, [domain_id]),
+        (EventType.USER_UPDATED, [user_ids["eve"], user_ids["dan"]]),
+        (EventType.DOMAIN_UPDATED, [domain_id]),
     ]
     (address_entry, domain_entry) = await load_journal_entries(
         environment, PLATFORM, platform_position
     )
-    assert (address_entry[0], len(address_entry[1])) == (EventType.ADDRESS_CHANGED, 1)
-    assert domain_entry == (EventType.DOMAIN_CHANGED, [domain_id])
+    assert (address_entry[0], len(address_entry[1])) == (EventType.ADDRESS_UPDATED, 1)
+    assert domain_entry == (EventType.DOMAIN_UPDATED, [domain_id])
     for owner, change_count in (("eve", 1), ("dan", 1), ("ada", 2)):
         ((kind, changed),) = await load_journal_entries(
             environment, user_ids[owner], positions[owner]
         )
-        assert (kind, len(changed)) == (EventType.ADDRESS_CHANGED, change_count)
+        assert (kind, len(changed)) == (EventType.ADDRESS_UPDATED, change_count)
     query = "SELECT target_id, domain_id FROM audit_log WHERE mutation = 'domainRename'"
     assert await select_rows(environment, query) == [(domain_id, domain_id)]
     await assert_store_consistent(environment)
@@ -193,11 +194,11 @@ async def test_refused_or_validated_rename_lists_conflicts_only(
         assert [error["code"] for error in errors] == ["CONFLICT"]
         assert "alias" in errors[0]["message"]
         _, errors = await rename_domain(root, new=f"{long_domain}.{long_domain}", options=options)
-        assert errors[0]["constraint"] == "length"
+        assert errors[0]["constraint"] == "LENGTH"
         for old, new, constraint in (
-            (OLD_DOMAIN, "OLD.example.", "same"),
-            (OLD_DOMAIN, "a b", "domain"),
-            (OLD_DOMAIN, "eve@x.example", "domain"),
+            (OLD_DOMAIN, "OLD.example.", "SAME"),
+            (OLD_DOMAIN, "a b", "DOMAIN"),
+            (OLD_DOMAIN, "eve@x.example", "DOMAIN"),
         ):
             _, (error,) = await rename_domain(root, old, new, options=options)
             assert (error["code"], error["constraint"]) == ("VALIDATION", constraint)
@@ -283,7 +284,7 @@ async def test_rename_of_large_domain_runs_constant_statements(
     entry_sizes = [
         len(ids)
         for kind, ids in await load_journal_entries(environment, domain_id)
-        if kind == "USER_CHANGED"
+        if kind == "USER_UPDATED"
     ]
     assert (sum(entry_sizes), entry_sizes[-1]) == (
         1 + 1 + 1 + 3001,

@@ -6,7 +6,7 @@ import pytest
 
 from mail.recipients import address_resolution
 from models.errors import NotFound
-from models.events.journal import EventType
+from models.events.event_types import EventType
 from models.runtime.environment import Environment
 from resolvers.users.limit_values import Unlimited
 from tests.conftest import GraphQLClient
@@ -53,7 +53,7 @@ async def test_domain_update_is_all_or_nothing(root: GraphQLClient) -> None:
     for name, position in positions.items():
         domain_id = await load_domain_id(root.environment, name)
         assert await load_journal_entries(root.environment, domain_id, position) == [
-            (EventType.DOMAIN_CHANGED, [domain_id])
+            (EventType.DOMAIN_UPDATED, [domain_id])
         ]
     await make_domain_user(root.environment, "y@b.example")
     domain_refs = [{"name": f"{domain}.example"} for domain in "abc"]
@@ -152,7 +152,7 @@ async def test_null_clears_and_missing_field_keeps_value(root: GraphQLClient) ->
     assert [domain[name] for name in cleared] == [None, [], None, None]
     assert (domain["maxUserQuota"], domain["maxAddresses"]) == (10 * GIB, 400)
     _, errors = await try_update_domain(root, "new.example", active=None)
-    assert error_summary(errors) == ("VALIDATION", ["set", "active"], None, "required")
+    assert error_summary(errors) == ("VALIDATION", ["set", "active"], None, "REQUIRED")
 
 
 async def test_contradicting_relay_flags_are_refused(root: GraphQLClient) -> None:
@@ -161,7 +161,7 @@ async def test_contradicting_relay_flags_are_refused(root: GraphQLClient) -> Non
     )
     for values in ({"backupMx": False}, {"relayAllRecipients": False}):
         _, errors = await try_update_domain(root, "new.example", **values)
-        assert error_summary(errors) == ("VALIDATION", ["set", *values], None, "requires")
+        assert error_summary(errors) == ("VALIDATION", ["set", *values], None, "REQUIRES")
     (domain,), errors = await try_update_domain(root, "new.example", relayUnknownOnly=False)
     assert (errors, domain["relayAllRecipients"]) == ([], True)
 
@@ -199,6 +199,20 @@ async def test_audit_log_has_only_changed_values(
     )
     assert "Ours" in str(log_rows)
     assert "max" not in str(log_rows)
+
+
+async def test_audit_log_has_field_names_and_null_for_unlimited(root: GraphQLClient) -> None:
+    await create_domain(root, "new.example", quota="10 GiB", maxUsers=5)
+    new_values = {"quota": None, "maxUsers": None, "passwordPolicy": {"minLength": 12}}
+    domain_refs = [{"name": "new.example"}]
+    _, errors = await run_mutation(root, DOMAIN_UPDATE, domains=domain_refs, set=new_values)
+    assert errors == []
+    document = '{ auditLog(filter: {mutation: "domainUpdate"}) { nodes { before after } } }'
+    (entry,) = (await root(document))["auditLog"]["nodes"]
+    assert entry["before"] == {
+        "quota": 10 << 30, "maxUsers": 5, "passwordPolicy": {"minLength": None},
+    }  # fmt: skip
+    assert entry["after"] == new_values
 
 
 async def test_update_of_many_domains_runs_constant_statements(

@@ -92,9 +92,9 @@ CREATE_FIELDS = {  # fields that create the object of a reference, by the name i
     "USER-box": f"""
   m_theirs: mailboxCreate(input: {{paths: ["USER-box"], users: {{usernames: ["USER"]}}}}) {ERRORS}
   m_mine: mailboxCreate(input: {{paths: ["USER-box"]}}) {ERRORS}
-  m_message: messageUpload(input: {{mailbox: {{path: "USER-box"}}, subject: "Mine",
-    to: [{{address: "x@y.example"}}]}}) {ERRORS}
-  m_sent: messageUpload(input: {{mailbox: {{path: "USER-box"}}, users: {{usernames: ["USER"]}},
+  m_message: draftSave(input: {{mailbox: {{path: "USER-box"}}, set: {{subject: "Mine",
+    to: [{{address: "x@y.example"}}]}}}}) {ERRORS}
+  m_sent: messageImport(input: {{mailbox: {{path: "USER-box"}}, users: {{usernames: ["USER"]}},
     raw: "From: x@y.example\\nSubject: Theirs\\n\\nHi\\n"}}) {ERRORS}""",
     "HOST": f'm_host: forwardingHostCreate(input: {{hostname: "HOST"}}) {ERRORS}',
     "USER-from": f"""

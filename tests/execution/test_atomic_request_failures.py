@@ -33,8 +33,8 @@ COMMITTED_MUTATION = (
 )
 FAILING_MUTATION = f"mutation @atomic {{ {entry_field('c', alias='c')} {FAILING_RENAME} }}"
 UPLOAD_MUTATION = f"""mutation ($text: String!) @atomic {{ {entry_field("a", alias="a")}
-  messageUpload(input: {{mailbox: {{path: "INBOX"}}, subject: "Large",
-  to: [{{address: "x@y.example"}}], attachments: [{{content: $text, filename: "x.bin"}}]}})
+  draftSave(input: {{set: {{subject: "Large",
+  to: [{{address: "x@y.example"}}], addAttachments: [{{content: $text, filename: "x.bin"}}]}}}})
   {{ errors {{ code }} }} }}"""
 
 
@@ -227,7 +227,7 @@ async def test_blocked_atomic_request_is_stored_when_blobs_are_written(
         await gated_store.write_started.wait()
         assert await load_key_values(ada) == {}
         gated_store.opened.set()
-        assert error_codes_by_field(await request) == {"a": [], "messageUpload": []}
+        assert error_codes_by_field(await request) == {"a": [], "draftSave": []}
     assert await load_key_values(ada) == {"a": "1"}
 
 

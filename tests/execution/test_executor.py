@@ -27,6 +27,7 @@ from graph.schema import schema
 from graph.types.row_mapping import NodeView
 from mail.limits.sending_rates import FullRateWindow, record_and_report_refusal_once
 from mail.search import index_worker
+from models.auth.security_log import AuthEventAction
 from models.queue.rate_values import RatePeriod
 from models.runtime.environment import Environment
 from models.users.tables import LimitSource
@@ -375,7 +376,7 @@ async def test_types_in_lists_are_compiled_completely(
 async def create_object_of_every_type(ada: GraphQLClient, root: GraphQLClient) -> None:
     await deliver_to(ada, "Hello")
     await security_log.log_event_separately(
-        client_context(ada), NewSecurityEvent("totp enable", ada.user.id)
+        client_context(ada), NewSecurityEvent(AuthEventAction.TOTP_ENABLE, ada.user.id)
     )
     await (await SAMPLE_CALLS["settingSet"](ada, root))(root)
     await (await SAMPLE_CALLS["domainAliasCreate"](ada, root))(root)

@@ -18,6 +18,8 @@ CONNECTIONS = {
         "legalHolds { nodes { accessLog { %s } } }", "legal_hold_accesses", "ip"
     ),
     "LegalHold.messages": ("legalHolds { nodes { messages { %s } } }", "held_copies", "preview"),
+    "Domain.admins": ("domains { nodes { admins { %s } } }", "users", "password"),
+    "Domain.aliases": ("domains { nodes { aliases { %s } } }", "domain_aliases", "created_at"),
     "Domain.addresses": ("domains { nodes { addresses { %s } } }", "addresses", "shown"),
     "Domain.senderRules": ("domains { nodes { senderRules { %s } } }", "sender_rules", "comment"),
     "Domain.users": ("domains { nodes { users { %s } } }", "users", "password"),
@@ -78,7 +80,7 @@ CONNECTIONS = {
 }  # fmt: skip
 LISTS_OF_ADMINS = {
     "LegalHold.accessLog", "LegalHold.messages", "Domain.addresses", "Domain.senderRules",
-    "Domain.users",
+    "Domain.admins", "Domain.aliases", "Domain.users",
     "Query.addresses", "Query.auditLog", "Query.legalHolds", "Query.authLog", "Query.bccRules",
     "Query.deletedUsers", "Query.dkimKeys", "Query.domainAliases", "Query.domains",
     "Query.filters",
@@ -87,9 +89,9 @@ LISTS_OF_ADMINS = {
     "Query.rateLimits", "Query.recipientRewrites",
     "Query.certificates", "Query.users", "Query.webhooks", "Setting.history", "Webhook.deliveries",
 }  # fmt: skip
-# Lists whose rows have no `id`: see tests/search/test_search_index.py and
-# tests/search/test_message_trace_search.py.
-LISTS_WITHOUT_ID = {"Query.messageTraceEvents", "SearchDiagnostics.hits"}
+# Lists whose rows have no `id`: see tests/search/test_search_index.py,
+# tests/search/test_message_trace_search.py and tests/admin/test_stored_settings.py.
+LISTS_WITHOUT_ID = {"Query.messageTraceEvents", "Query.settings", "SearchDiagnostics.hits"}
 
 
 def test_every_connection_of_the_schema_is_tested() -> None:

@@ -19,8 +19,8 @@ from models.store.byte_cache import ByteCache
 from tests.conftest import GraphQLClient, deliver_to, raw_message
 from tests.support.operations.atomic_operations import entry_field, load_key_values
 
-UPLOAD_FIELD = """upload: messageUpload(input: {mailbox: {path: "INBOX"}, subject: "Large",
-  to: [{address: "x@y.example"}], attachments: [{content: $text, filename: "x.bin"}]})
+UPLOAD_FIELD = """upload: draftSave(input: {set: {subject: "Large",
+  to: [{address: "x@y.example"}], addAttachments: [{content: $text, filename: "x.bin"}]}})
   { errors { code } }"""
 SLOW_READ_FIELD = """seen: messageUpdate(
   input: {select: {mailbox: {path: "INBOX"}}, set: {seen: true}})

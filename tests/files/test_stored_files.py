@@ -13,7 +13,7 @@ from graph.app import create_app
 from graph.types import global_ids
 from mail.maintenance import housekeeping
 from mail.storage.blobs.garbage_collector import collect_garbage
-from models.events.journal import EventType
+from models.events.event_types import EventType
 from models.runtime.environment import Environment
 from models.users.roles import AdminPermission, Role
 from resolvers.admin import tasks
@@ -436,7 +436,7 @@ async def test_admin_lists_files_of_user_without_contents(
     assert (refused.status_code, b"pond" in refused.content) == (403, False)
     security_log_query = "{ viewer { user { authLog { nodes { action } } } } }"
     visible = (await ada(security_log_query))["viewer"]["user"]["authLog"]["nodes"]
-    assert {"action": "read mail"} in visible
+    assert {"action": "MESSAGES_READ"} in visible
 
 
 async def test_files_of_unmanaged_user_are_forbidden(

@@ -169,7 +169,7 @@ async def test_filter_calls_webhook_with_message(
     webhook_ids = []
     for nth in range(2):
         arguments = {
-            "types": ["limit.*"],
+            "types": ["LIMIT_REACHED"],
             "url": f"https://h.example/{nth}",
             "user": user_reference(ada),
         }
@@ -192,7 +192,7 @@ async def test_filter_calls_webhook_with_message(
     (row_id,) = (await select_rows(environment, "SELECT id FROM messages"))[0]
     message_id = global_ids.encode("Message", row_id)
     (entry,) = earliest["body"]["objects"]
-    assert (earliest["type"], earliest["body"]["user"]["username"]) == ("filter.matched", "ada")
+    assert (earliest["type"], earliest["body"]["user"]["username"]) == ("FILTER_MATCHED", "ada")
     assert entry == {"id": first_filter["id"], "message": message_id, "size": entry["size"]}
     references = [(entry["id"], entry["message"]) for entry in latest["body"]["objects"]]
     assert references == [(first_filter["id"], None), (second_filter["id"], None)]

@@ -10,7 +10,7 @@ from sqlmodel import col
 from graph.types import global_ids
 from mail import sieve
 from models.errors import LimitReached
-from models.events.journal import EventType
+from models.events.event_types import EventType
 from models.filters.tables import Filter
 from models.notifications.webhooks import Webhook
 from models.runtime.environment import Environment
@@ -254,7 +254,7 @@ async def test_filter_too_long_as_script_is_refused(ada: GraphQLClient) -> None:
     long_query = {"any": [{"subject": "ü" * 255} for _ in range(40)]}
     reply = {"reply": {"text": '"' * (16 << 10), "html": '"' * (16 << 10)}}
     filter_, (error,) = await try_create_filter(ada, long_query, reply)
-    assert (filter_, error["path"], error["constraint"]) == (None, ["query"], "max")
+    assert (filter_, error["path"], error["constraint"]) == (None, ["query"], "MAX")
 
 
 async def test_relay_password_is_kept_and_hidden(
@@ -272,12 +272,12 @@ async def test_relay_password_is_kept_and_hidden(
     )
     assert (errors, after["action"]["forwardTo"]) == ([], [*hidden_targets, "x@example.net"])
     other, (error,) = await try_create_filter(ada, {}, {"forwardTo": hidden_targets})
-    assert (other, error["constraint"]) == (None, "secret")
+    assert (other, error["constraint"]) == (None, "SECRET")
 
 
 async def test_each_new_filter_target_is_logged(ada: GraphQLClient) -> None:
     document = (
-        '{ viewer { user { authLog(filter: {action: "filter forward"}) { nodes { detail } } } } }'
+        "{ viewer { user { authLog(filter: {action: FILTER_FORWARD}) { nodes { detail } } } } }"
     )
     filter_ = await add_filter(
         ada, {}, {"forwardTo": ["eve@example.net", "https://h.example/?t=secret"]}
@@ -400,7 +400,11 @@ async def test_filter_webhook_must_belong_to_user(
 ) -> None:
     webhook_ids = {}
     for client in (ada, bob):
-        arguments = {"types": ["limit.*"], "url": "https://h.example/", "user": user_ref(client)}
+        arguments = {
+            "types": ["LIMIT_REACHED"],
+            "url": "https://h.example/",
+            "user": user_ref(client),
+        }
         webhook_ids[client.user.id] = (
             await execute_mutation(root, "webhookCreate", "webhook { id }", **arguments)
         )["webhook"]["id"]

@@ -75,33 +75,33 @@ async def test_search_text_is_combined_with_other_conditions(ada: GraphQLClient)
 
 
 INVALID_QUERIES = [
-    ("", "length", "at least 1 character"),
-    ('subject:bill from:"x', "syntax", "'from' at 14: a quotation mark that is not closed"),
-    ("form:ann", "syntax", "'form' at 1: there is no such key"),
-    ("subject:" + "x" * 256, "syntax", "1 to 255 characters"),
-    ("-(" * 7 + "a" + ")" * 7, "syntax", "all, any and not go 5 levels deep"),
-    ("a b c d e f g h i j k l m", "max", "at most 100 tests and groups"),
-    ("from:ann mailbox:Work", "unsupported", f"'mailbox:Work' at 10: {NOT_AT_DELIVERY_MESSAGE}"),
-    ("in:trash", "unsupported", f"'in:trash' at 1: {NOT_AT_DELIVERY_MESSAGE}"),
-    ("-keyword:news", "unsupported", f"'-keyword:news' at 1: {NOT_AT_DELIVERY_MESSAGE}"),
-    ("label:news", "unsupported", f"'label:news' at 1: {NOT_AT_DELIVERY_MESSAGE}"),
-    ("a OR is:seen", "unsupported", f"'is:seen' at 6: {NOT_AT_DELIVERY_MESSAGE}"),
-    ("uid:1", "unsupported", f"'uid:1' at 1: {NOT_AT_DELIVERY_MESSAGE}"),
+    ("", "LENGTH", "at least 1 character"),
+    ('subject:bill from:"x', "SYNTAX", "'from' at 14: a quotation mark that is not closed"),
+    ("form:ann", "SYNTAX", "'form' at 1: there is no such key"),
+    ("subject:" + "x" * 256, "SYNTAX", "1 to 255 characters"),
+    ("-(" * 7 + "a" + ")" * 7, "SYNTAX", "all, any and not go 5 levels deep"),
+    ("a b c d e f g h i j k l m", "MAX", "at most 100 tests and groups"),
+    ("from:ann mailbox:Work", "UNSUPPORTED", f"'mailbox:Work' at 10: {NOT_AT_DELIVERY_MESSAGE}"),
+    ("in:trash", "UNSUPPORTED", f"'in:trash' at 1: {NOT_AT_DELIVERY_MESSAGE}"),
+    ("-keyword:news", "UNSUPPORTED", f"'-keyword:news' at 1: {NOT_AT_DELIVERY_MESSAGE}"),
+    ("label:news", "UNSUPPORTED", f"'label:news' at 1: {NOT_AT_DELIVERY_MESSAGE}"),
+    ("a OR is:seen", "UNSUPPORTED", f"'is:seen' at 6: {NOT_AT_DELIVERY_MESSAGE}"),
+    ("uid:1", "UNSUPPORTED", f"'uid:1' at 1: {NOT_AT_DELIVERY_MESSAGE}"),
     (
         "(thread:x after:30d)",
-        "unsupported",
+        "UNSUPPORTED",
         f"'thread:x' at 2: {NOT_AT_DELIVERY_MESSAGE}; 'after:30d' at 11: {NOT_AT_DELIVERY_MESSAGE}",
     ),
     (
         "mailboxes:(in:a , in:b)",
-        "unsupported",
+        "UNSUPPORTED",
         f"'in:a' at 12: {NOT_AT_DELIVERY_MESSAGE}; 'in:b' at 19: {NOT_AT_DELIVERY_MESSAGE}",
     ),
-    ("UNSEEN", "unsupported", f"'UNSEEN' at 1: {NOT_AT_DELIVERY_MESSAGE}"),
-    ("filename:bill", "unsupported", f"'filename:bill' at 1: {NO_TEST_MESSAGE}"),
-    ("recipient:bob", "unsupported", f"'recipient:bob' at 1: {NO_TEST_MESSAGE}"),
-    ("TEXT duck", "unsupported", f"'TEXT duck' at 1: {NO_TEST_MESSAGE}"),
-    ("sentsince:30d", "unsupported", f"'sentsince:30d' at 1: {NO_TEST_MESSAGE}"),
+    ("UNSEEN", "UNSUPPORTED", f"'UNSEEN' at 1: {NOT_AT_DELIVERY_MESSAGE}"),
+    ("filename:bill", "UNSUPPORTED", f"'filename:bill' at 1: {NO_TEST_MESSAGE}"),
+    ("recipient:bob", "UNSUPPORTED", f"'recipient:bob' at 1: {NO_TEST_MESSAGE}"),
+    ("TEXT duck", "UNSUPPORTED", f"'TEXT duck' at 1: {NO_TEST_MESSAGE}"),
+    ("sentsince:30d", "UNSUPPORTED", f"'sentsince:30d' at 1: {NO_TEST_MESSAGE}"),
 ]
 
 
@@ -112,7 +112,7 @@ async def test_unsupported_search_term_is_reported(
     filter_, errors = await try_create_filter(
         ada, {"any": [{"from": "a"}, {"query": text}]}, {"seen": True}
     )
-    path = ["query"] if constraint == "max" else ["query", "any", "1", "query"]
+    path = ["query"] if constraint == "MAX" else ["query", "any", "1", "query"]
     assert filter_ is None
     assert [(error["code"], error["path"]) for error in errors] == [("VALIDATION", path)]
     assert message in errors[0]["message"]

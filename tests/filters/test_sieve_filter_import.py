@@ -6,7 +6,7 @@ import pytest
 
 from graph.types import global_ids
 from mail.sieve import limits
-from models.events.journal import EventType
+from models.events.event_types import EventType
 from models.runtime.environment import Environment
 from models.users.roles import AdminPermission
 from tests.conftest import GraphQLClient, raw_message
@@ -71,7 +71,7 @@ async def test_imported_filters_are_added_after_existing_ones(
         global_ids.decode("Filter", filter_["id"]) for filter_ in payload["filters"]
     ]
     document = (
-        '{ viewer { user { authLog(filter: {action: "filter forward"}) { nodes { detail } } } } }'
+        "{ viewer { user { authLog(filter: {action: FILTER_FORWARD}) { nodes { detail } } } } }"
     )
     (event,) = (await ada(document))["viewer"]["user"]["authLog"]["nodes"]
     assert event["detail"]["target"] == "eve@example.net"
@@ -126,18 +126,18 @@ async def test_import_warns_where_filters_differ_from_script(ada: GraphQLClient)
 
 
 INVALID_SCRIPTS = [
-    ('if envelope "from" "a" { keep; stop; }', "unsupported", "line 2, column 4: filters have no"),
-    ('fileinto "Nowhere";', "unknown", 'line 2, column 1: there is no folder "Nowhere"'),
-    ('fileinto :create "Nowhere";', "unknown", "line 2, column 1: there is no folder"),
-    ('if header :contains "x" " " { stop; }', "length", "line 2, column 31: "),
-    (f'if header :contains "x" "{"y" * 256}" {{ stop; }}', "length", "line 2, column 286: "),
-    (f'if header "x" "{"y" * 199}" {{ stop; }}', "pattern", "line 2, column 219: "),
-    ('if size :over 1 { redirect "ada@example.org"; }', "self", "line 2, column 19: a filter does"),
-    ('addflag "\\\\Deleted";', "pattern", "line 2, column 1: "),
-    ('vacation " ";', "required", "line 2, column 1: there is nothing to answer"),
+    ('if envelope "from" "a" { keep; stop; }', "UNSUPPORTED", "line 2, column 4: filters have no"),
+    ('fileinto "Nowhere";', "UNKNOWN", 'line 2, column 1: there is no folder "Nowhere"'),
+    ('fileinto :create "Nowhere";', "UNKNOWN", "line 2, column 1: there is no folder"),
+    ('if header :contains "x" " " { stop; }', "LENGTH", "line 2, column 31: "),
+    (f'if header :contains "x" "{"y" * 256}" {{ stop; }}', "LENGTH", "line 2, column 286: "),
+    (f'if header "x" "{"y" * 199}" {{ stop; }}', "PATTERN", "line 2, column 219: "),
+    ('if size :over 1 { redirect "ada@example.org"; }', "SELF", "line 2, column 19: a filter does"),
+    ('addflag "\\\\Deleted";', "PATTERN", "line 2, column 1: "),
+    ('vacation " ";', "REQUIRED", "line 2, column 1: there is nothing to answer"),
     ("redirect :copy \"a@b.example\";" + ''.join(
-        f' redirect :copy "{local}@b.example";' for local in "bcde"), "max", "line 2, column 1: "),
-    ("if not not not not not not not size :over 1 { stop; }", "depth", "line 2, column 47: "),
+        f' redirect :copy "{local}@b.example";' for local in "bcde"), "MAX", "line 2, column 1: "),
+    ("if not not not not not not not size :over 1 { stop; }", "DEPTH", "line 2, column 47: "),
 ]  # fmt: skip
 
 
@@ -175,7 +175,7 @@ async def test_import_reports_compile_errors(ada: GraphQLClient) -> None:
     assert positions == [("SIEVE_COMPILE", 2, 3), ("SIEVE_COMPILE", 3, 3)]
     too_long = await import_filters(ada, f"# {'x' * limits.MAX_SCRIPT_BYTES}")
     assert [(error["constraint"], error["path"]) for error in too_long["errors"]] == [
-        ("max", ["content"])
+        ("MAX", ["content"])
     ]
 
 

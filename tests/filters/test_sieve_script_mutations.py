@@ -116,7 +116,7 @@ async def test_script_size_and_count_are_limited(ada: GraphQLClient) -> None:
         ada, "sieveScriptSet", SIEVE_SCRIPTS_FIELDS, name="a", content="#" * ((64 << 10) + 1)
     )
     assert [(item["constraint"], item["path"]) for item in answer["errors"]] == [
-        ("max", ["content"])
+        ("MAX", ["content"])
     ]
     for number in range(MAX_SCRIPTS):
         await put_sieve_script(ada, "keep;", name=f"{number}", activate=False)
@@ -210,7 +210,7 @@ async def test_script_statement_count_is_independent_of_users(
 
 async def test_new_redirect_targets_are_logged(ada: GraphQLClient, bob: GraphQLClient) -> None:
     async def load_logged_targets(client: GraphQLClient) -> list[str]:
-        document = """{ viewer { user { authLog(filter: {action: "sieve forward"}) {
+        document = """{ viewer { user { authLog(filter: {action: SIEVE_FORWARD}) {
           nodes { detail count } } } } }"""
         entries = (await client(document))["viewer"]["user"]["authLog"]["nodes"]
         return sorted(entry["detail"]["target"] for entry in entries for _ in range(entry["count"]))

@@ -96,9 +96,9 @@ async def test_posted_message_is_stored_unchanged(ada: GraphQLClient) -> None:
     ("query", "flags"),
     [
         ("", (True, False, False)),
-        ("?unseen=true", (False, False, False)),
-        ("?unseen=0&flagged=1&draft=yes", (True, True, True)),
-        ("?flagged=TRUE&unseen=no", (True, True, False)),
+        ("?seen=false", (False, False, False)),
+        ("?seen=1&flagged=1&draft=yes", (True, True, True)),
+        ("?flagged=TRUE&seen=yes", (True, True, False)),
     ],
 )
 async def test_query_parameters_set_flags(
@@ -116,7 +116,7 @@ async def test_invalid_message_post_is_refused(ada: GraphQLClient) -> None:
     for status, response in (
         (400, await post_message(ada, mailbox_id, b"")),
         (400, await post_message(ada, mailbox_id, b" \r\n\r\n")),
-        (400, await post_message(ada, mailbox_id, b"a: b", "?seen=true")),
+        (400, await post_message(ada, mailbox_id, b"a: b", "?unseen=true")),
         (400, await post_message(ada, mailbox_id, b"a: b", "?draft=maybe")),
         (404, await post_message(ada, missing_id, b"a: b")),
         (404, await post_message(ada, "x", b"a: b")),

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from models.events.journal import EventType
+from models.events.event_types import EventType
 from models.runtime.environment import Environment
 from resolvers.mailboxes import annotations
 from tests.conftest import GraphQLClient, deliver_to

@@ -11,7 +11,7 @@ from sqlalchemy import update
 from graph.types import global_ids
 from mail.mailboxes import paths
 from models.errors import Conflict, LimitReached
-from models.events.journal import EventType
+from models.events.event_types import EventType
 from models.mailboxes.tables import Mailbox
 from models.runtime.environment import Environment
 from models.users.roles import Role, Scope
@@ -93,7 +93,7 @@ async def test_invalid_path_is_reported_with_its_index(
 ) -> None:
     mailboxes, (error,) = await create_mailboxes(ada, "Good", invalid_path)
     assert mailboxes == []
-    assert (field_path(error), item_index(error), error["constraint"]) == (["paths"], 1, "pattern")
+    assert (field_path(error), item_index(error), error["constraint"]) == (["paths"], 1, "PATTERN")
 
 
 @pytest.mark.parametrize(
@@ -132,9 +132,9 @@ async def test_create_without_paths_or_with_ambiguous_special_use_is_refused(
     ada: GraphQLClient,
 ) -> None:
     _, (error,) = await create_mailboxes(ada)
-    assert (error["path"], error["constraint"]) == (["paths"], "required")
+    assert (error["path"], error["constraint"]) == (["paths"], "REQUIRED")
     _, (error,) = await create_mailboxes(ada, "A", "B", specialUse="ARCHIVE")
-    assert (error["path"], error["constraint"]) == (["specialUse"], "exclusive")
+    assert (error["path"], error["constraint"]) == (["specialUse"], "EXCLUSIVE")
 
 
 async def test_special_use_has_one_mailbox(ada: GraphQLClient, bob: GraphQLClient) -> None:
@@ -410,7 +410,7 @@ async def test_malformed_mailbox_id_is_refused(ada: GraphQLClient) -> None:
     answer = await ada.execute('{ mailbox(by: {id: "box_nonsense"}) { path } }')
     assert answer["errors"][0]["extensions"] == {"code": "BAD_ID"}
     answer = await rename_mailbox(ada, {"id": "box_nonsense"}, "A")
-    assert [(e["path"], e["constraint"]) for e in answer["errors"]] == [(["mailbox"], "id")]
+    assert [(e["path"], e["constraint"]) for e in answer["errors"]] == [(["mailbox"], "ID")]
 
 
 @pytest.mark.parametrize("retention", ["PT0.5S", "P9999Y99999M99999W999999D"])

@@ -11,7 +11,7 @@ from sqlalchemy import text
 
 from graph.types import global_ids
 from mail.consistency import check_consistency
-from models.events.journal import EventType
+from models.events.event_types import EventType
 from models.runtime.environment import Environment
 from resolvers.admin import tasks
 from resolvers.mailboxes import repair as mailbox_repair

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from graph.types import global_ids
-from models.events.journal import EventType
+from models.events.event_types import EventType
 from models.mailboxes.shares import MailboxShare, ShareRight, decode_rights, encode_rights
 from models.runtime.environment import CommittedOptions, Environment
 from models.users.roles import Role

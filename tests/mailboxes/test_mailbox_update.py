@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from models.errors import LimitReached
-from models.events.journal import EventType
+from models.events.event_types import EventType
 from models.runtime.environment import Environment
 from models.users.roles import AdminPermission, Role
 from resolvers.admin import tasks
@@ -147,7 +147,7 @@ async def test_path_is_subscribed_before_its_mailbox_exists(
     assert await load_subscriptions(ada) == (DEFAULT_MAILBOXES, ["Later/On"])
     assert await load_subscriptions(bob) == (DEFAULT_MAILBOXES, [])
     assert await load_journal_entries(ada.environment, ada.user.id, last) == [
-        (EventType.USER_CHANGED, [ada.user.id])
+        (EventType.USER_UPDATED, [ada.user.id])
     ]
     await run_mailbox_mutation(ada, "mailboxUnsubscribe", mailboxes=refs("Sent", "Nowhere"))
     mailboxes, _ = await create_mailboxes(ada, "Later/On", subscribe=False)

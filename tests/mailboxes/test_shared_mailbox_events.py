@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from graph.types.scalars import SCALARS, Cursor
-from models.events.journal import EventType, JournalEvent, StreamPositions
+from models.events.event_types import EventType
+from models.events.journal import JournalEvent, StreamPositions
 from resolvers.changes import stream_reader
 from resolvers.changes.stream_reader import EventBatch, FollowRequest, ResyncReason
 from tests.conftest import GraphQLClient, client_context, deliver_to, make_client
@@ -293,7 +294,7 @@ async def test_live_subscriptions_get_events_of_shared_mailbox(
             await wait_until(lambda subscription=subscription: len(subscription.events) == 4)
             assert [event["type"] for event in subscription.events[2:]] == [
                 "MAILBOX_DELETED",
-                "MESSAGE_ADDED",
+                "MESSAGE_RECEIVED",
             ]
         assert subscriptions[2].events == []
         for subscription in subscriptions:

@@ -156,19 +156,21 @@ async def test_upload_to_share_needs_insert_and_uses_owners_quota(
 ) -> None:
     mailbox_id = await create_team_mailbox(ada)
     arguments = {"mailbox": {"id": mailbox_id}, "raw": raw_message("New").decode(), "flagged": True}
-    fields = "message { id subject seen flagged }"
-    assert await collect_refusals(bob, "messageUpload", **arguments) == [("NOT_FOUND", None)]
+    fields = "messages { id subject seen flagged }"
+    assert await collect_refusals(bob, "messageImport", **arguments) == [("NOT_FOUND", None)]
     await share_mailbox(ada, bob, *(r for r in ALL_RIGHTS if r != "INSERT"))
-    assert await collect_refusals(bob, "messageUpload", **arguments) == [("FORBIDDEN", "INSERT")]
+    assert await collect_refusals(bob, "messageImport", **arguments) == [("FORBIDDEN", "INSERT")]
     await share_mailbox(ada, bob, "READ", "INSERT")
-    answer = await run_mailbox_mutation(bob, "messageUpload", fields, **arguments)
-    assert (answer["message"]["seen"], answer["message"]["flagged"]) == (False, False)
+    answer = await run_mailbox_mutation(bob, "messageImport", fields, **arguments)
+    (stored,) = answer["messages"]
+    assert (stored["seen"], stored["flagged"]) == (False, False)
     await share_mailbox(ada, bob, "READ", "INSERT", "SEEN", "WRITE")
-    answer = await run_mailbox_mutation(bob, "messageUpload", fields, **arguments)
-    assert (answer["message"]["seen"], answer["message"]["flagged"]) == (True, True)
+    answer = await run_mailbox_mutation(bob, "messageImport", fields, **arguments)
+    (stored,) = answer["messages"]
+    assert (stored["seen"], stored["flagged"]) == (True, True)
     await share_mailbox(ada, bob, "INSERT")
-    answer = await run_mailbox_mutation(bob, "messageUpload", fields, **arguments)
-    assert answer == {"message": None, "errors": []}
+    answer = await run_mailbox_mutation(bob, "messageImport", fields, **arguments)
+    assert answer == {"messages": [], "errors": []}
     query = "SELECT message_count FROM users WHERE id = :u"
     assert await select_rows(ada.environment, query, u=ada.user.id) == [(3,)]
     assert await select_rows(ada.environment, query, u=bob.user.id) == [(0,)]
@@ -186,7 +188,7 @@ async def test_quota_of_owner_is_hidden_from_grantee(
     large_raw = raw_message("Big", body="x" * 999).decode()
     error_fields = "errors { code ... on QuotaExceededError { used limit } }"
     for name, arguments in (
-        ("messageUpload", {"mailbox": {"id": mailbox_id}, "raw": large_raw}),
+        ("messageImport", {"mailbox": {"id": mailbox_id}, "raw": large_raw}),
         ("messageCopy", {"select": {"mailbox": {"path": "INBOX"}}, "to": {"id": mailbox_id}}),
     ):
         kind = name[0].upper() + name[1:]
@@ -319,13 +321,25 @@ async def test_grantee_cannot_change_the_mailbox_itself(
         "raw": raw_message("D").decode(),
         "draft": True,
     }
-    message = await run_mailbox_mutation(bob, "messageUpload", "message { id }", **arguments)
-    replaced = {**arguments, "replaces": {"id": message["message"]["id"]}}
-    assert await collect_refusals(bob, "messageUpload", **replaced) == [
+    stored = await run_mailbox_mutation(bob, "messageImport", "messages { id }", **arguments)
+    draft = {"id": stored["messages"][0]["id"]}
+    replaced = {**arguments, "replaces": draft}
+    assert await collect_refusals(bob, "messageImport", **replaced) == [
         ("FORBIDDEN_OPERATION", None)
     ]
     to_inbox = {**replaced, "mailbox": {"path": "INBOX"}}
-    assert await collect_refusals(bob, "messageUpload", **to_inbox) == [("NOT_FOUND", None)]
+    assert await collect_refusals(bob, "messageImport", **to_inbox) == [("NOT_FOUND", None)]
+    changed = {"draft": draft, "set": {"subject": "x"}}
+    assert await collect_refusals(bob, "draftSave", **changed) == [("NOT_FOUND", None)]
+    assert await collect_refusals(bob, "draftSave", **changed, mailbox=mailbox) == [
+        ("NOT_FOUND", None)
+    ]
+    new_draft = {"set": {"subject": "shared"}, "mailbox": mailbox}
+    saved = await run_mailbox_mutation(bob, "draftSave", "message { subject draft }", **new_draft)
+    assert saved["message"] == {"subject": "shared", "draft": True}
+    own = await run_mailbox_mutation(bob, "draftSave", "message { id }", set={"text": "x"})
+    moved = {"draft": {"id": own["message"]["id"]}, "set": {}, "mailbox": mailbox}
+    assert await collect_refusals(bob, "draftSave", **moved) == [("FORBIDDEN_OPERATION", None)]
 
 
 async def test_forward_of_shared_message_does_not_change_it(

@@ -12,7 +12,8 @@ from mail.recipients import address_resolution
 from mail.storage import message_insert, received_messages
 from mail.storage.message_insert import InsertedMessage, InsertKind
 from models.errors import NotFound, OverQuota
-from models.events.journal import Change, EventType
+from models.events.event_types import EventType
+from models.events.journal import Change
 from models.messages.tables import Message, Thread, ThreadKey
 from models.runtime.environment import CommittedOptions, Environment
 from models.store.prepared_statements import MAX_ROWS_PER_INSERT

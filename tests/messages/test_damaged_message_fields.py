@@ -77,7 +77,7 @@ CONTENT_FIELDS = {  # By type: fields that read stored bytes. `snippet` only doe
     "QuarantineItem": {"text"},
 }
 CONTENT_MUTATIONS = {  # mutations whose sample calls read stored bytes
-    "messageRedirect", "draftSend", "messageUpload", "quarantineRelease",
+    "messageRedirect", "draftSend", "draftSave", "quarantineRelease",
 }  # fmt: skip
 OBJECT_QUERIES = {  # by type: the query for an object
     "Message": "query ($id: ID!) {{ message(by: {{id: $id}}) {{ {} }} }}",

@@ -9,7 +9,7 @@ from sqlalchemy import text
 from graph.types import global_ids
 from mail.maintenance import housekeeping
 from mail.search import index_worker
-from models.events.journal import EventType
+from models.events.event_types import EventType
 from models.runtime.environment import Environment
 from models.users.roles import AdminPermission, Role
 from resolvers.admin import tasks
@@ -336,7 +336,7 @@ async def test_deleted_messages_restore_with_reversed_time_range_is_refused(
     assert (error["code"], error["path"], error["constraint"]) == (
         "VALIDATION",
         ["before"],
-        "range",
+        "RANGE",
     )
     validated = await restore_time_range(archive_owner, options={"validateOnly": True})
     assert validated["errors"] == []

@@ -137,7 +137,7 @@ async def read_mail_events(environment: Environment) -> list[Any]:
     """Load the entries of the security log for mail that was read."""
     query = select(col(SecurityEvent.user_id), col(SecurityEvent.by), col(SecurityEvent.count))
     return list(
-        await environment.database.read(query.where(col(SecurityEvent.action) == "read mail"))
+        await environment.database.read(query.where(col(SecurityEvent.action) == "MESSAGES_READ"))
     )
 
 

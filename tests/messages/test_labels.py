@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from models.events.journal import EventType
+from models.events.event_types import EventType
 from tests.conftest import GraphQLClient, deliver_to
 from tests.support.operations.bulk_operations import inbox_selection, run_message_mutation
 from tests.support.stores.counter_check import load_journal_entries, load_stream_position
@@ -109,14 +109,14 @@ async def test_messages_show_labels_and_labels_have_counts(ada_with_mail: GraphQ
 @pytest.mark.parametrize(
     ("arguments", "path", "constraint"),
     [
-        ({"keyword": ""}, ["keyword"], "pattern"),
-        ({"keyword": "two words"}, ["keyword"], "pattern"),
-        ({"keyword": "\\Seen"}, ["keyword"], "pattern"),
-        ({"keyword": "k" * 129}, ["keyword"], "pattern"),
-        ({"name": " "}, ["name"], "required"),
-        ({"name": "n" * 129}, ["name"], "length"),
-        ({"color": "red"}, ["color"], "pattern"),
-        ({"color": "#12345"}, ["color"], "pattern"),
+        ({"keyword": ""}, ["keyword"], "PATTERN"),
+        ({"keyword": "two words"}, ["keyword"], "PATTERN"),
+        ({"keyword": "\\Seen"}, ["keyword"], "PATTERN"),
+        ({"keyword": "k" * 129}, ["keyword"], "PATTERN"),
+        ({"name": " "}, ["name"], "REQUIRED"),
+        ({"name": "n" * 129}, ["name"], "LENGTH"),
+        ({"color": "red"}, ["color"], "PATTERN"),
+        ({"color": "#12345"}, ["color"], "PATTERN"),
     ],
 )
 async def test_invalid_label_is_refused(
@@ -204,4 +204,4 @@ async def test_labels_are_changed_all_or_none(ada: GraphQLClient) -> None:
 async def test_update_without_new_values_is_refused(ada: GraphQLClient) -> None:
     await create_label(ada, "work", name="Work")
     answer = await update_labels(ada, {"keyword": "work"})
-    assert [(e["path"], e["constraint"]) for e in answer["errors"]] == [(["set"], "required")]
+    assert [(e["path"], e["constraint"]) for e in answer["errors"]] == [(["set"], "REQUIRED")]

@@ -1,4 +1,4 @@
-"""Test messageUpload: storing a message in a mailbox."""
+"""Test messageImport: storing a complete message in a mailbox."""
 
 import base64
 from dataclasses import replace
@@ -12,7 +12,7 @@ from models.errors import LimitReached
 from models.runtime.environment import Environment
 from models.users.tables import User
 from resolvers.mailboxes.loaders import MailboxSelector
-from resolvers.messages import upload
+from resolvers.messages import message_import
 from tests.conftest import GraphQLClient, ManualClock, client_context, raw_message
 from tests.support.operations.bulk_operations import list_message_ids, run_message_mutation
 from tests.support.stores.counter_check import select_rows
@@ -31,10 +31,10 @@ async def test_uploaded_message_is_stored_byte_for_byte(
         base64.b64encode(raw).decode(),
     ):
         answer = await run_message_mutation(
-            ada_with_mail, "messageUpload", mailbox={"path": "Brief"}, raw=encoded, flagged=True,
+            ada_with_mail, "messageImport", mailbox={"path": "Brief"}, raw=encoded, flagged=True,
             receivedAt="2001-01-01T00:00:00Z", metadata={"a": 1},
         )  # fmt: skip
-        message = answer["message"]
+        (message,) = answer["messages"]
         assert (answer["errors"], message["rawSource"]) == ([], raw.decode())
         assert message["flags"] == ["\\Seen", "\\Flagged"]
         assert message["size"] == len(raw)
@@ -53,9 +53,9 @@ async def test_raw_upload_is_stored_as_message(ada_with_mail: GraphQLClient) -> 
     response = await ada_with_mail.http.post(
         "/rest/uploads", content=raw, headers=ada_with_mail.headers
     )
-    arguments = {"mailbox": {"path": "INBOX"}, "rawUpload": response.json()["id"], "unseen": True}
-    answer = await run_message_mutation(ada_with_mail, "messageUpload", **arguments)
-    assert (answer["errors"], answer["message"]["size"]) == ([], len(raw))
+    arguments = {"mailbox": {"path": "INBOX"}, "rawUpload": response.json()["id"], "seen": False}
+    answer = await run_message_mutation(ada_with_mail, "messageImport", **arguments)
+    assert (answer["errors"], answer["messages"][0]["size"]) == ([], len(raw))
     assert (await ada_with_mail.load_mailbox()).unseen == 4
 
 
@@ -75,7 +75,7 @@ async def test_invalid_message_upload_is_refused(
     ada_with_mail: GraphQLClient, arguments: dict[str, Any], code: str, path: list[str] | None
 ) -> None:
     answer = await run_message_mutation(
-        ada_with_mail, "messageUpload", **{"mailbox": {"path": "INBOX"}, **arguments}
+        ada_with_mail, "messageImport", **{"mailbox": {"path": "INBOX"}, **arguments}
     )
     (error,) = answer["errors"]
     assert error["code"] == code
@@ -92,19 +92,21 @@ async def test_message_over_size_limit_or_quota_is_refused(
     )
     ctx = client_context(replace(ada_with_mail, environment=limited_environment))
     with pytest.raises(LimitReached) as raised:
-        await upload.store_message(ctx, upload.NewMessage(MailboxSelector(path="INBOX"), raw))
+        await message_import.store_message(
+            ctx, message_import.NewMessage(MailboxSelector(path="INBOX"), raw)
+        )
     assert (raised.value.limit, raised.value.used) == (len(raw) - 1, len(raw))
     ((used,),) = await select_rows(environment, "SELECT used FROM users")
     async with environment.write_session() as session:
         await session.exec(update(User).values(quota=used + len(raw) - 1))
     answer = await run_message_mutation(
-        ada_with_mail, "messageUpload", mailbox={"path": "INBOX"}, raw=raw
+        ada_with_mail, "messageImport", mailbox={"path": "INBOX"}, raw=raw
     )
     assert [(e["code"], e["used"]) for e in answer["errors"]] == [("QUOTA_EXCEEDED", used)]
     async with environment.write_session() as session:
         await session.exec(update(User).values(quota=used + len(raw)))
     answer = await run_message_mutation(
-        ada_with_mail, "messageUpload", mailbox={"path": "INBOX"}, raw=raw
+        ada_with_mail, "messageImport", mailbox={"path": "INBOX"}, raw=raw
     )
     assert answer["errors"] == []
     async with environment.write_session() as session:

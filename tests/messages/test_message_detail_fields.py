@@ -19,7 +19,7 @@ from tests.conftest import GraphQLClient, deliver_to, make_client, raw_message
 from tests.support.accounts.key_value_operations import change_options
 from tests.support.mail import multipart_message
 from tests.support.mail.multipart_message import MULTIPART_MESSAGE
-from tests.support.operations.message_sources import upload_message
+from tests.support.operations.message_sources import import_message, save_draft
 
 IMAP_POP3_QUERY = """query ($id: ID!) { message(by: {id: $id}) {
   emailId uid seq size virtualSize body envelopeImap bodyImap bodyStructureImap pop3Uidl
@@ -116,7 +116,7 @@ async def test_detail_statement_count_is_independent_of_list_length(
     async def save_reply_draft(subject: str) -> None:
         message_id = (await deliver_to(ada, subject)).message_id
         ref = {"message": {"id": global_ids.encode("Message", message_id)}, "relation": "REPLY"}
-        assert not (await upload_message(ada, source=ref, text="x"))["errors"]
+        assert not (await save_draft(ada, source=ref, text="x"))["errors"]
 
     await save_reply_draft("First")
     await count_statements()
@@ -152,7 +152,7 @@ async def test_draft_keeps_reference_when_saved_again(
         "message": {"id": global_ids.encode("Message", question.message_id)},
         "relation": "REPLY_ALL",
     }
-    answer = await upload_message(ada, source=ref, text="Well")
+    answer = await save_draft(ada, source=ref, text="Well")
     draft_id = answer["message"]["id"]
     fields = "source { relation uid message { subject } mailbox { path } }"
     document = f"query ($id: ID!) {{ message(by: {{id: $id}}) {{ {fields} }} }}"
@@ -163,9 +163,7 @@ async def test_draft_keeps_reference_when_saved_again(
         "mailbox": {"path": "INBOX"},
     }
     assert (await ada(document, id=draft_id))["message"]["source"] == expected
-    repeated = await upload_message(
-        ada, replaces={"id": draft_id}, subject="Re: Question", text="Better"
-    )
+    repeated = await save_draft(ada, draft={"id": draft_id}, subject="Re: Question", text="Better")
     assert repeated["message"]["id"] == draft_id
     assert (await ada(document, id=draft_id))["message"]["source"] == expected
     assert (await bob(document, id=draft_id))["message"] is None
@@ -429,7 +427,7 @@ async def test_verification_ignores_header_written_by_user(
 ) -> None:
     environment = ada.environment
     change_options(environment, authserv_ids=("mx.example.org",))
-    saved = await upload_message(ada, raw=(TRUSTED_HEADER + raw_message("Saved")).decode())
+    saved = await import_message(ada, raw=(TRUSTED_HEADER + raw_message("Saved")).decode())
     assert not saved["errors"]
     recipient = JobRecipient(1, ada.address, 1, environment.now() + timedelta(days=1))
     job = DeliveryJob(

@@ -11,8 +11,8 @@ from mail.storage import received_messages
 from models.runtime.environment import Environment
 from models.users.roles import Role, Scope
 from resolvers.mailboxes.loaders import MailboxSelector, NewMailboxes, create_mailboxes
-from resolvers.messages import upload
-from resolvers.messages.upload import NewMessage
+from resolvers.messages import message_import
+from resolvers.messages.message_import import NewMessage
 from tests.conftest import (
     GraphQLClient,
     ManualClock,
@@ -168,7 +168,7 @@ async def test_list_statement_count_is_independent_of_length(
     async def store_messages(path: str, count: int) -> None:
         for n in range(count):
             raw = raw_message(f"{path} {n} e", body=str(n)).decode()
-            await upload.store_message(
+            await message_import.store_message(
                 client_context(ada), NewMessage(MailboxSelector(path=path), raw, is_seen=False)
             )
 

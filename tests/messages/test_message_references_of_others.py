@@ -247,7 +247,7 @@ async def test_forward_by_manager_notifies_owner(
     assert await load_audit_log(environment) == [("messageRedirect", ada.user.id)]
     document = "{ viewer { user { authLog { nodes { action detail } } } } }"
     events = (await ada(document))["viewer"]["user"]["authLog"]["nodes"]
-    assert {"action": "message forward", "detail": {"to": ["d@example.net"]}} in events
+    assert {"action": "MESSAGE_REDIRECT", "detail": {"to": ["d@example.net"]}} in events
     assert await tasks.run_next_task(environment)
     subjects = [node["subject"] for node in await list_messages(ada)]
     assert "Your account was changed by an administrator" in subjects
@@ -275,68 +275,76 @@ async def test_forward_by_owner_sends_no_notification(
     assert log_rows == []
 
 
-async def test_admin_uploads_composed_message_to_other_users(
-    ada: GraphQLClient, bob: GraphQLClient, managers: list[GraphQLClient], environment: Environment
+@pytest.mark.parametrize("manager_index", range(3))
+async def test_manager_saves_draft_of_user(
+    ada: GraphQLClient,
+    bob: GraphQLClient,
+    managers: list[GraphQLClient],
+    environment: Environment,
+    manager_index: int,
 ) -> None:
-    arguments = {"mailbox": {"path": "Drafts"}, "draft": True, "subject": "hi", "text": "x",
-             "to": [{"address": "d@example.net"}, {"address": "d@"}]}  # fmt: skip
-    fields = "messages { id } warnings { code path }"
-    answer = await execute_mutation(
-        managers[0], "messageUpload", fields, users=user_selection(ada, bob), **arguments
-    )
-    assert (answer["errors"], len(answer["messages"])) == ([], 2)
-    assert [warning["path"] for warning in answer["warnings"]] == [["to", "1"]]
+    client, user = managers[manager_index], {"username": "ada"}
+    patch = {"subject": "one", "to": [{"address": "d@example.net"}, {"address": "d@"}]}
+    fields = "message { id } warnings { code path }"
+    created = await execute_mutation(client, "draftSave", fields, user=user, set=patch)
+    assert (created["errors"], created["warnings"][0]["path"]) == ([], ["set", "to", "1"])
     document = (
         "query ($id: ID!) { message(by: {id: $id}) { draft from { address } to { address } } }"
     )
-    for client, message in zip((ada, bob), answer["messages"], strict=True):
-        stored = (await client(document, id=message["id"]))["message"]
-        assert stored == {
-            "draft": True,
-            "from": {"address": client.address},
-            "to": [{"address": "d@example.net"}],
-        }
-    targets = sorted(client.user.id for client in (ada, bob))
-    assert sorted(await load_audit_log(environment)) == [
-        ("messageUpload", target) for target in targets
-    ]
+    assert (await ada(document, id=created["message"]["id"]))["message"] == {
+        "draft": True,
+        "from": {"address": ada.address},
+        "to": [{"address": "d@example.net"}],
+    }
+    (draft,) = [node for node in await list_messages(ada) if node["mailbox"]["path"] == "Drafts"]
+    by_uid = {"uid": {"mailbox": {"path": "Drafts"}, "uid": draft["uid"]}}
+    changed = await execute_mutation(
+        client, "draftSave", fields, user=user, draft=by_uid, set={"subject": "two"}
+    )
+    assert (changed["errors"], changed["message"]) == ([], created["message"])
+    (draft,) = [node for node in await list_messages(ada) if node["mailbox"]["path"] == "Drafts"]
+    assert draft["subject"] == "two"
+    assert await load_audit_log(environment) == [("draftSave", ada.user.id)] * 2
+    refused = await execute_mutation(
+        bob, "draftSave", fields, user=user, draft=created["message"], set={"subject": "three"}
+    )
+    assert error_codes_and_paths(refused) == [("NOT_FOUND", ["user"])]
 
 
 async def test_manager_replaces_draft_of_user(
     ada: GraphQLClient, bob: GraphQLClient, managers: list[GraphQLClient], environment: Environment
 ) -> None:
-    draft_fields = {"mailbox": {"path": "Drafts"}, "draft": True, "text": "x"}
-    fields = "messages { id } replaced"
-    first = await execute_mutation(ada, "messageUpload", fields, subject="one", **draft_fields)
-    arguments = {"replaces": first["messages"][0], "subject": "two", **draft_fields}
+    message_input = {"mailbox": {"path": "Drafts"}, "draft": True}
+    fields = "messages { id }"
+    first = await execute_mutation(
+        ada, "messageImport", fields, raw="Subject: one\n\nx", **message_input
+    )
+    replaced = {"id": first["messages"][0]["id"]}
+    arguments = {"replaces": replaced, "raw": "Subject: two\n\nx", **message_input}
     for client in managers:
         answer = await execute_mutation(
-            client, "messageUpload", fields, users=user_selection(ada), **arguments
+            client, "messageImport", fields, users=user_selection(ada), **arguments
         )
-        assert (answer["errors"], answer["replaced"]) == ([], True)
-        assert answer["messages"] == first["messages"]
+        assert answer["errors"] == []
+        assert [message["id"] for message in answer["messages"]] == [replaced["id"]]
     (draft,) = [node for node in await list_messages(ada) if node["mailbox"]["path"] == "Drafts"]
     assert draft["subject"] == "two"
-    assert await load_audit_log(environment) == [("messageUpload", ada.user.id)] * len(managers)
+    assert await load_audit_log(environment) == [("messageImport", ada.user.id)] * len(managers)
     refused = await execute_mutation(
-        managers[0], "messageUpload", fields, users=user_selection(ada, bob), **arguments
+        managers[0], "messageImport", fields, users=user_selection(ada, bob), **arguments
     )
     assert error_codes_and_paths(refused) == [("VALIDATION", ["users"])]
 
 
-async def test_upload_for_user_cannot_include_users_mail(
+async def test_draft_for_user_cannot_include_users_mail(
     ada: GraphQLClient, managers: list[GraphQLClient]
 ) -> None:
     first, _ = await list_message_ids(ada)
-    reference = {"message": {"id": first}, "relation": "FORWARD", "includeMessage": True}
-    arguments = {
-        "mailbox": {"path": "Drafts"},
-        "source": reference,
-        "users": user_selection(ada),
-    }
+    source = {"message": {"id": first}, "relation": "FORWARD", "includeMessage": True}
+    arguments = {"source": source, "set": {}, "user": {"username": "ada"}}
     for client in managers:
-        (error,) = (
-            await execute_mutation(client, "messageUpload", "messages { id }", **arguments)
-        )["errors"]
+        (error,) = (await execute_mutation(client, "draftSave", "message { id }", **arguments))[
+            "errors"
+        ]
         assert error["code"] == "FORBIDDEN"
     assert len(await list_messages(ada)) == 2

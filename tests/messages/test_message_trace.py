@@ -65,11 +65,18 @@ async def test_queue_id_of_reply_finds_all_trace_steps(
     (_, _, _, stored_detail) = steps.pop(2)
     assert stored_detail == "uid 1"
     assert steps == [
-        ("MTA", "accepted", "B.ob+x@example.org", "from <carol@example.com>"),
-        ("SPAM", "judged", "B.ob+x@example.org", "no spam, score 0, by SCORE"),
+        ("MTA", "ACCEPTED", "B.ob+x@example.org", "from <carol@example.com>"),
+        ("SPAM", "CLASSIFIED", "B.ob+x@example.org", "no spam, score 0, by SCORE"),
     ]
     events = await trace_events(root, queueId=queue_id)
-    assert sorted(events) == ["accepted", "accepted", "judged", "judged", "stored", "stored"]
+    assert sorted(events) == [
+        "ACCEPTED",
+        "ACCEPTED",
+        "CLASSIFIED",
+        "CLASSIFIED",
+        "STORED",
+        "STORED",
+    ]
     message_id = message_id_header(raw)
     assert await trace_steps(root, messageId=message_id) == await trace_steps(
         root, messageId=message_id.strip("<>")
@@ -102,18 +109,18 @@ async def test_trace_shows_refused_forwarded_and_dropped_recipients(
             event if detail is None else f"{event}: {detail}"
         )
     assert [event_text.partition(":")[0] for event_text in events_by_address[ada.address]] == [
-        "accepted", "judged", "stored", "sent on",
+        "ACCEPTED", "CLASSIFIED", "STORED", "FORWARDED",
     ]  # fmt: skip
-    assert events_by_address["list@example.org"][1:] == ["sent on: to dave@far.example"]
-    assert events_by_address["drop@example.org"][1:] == ["dropped"]
+    assert events_by_address["list@example.org"][1:] == ["FORWARDED: to dave@far.example"]
+    assert events_by_address["drop@example.org"][1:] == ["DISCARDED"]
     other_events = sorted(event_text.partition(":")[0] for event_text in others)
-    assert other_events == ["queued", "queued", "relayed", "relayed"]
+    assert other_events == ["QUEUED", "QUEUED", "RELAYED", "RELAYED"]
     assert any("attempts 1" in event_text and "answer 250" in event_text for event_text in others)
     spam = b"X-Spam-Flag: YES\r\n" + raw_message("Spam")
     refused, *_ = await deliver_by_lmtp(lmtp_client, spam, "list@example.org")
     assert refused.startswith("554 5.7.1")
     steps = await trace_steps(root, messageId=message_id_header(spam))
-    assert [event for _, event, _, _ in steps] == ["accepted", "refused"]
+    assert [event for _, event, _, _ in steps] == ["ACCEPTED", "REFUSED"]
     assert steps[1][3] == "Held: spam is not sent on"
 
 
@@ -139,11 +146,11 @@ async def test_trace_shows_recipients_rejected_at_rcpt(
     ]
     for arguments in ({"queueId": queue_id}, {"messageId": message_id_header(raw)}):
         root_steps = await trace_steps(root, **arguments)
-        assert [step[2:] for step in root_steps if step[1] == "turned away"] == rejected
+        assert [step[2:] for step in root_steps if step[1] == "REJECTED"] == rejected
         admin_steps = await trace_steps(domain_admin, **arguments)
-        assert [step[2:] for step in admin_steps if step[1] == "turned away"] == rejected[:2]
+        assert [step[2:] for step in admin_steps if step[1] == "REJECTED"] == rejected[:2]
         assert [event for _, event, address, _ in root_steps if address == ada.address] == [
-            "accepted", "judged", "stored",
+            "ACCEPTED", "CLASSIFIED", "STORED",
         ]  # fmt: skip
 
 
@@ -157,8 +164,8 @@ async def test_trace_shows_spam_verdict_before_script_refusal(
     (verdict, refusal) = (
         await trace_steps(root, messageId=message_id_header(raw), address=ada.address)
     )[1:]
-    assert verdict[1:] == ("judged", ada.address, "no spam, score 0, by SCORE")
-    assert refusal[1:] == ("refused", ada.address, "Rejected: Not this.")
+    assert verdict[1:] == ("CLASSIFIED", ada.address, "no spam, score 0, by SCORE")
+    assert refusal[1:] == ("REFUSED", ada.address, "Rejected: Not this.")
 
 
 async def test_trace_of_sent_message_is_found_by_queue_id_and_message_id(
@@ -181,7 +188,7 @@ async def test_trace_of_sent_message_is_found_by_queue_id_and_message_id(
     for arguments in ({"queueId": queue_id}, {"messageId": message_id}):
         events = await trace_events(root, **arguments)
         assert sorted(events) == [
-            "accepted", "delivered", "judged", "queued", "relayed", "stored",
+            "ACCEPTED", "CLASSIFIED", "DELIVERED", "QUEUED", "RELAYED", "STORED",
         ]  # fmt: skip
 
 
@@ -202,7 +209,7 @@ async def test_trace_is_limited_to_domains_of_admin(
     assert {address for _, _, address, _ in admin_steps} == {"eve@other.example"}
     assert len(admin_steps) == 3
     root_steps = await trace_steps(root, messageId=message_id_header(raw))
-    assert {"queued", "pending"} <= {event for _, event, _, _ in root_steps}
+    assert {"QUEUED", "PENDING"} <= {event for _, event, _, _ in root_steps}
     answer = await ada.execute(MESSAGE_TRACE_QUERY, messageId=message_id_header(raw))
     assert answer["errors"][0]["extensions"]["code"] == "FORBIDDEN"
     submission_id = await queue_message(ada, NamedAddress("carol@example.net"))

@@ -21,7 +21,7 @@ from mail.search import index_worker
 from mail.storage.blobs.compression import content_digest
 from mail.storage.message_content import read_all
 from models.errors import ServiceUnavailable
-from models.events.journal import EventType
+from models.events.event_types import EventType
 from models.runtime.environment import Environment
 from models.users.tables import User
 from resolvers.mailboxes.loaders import NewMailboxes
@@ -259,7 +259,7 @@ async def test_unusable_key_refuses_every_message(
         1
     ].reply_code == 451
     answer = await run_message_mutation(
-        pgp_account.client, "messageUpload", mailbox={"path": "INBOX"}, raw=PLAIN_MESSAGE.decode()
+        pgp_account.client, "messageImport", mailbox={"path": "INBOX"}, raw=PLAIN_MESSAGE.decode()
     )
     assert [error["code"] for error in answer["errors"]] == ["UNAVAILABLE"]
     with pytest.raises(ServiceUnavailable):
@@ -289,15 +289,15 @@ async def test_uploaded_message_is_encrypted_except_draft(
     pgp_account: OpenPgpAccount, bob: GraphQLClient
 ) -> None:
     arguments = {"mailbox": {"path": "INBOX"}, "raw": PLAIN_MESSAGE.decode()}
-    answer = await run_message_mutation(pgp_account.client, "messageUpload", **arguments)
+    answer = await run_message_mutation(pgp_account.client, "messageImport", **arguments)
     assert answer["errors"] == []
     assert await pgp_account.decrypt(
-        global_ids.decode("Message", answer["message"]["id"])
+        global_ids.decode("Message", answer["messages"][0]["id"])
     ) == encryptable_part(PLAIN_MESSAGE)
     answer = await run_message_mutation(
-        pgp_account.client, "messageUpload", **arguments, draft=True
+        pgp_account.client, "messageImport", **arguments, draft=True
     )
-    assert answer["message"]["rawSource"].encode() == PLAIN_MESSAGE
+    assert answer["messages"][0]["rawSource"].encode() == PLAIN_MESSAGE
     mailbox_id = mailbox_global_id((await pgp_account.client.load_mailbox()).id)
     response = await pgp_account.client.http.post(
         f"/rest/mailboxes/{mailbox_id}/messages",
@@ -307,8 +307,8 @@ async def test_uploaded_message_is_encrypted_except_draft(
     assert await pgp_account.decrypt(
         global_ids.decode("Message", response.json()["id"])
     ) == encryptable_part(LARGE_MESSAGE)
-    answer = await run_message_mutation(bob, "messageUpload", **arguments)
-    assert answer["message"]["rawSource"].encode() == PLAIN_MESSAGE
+    answer = await run_message_mutation(bob, "messageImport", **arguments)
+    assert answer["messages"][0]["rawSource"].encode() == PLAIN_MESSAGE
 
 
 async def test_upload_to_several_users_is_encrypted_per_user(
@@ -318,7 +318,7 @@ async def test_upload_to_several_users_is_encrypted_per_user(
     users = {
         "ids": [global_ids.encode("User", client.user.id) for client in (pgp_account.client, bob)]
     }
-    answer = await run_message_mutation(root, "messageUpload", **arguments, users=users)
+    answer = await run_message_mutation(root, "messageImport", **arguments, users=users)
     assert answer["errors"] == []
     sql = "SELECT id FROM messages WHERE user_id = :u"
     ((ada_message_id,),) = await select_rows(root.environment, sql, u=pgp_account.client.user.id)
@@ -359,11 +359,11 @@ async def test_upload_to_shared_mailbox_is_encrypted_to_its_owner(
     assert await share_mailbox(pgp_account.client, bob, "LOOKUP", "READ", "INSERT", "CREATE") == []
     mailbox = {"id": mailbox_global_id((await pgp_account.client.load_mailbox("Team")).id)}
     answer = await run_message_mutation(
-        bob, "messageUpload", mailbox=mailbox, raw=PLAIN_MESSAGE.decode()
+        bob, "messageImport", mailbox=mailbox, raw=PLAIN_MESSAGE.decode()
     )
     assert answer["errors"] == []
     assert await pgp_account.decrypt(
-        global_ids.decode("Message", answer["message"]["id"])
+        global_ids.decode("Message", answer["messages"][0]["id"])
     ) == encryptable_part(PLAIN_MESSAGE)
     arguments = {"paths": ["Sub"], "parent": mailbox, "encryptMessages": True}
     (error,) = (await execute_mutation(bob, "mailboxCreate", "task { id }", **arguments))["errors"]
@@ -402,7 +402,7 @@ async def test_encryption_requires_key_and_blocks_its_removal(
     ada: GraphQLClient, root: GraphQLClient
 ) -> None:
     _, (error,) = await try_update_users(ada, encryptMessages=True)
-    expected = ("VALIDATION", ["set", "encryptMessages"], "required")
+    expected = ("VALIDATION", ["set", "encryptMessages"], "REQUIRED")
     assert (error["code"], error["path"], error["constraint"]) == expected
     (error,) = await set_mailbox_encryption(ada, on=True)
     assert (error["code"], error["path"], error["constraint"]) == expected
@@ -435,7 +435,7 @@ async def test_encryption_setting_is_shown_and_writes_events(
     assert await set_mailbox_encryption(ada, on=True) == []
     written_events = await load_journal_changes(ada.environment, ada.user.id, before)
     assert written_events[0] == (
-        EventType.USER_CHANGED,
+        EventType.USER_UPDATED,
         [ada.user.id],
         [["encryptMessages", "openpgpPublicKey"]],
     )

@@ -10,7 +10,7 @@ from tests.conftest import GraphQLClient, deliver_to
 from tests.support.accounts.user_operations import execute_mutation
 from tests.support.mail_servers.queue_worker import poll_until, relay_settings, run_queue_worker
 from tests.support.mail_servers.smtp_and_dns_servers import FakeSmtpServer, run_smtp_server
-from tests.support.operations.message_sources import upload_message
+from tests.support.operations.message_sources import save_draft
 
 TEXT_STARTS = [
     "Hello",
@@ -47,15 +47,24 @@ async def load_bodies(client: GraphQLClient, message_id: str) -> tuple[str, str]
 @pytest.mark.parametrize("files", [[], [ATTACHMENT]])
 async def test_draft_body_is_unchanged(ada: GraphQLClient, files: list[Any]) -> None:
     for text in TEXTS:
-        answer = await upload_message(ada, text=text, attachments=files)
+        answer = await save_draft(ada, text=text, addAttachments=files)
         assert answer["errors"] == []
         assert (await load_bodies(ada, answer["message"]["id"]))[0] == with_lf_line_ends(text), (
             repr(text)
         )
-        answer = await upload_message(ada, text=text, html=html_page(text), attachments=files)
+        answer = await save_draft(ada, text=text, html=html_page(text), addAttachments=files)
         stored = await load_bodies(ada, answer["message"]["id"])
         assert stored == (with_lf_line_ends(text), with_lf_line_ends(html_page(text))), repr(text)
-        answer = await upload_message(ada, html=html_page(text), attachments=files)
+        patches: list[dict[str, Any]] = [
+            {"subject": "x"},
+            {"bcc": []},
+            {"addAttachments": [ATTACHMENT]},
+        ]
+        for patch in patches:
+            draft = {"id": answer["message"]["id"]}
+            assert (await save_draft(ada, draft=draft, **patch))["errors"] == []
+            assert await load_bodies(ada, draft["id"]) == stored, repr(text)
+        answer = await save_draft(ada, html=html_page(text), addAttachments=files)
         assert (await load_bodies(ada, answer["message"]["id"]))[1] == with_lf_line_ends(
             html_page(text)
         ), repr(text)

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from graph.types import global_ids
-from models.events.journal import EventType
+from models.auth.security_log import AuthEventAction, AuthEventResult, AuthProtocol
+from models.events.event_types import EventType
 from models.runtime.environment import Environment
 from resolvers.auth import security_log
 from resolvers.auth.security_log import NewSecurityEvent
@@ -55,7 +56,7 @@ async def test_new_mail_notifies_only_its_owner(
     (notification,) = received_notifications(ada_follower)
     message_id = global_ids.encode("Message", message.message_id)
     assert (notification["type"], notification["title"], notification["text"]) == (
-        "message.received",
+        "MESSAGE_RECEIVED",
         "Carol",
         "Hello",
     )
@@ -100,7 +101,7 @@ async def test_subscription_continues_after_cursor_without_gaps(
     )
     await wait_until(lambda: resync_follower.payloads)
     assert [notification["type"] for notification in received_notifications(resync_follower)] == [
-        "resync"
+        "RESYNC"
     ]
     await resync_follower.unsubscribe()
 
@@ -133,28 +134,29 @@ async def test_limits_sign_ins_and_bounces_are_notified(
         **{**limit_facts, "level": "FULL", "refused": True},
     )
     for action, result in (
-        ("authenticate", "success"),
-        ("authenticate", "fail"),
-        ("key value set", "success"),
-        ("password change", "success"),
+        (AuthEventAction.AUTHENTICATE, AuthEventResult.SUCCESS),
+        (AuthEventAction.AUTHENTICATE, AuthEventResult.FAILURE),
+        (AuthEventAction.TOTP_SETUP, AuthEventResult.SUCCESS),
+        (AuthEventAction.PASSWORD_CHANGE, AuthEventResult.SUCCESS),
     ):
         await security_log.log_event_separately(
-            client_context(ada), NewSecurityEvent(action, user_id, result, protocol="IMAP")
+            client_context(ada),
+            NewSecurityEvent(action, user_id, result, protocol=AuthProtocol.IMAP),
         )
-    await record_journal_entry(ada, EventType.SUBMISSION_CHANGED, [7], state="SENT")
-    await record_journal_entry(ada, EventType.SUBMISSION_CHANGED, [7], state="FAILED")
+    await record_journal_entry(ada, EventType.SUBMISSION_SENT, [7], state="SENT")
+    await record_journal_entry(ada, EventType.SUBMISSION_BOUNCED, [7], state="FAILED")
     follower = await live_server.follow(ada, NOTIFICATIONS_SUBSCRIPTION, after=start)
     await wait_until(lambda: len(follower.payloads) == 6)
     assert [
         (notification["type"], notification["title"])
         for notification in received_notifications(follower)
     ] == [
-        ("limit.reached", "Storage: used up to 81 %"),
-        ("limit.reached", "Storage: used up"),
-        ("login.succeeded", "New sign-in"),
-        ("login.failed", "A sign-in failed"),
-        ("password.changed", "The password was changed"),
-        ("message.bounced", "A message could not be sent"),
+        ("LIMIT_REACHED", "Storage: used up to 81 %"),
+        ("LIMIT_REACHED", "Storage: used up"),
+        ("SIGN_IN_SUCCEEDED", "New sign-in"),
+        ("SIGN_IN_FAILED", "A sign-in failed"),
+        ("PASSWORD_CHANGED", "The password was changed"),
+        ("SUBMISSION_BOUNCED", "A message could not be sent"),
     ]
     assert received_notifications(follower)[2]["text"] == "IMAP"
     await follower.unsubscribe()

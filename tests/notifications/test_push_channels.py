@@ -245,9 +245,9 @@ async def test_muted_threads_and_uploaded_messages_are_not_pushed(
       errors { code } } }"""
     await ada(mute, id=node["thread"]["id"])
     await deliver_to_mailbox(ada, "Re: Talk", In_Reply_To="<t@example.net>")
-    upload = """mutation { messageUpload(input: {mailbox: {path: "INBOX"}, subject: "Put in",
-      text: "x"}) { errors { code } } }"""
-    assert (await ada(upload))["messageUpload"]["errors"] == []
+    upload = """mutation { messageImport(input: {mailbox: {path: "INBOX"},
+      raw: "Subject: Put in\\n\\nx\\n"}) { errors { code } } }"""
+    assert (await ada(upload))["messageImport"]["errors"] == []
     await push_until_idle(worker)
     assert received_texts(receiver) == ["Talk"]
 
@@ -307,17 +307,17 @@ INVALID_P256_KEY = encode_base64url(b"\4" + b"\1" * 64)  # no point of the curve
 @pytest.mark.parametrize(
     ("fields", "expected"),
     [
-        ({"kind": "PUSHOVER", "key": "k"}, [(["token"], "required")]),
-        ({"kind": "HTTP"}, [(["endpoint"], "required")]),
-        ({"kind": "HTTP", "endpoint": "https://x.example", "key": "k"}, [(["key"], "exclusive")]),
-        ({"kind": "HTTP", "endpoint": "ftp://x.example"}, [(["endpoint"], "url")]),
-        ({"kind": "HTTP", "endpoint": {"a": 1}}, [(["endpoint"], "format")]),
-        ({"kind": "HTTP", "endpoint": "http://127.0.0.1/x"}, [(["endpoint"], "private")]),
-        ({"kind": "HTTP", "endpoint": "https://db.internal/"}, [(["endpoint"], "private")]),
-        ({"kind": "WEB_PUSH", "endpoint": "https://x.example"}, [(["endpoint"], "format")]),
+        ({"kind": "PUSHOVER", "key": "k"}, [(["token"], "REQUIRED")]),
+        ({"kind": "HTTP"}, [(["endpoint"], "REQUIRED")]),
+        ({"kind": "HTTP", "endpoint": "https://x.example", "key": "k"}, [(["key"], "EXCLUSIVE")]),
+        ({"kind": "HTTP", "endpoint": "ftp://x.example"}, [(["endpoint"], "URL")]),
+        ({"kind": "HTTP", "endpoint": {"a": 1}}, [(["endpoint"], "FORMAT")]),
+        ({"kind": "HTTP", "endpoint": "http://127.0.0.1/x"}, [(["endpoint"], "PRIVATE_NETWORK")]),
+        ({"kind": "HTTP", "endpoint": "https://db.internal/"}, [(["endpoint"], "PRIVATE_NETWORK")]),
+        ({"kind": "WEB_PUSH", "endpoint": "https://x.example"}, [(["endpoint"], "FORMAT")]),
         (
             {"kind": "WEB_PUSH", "endpoint": {"endpoint": "http://x.example", "keys": {}}},
-            [(["endpoint"], "url")],
+            [(["endpoint"], "URL")],
         ),
         (
             {
@@ -327,22 +327,22 @@ INVALID_P256_KEY = encode_base64url(b"\4" + b"\1" * 64)  # no point of the curve
                     "keys": {"p256dh": INVALID_P256_KEY, "auth": encode_base64url(b"a" * 16)},
                 },
             },
-            [(["endpoint"], "format")],
+            [(["endpoint"], "FORMAT")],
         ),
         (
             {"kind": "WEB_PUSH", "endpoint": {"endpoint": "https://[2600::1]/", "keys": {}}},
-            [(["endpoint"], "url")],
+            [(["endpoint"], "URL")],
         ),
-        ({"key": "k\n", "token": "t"}, [(["key"], "format")]),
-        ({"key": "k", "token": "t", "title": "x" * 251}, [(["title"], "length")]),
-        ({"key": "k", "token": "t", "text": "a\tb"}, [(["text"], "pattern")]),
-        ({"key": "k", "token": "t", "senders": ["@"]}, [(["senders", "0"], "pattern")]),
-        ({"key": "k", "token": "t", "senders": ["a.example"] * 101}, [(["senders"], "max")]),
-        ({"key": "k", "token": "t", "sendersRegex": "(a"}, [(["sendersRegex"], "pattern")]),
-        ({"key": "k", "token": "t", "sendersRegex": r"(a)\1"}, [(["sendersRegex"], "pattern")]),
+        ({"key": "k\n", "token": "t"}, [(["key"], "FORMAT")]),
+        ({"key": "k", "token": "t", "title": "x" * 251}, [(["title"], "LENGTH")]),
+        ({"key": "k", "token": "t", "text": "a\tb"}, [(["text"], "PATTERN")]),
+        ({"key": "k", "token": "t", "senders": ["@"]}, [(["senders", "0"], "PATTERN")]),
+        ({"key": "k", "token": "t", "senders": ["a.example"] * 101}, [(["senders"], "MAX")]),
+        ({"key": "k", "token": "t", "sendersRegex": "(a"}, [(["sendersRegex"], "PATTERN")]),
+        ({"key": "k", "token": "t", "sendersRegex": r"(a)\1"}, [(["sendersRegex"], "PATTERN")]),
         (
             {"key": "k", "token": "t", "title": "", "sendersRegex": "(?=a)"},
-            [(["sendersRegex"], "pattern"), (["title"], "length")],
+            [(["sendersRegex"], "PATTERN"), (["title"], "LENGTH")],
         ),
         (
             {"key": "k", "token": "t", "mailboxes": [{"path": "None"}]},
@@ -456,7 +456,7 @@ async def test_admin_sets_channels_of_users_and_security_log_has_it(
     ]
     security_log_query = "{ viewer { user { authLog { nodes { action by } } } } }"
     (entry,) = (await ada(security_log_query))["viewer"]["user"]["authLog"]["nodes"]
-    assert entry["action"] == "push channel set"
+    assert entry["action"] == "PUSH_CHANNEL_SET"
     assert entry["by"]
     for client in (ada, bob):
         await deliver_to_mailbox(client, "Hello", To=client.address)

@@ -119,7 +119,7 @@ async def test_status_decides_whether_channel_is_deactivated(
     shown_channel = await load_push_channel(ada)
     assert (shown_channel["active"], shown_channel["lastError"]) == (active, f"status {status}")
     changes_query = (
-        "query ($c: Cursor!) { changes(after: $c, types: [USER_CHANGED]) { events { type } } }"
+        "query ($c: Cursor!) { changes(after: $c, types: [USER_UPDATED]) { events { type } } }"
     )
     events = (await ada(changes_query, c=start))["changes"]["events"]
     assert len(events) == (not active)

@@ -37,7 +37,7 @@ async def test_log_has_maximum_length(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("resolvers.notifications.webhook_worker.MAX_STORED_DELIVERIES", 3)
-    webhook_id, _ = await create_webhook(root, receiver.url, "message.received")
+    webhook_id, _ = await create_webhook(root, receiver.url, "MESSAGE_RECEIVED")
     for n in range(6):
         await deliver_to(ada, f"No. {n}")
     worker = make_webhook_worker(ada.environment)
@@ -54,7 +54,7 @@ async def add_deliveries(
     rows = [
         {
             "id": environment.new_id(), "webhook_id": webhook_id, "stream_id": 0, "number": n,
-            "event": f"e{n}", "type": "message.added", "at": environment.now(), "body": {},
+            "event": f"e{n}", "type": "MESSAGE_ADDED", "at": environment.now(), "body": {},
             "state": state, "attempt": 1, "expires_at": environment.now(),
         }
         for n in range(count)
@@ -80,7 +80,7 @@ async def test_old_deliveries_are_deleted_with_constant_statements(
     webhook_ids, statement_counts = list[int](), list[int]()
     for new_count in (1, 19):
         for _ in range(new_count):
-            global_id, _ = await create_webhook(root, "http://127.0.0.1:1/", "message.*")
+            global_id, _ = await create_webhook(root, "http://127.0.0.1:1/", "MESSAGE_ADDED")
             webhook_ids.append(global_ids.decode("Webhook", global_id))
         for webhook_id in webhook_ids:
             await add_deliveries(environment, webhook_id, WebhookDeliveryState.DELIVERED, 5)
@@ -113,7 +113,7 @@ async def test_old_deliveries_are_found_by_index(
     monkeypatch.setattr("resolvers.notifications.webhook_worker.MAX_STORED_DELIVERIES", 50)
     let_inward(environment)
     for _ in range(20):
-        webhook_id, _ = await create_webhook(root, "http://127.0.0.1:1/", "message.*")
+        webhook_id, _ = await create_webhook(root, "http://127.0.0.1:1/", "MESSAGE_ADDED")
         await add_deliveries(
             environment,
             global_ids.decode("Webhook", webhook_id),

@@ -69,7 +69,7 @@ async def test_failed_delivery_is_retried_in_order(
         writer.write(UNAVAILABLE_RESPONSE if of_ada and failing else b"HTTP/1.1 204 No\r\n\r\n")
 
     receiver.response = answer
-    webhook_id, _ = await create_webhook(root, receiver.url, "message.received")
+    webhook_id, _ = await create_webhook(root, receiver.url, "MESSAGE_RECEIVED")
     for subject in ("One", "Two"):
         await deliver_to(ada, subject)
     await deliver_to(bob, "His")
@@ -97,7 +97,7 @@ async def test_expired_delivery_is_dead_and_next_one_is_sent(
     ada: GraphQLClient, root: GraphQLClient, receiver: WebhookReceiver, clock: ManualClock
 ) -> None:
     receiver.response = UNAVAILABLE_RESPONSE
-    webhook_id, _ = await create_webhook(root, receiver.url, "message.received")
+    webhook_id, _ = await create_webhook(root, receiver.url, "MESSAGE_RECEIVED")
     await deliver_to(ada, "Poison")
     worker = make_webhook_worker(ada.environment)
     for _ in range(MAX_ATTEMPTS):
@@ -121,7 +121,7 @@ async def test_failing_receiver_is_paused_and_probed_once(
     clock: ManualClock,
 ) -> None:
     receiver.response = UNAVAILABLE_RESPONSE
-    webhook_id, _ = await create_webhook(root, receiver.url, "message.received")
+    webhook_id, _ = await create_webhook(root, receiver.url, "MESSAGE_RECEIVED")
     worker = make_webhook_worker(ada.environment)
     for _ in range(FAILURES_BEFORE_PAUSE):
         await deliver_to(ada)
@@ -148,7 +148,7 @@ async def test_status_410_deactivates_webhook(
     ada: GraphQLClient, root: GraphQLClient, receiver: WebhookReceiver, clock: ManualClock
 ) -> None:
     receiver.response = b"HTTP/1.1 410 Gone\r\n\r\n"
-    webhook_id, _ = await create_webhook(root, receiver.url, "message.received")
+    webhook_id, _ = await create_webhook(root, receiver.url, "MESSAGE_RECEIVED")
     await deliver_to(ada)
     worker = make_webhook_worker(ada.environment)
     await post_until_idle(worker)
@@ -174,7 +174,7 @@ async def test_invalid_response_is_recorded_as_error(
     ada: GraphQLClient, root: GraphQLClient, receiver: WebhookReceiver, answer: bytes, error: str
 ) -> None:
     receiver.response = answer
-    webhook_id, secret = await create_webhook(root, receiver.url, "message.received")
+    webhook_id, secret = await create_webhook(root, receiver.url, "MESSAGE_RECEIVED")
     await deliver_to(ada)
     await post_until_idle(make_webhook_worker(ada.environment))
     log = await load_webhook_log(root, webhook_id)
@@ -198,7 +198,7 @@ async def test_endless_response_body_is_not_read(
             sent_bytes[0] += 65536
 
     receiver.response = answer
-    webhook_id, _ = await create_webhook(root, receiver.url, "message.received")
+    webhook_id, _ = await create_webhook(root, receiver.url, "MESSAGE_RECEIVED")
     await deliver_to(ada)
     async with asyncio.timeout(5):
         await post_until_idle(make_webhook_worker(ada.environment))
@@ -220,8 +220,8 @@ async def test_slow_receiver_does_not_delay_other_receivers(
 ) -> None:
     async with run_webhook_receiver() as slow_receiver:
         slow_receiver.response = answer_slowly
-        webhook_id, _ = await create_webhook(root, slow_receiver.url, "message.received")
-        await create_webhook(root, receiver.url, "message.received")
+        webhook_id, _ = await create_webhook(root, slow_receiver.url, "MESSAGE_RECEIVED")
+        await create_webhook(root, receiver.url, "MESSAGE_RECEIVED")
         worker = make_webhook_worker(ada.environment, timeout_seconds=4.0)
         for n in range(5):
             await deliver_to(ada, f"No. {n}")
@@ -250,7 +250,7 @@ async def test_concurrent_requests_to_a_receiver_are_one_per_account(
         writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
 
     receiver.response = answer
-    await create_webhook(root, receiver.url, "message.received")
+    await create_webhook(root, receiver.url, "MESSAGE_RECEIVED")
     for n in range(2):
         await deliver_to(ada, f"Hers {n}")
         await deliver_to(bob, f"His {n}")
@@ -271,7 +271,7 @@ async def test_crash_after_request_repeats_the_request(
     ada: GraphQLClient, root: GraphQLClient, receiver: WebhookReceiver
 ) -> None:
     environment = ada.environment
-    webhook_id, _ = await create_webhook(root, receiver.url, "message.received")
+    webhook_id, _ = await create_webhook(root, receiver.url, "MESSAGE_RECEIVED")
     await deliver_to(ada, "One")
 
     def crash_after_request(fault_point: str) -> None:
@@ -300,7 +300,7 @@ async def test_crash_after_request_repeats_the_request(
 async def test_events_before_worker_start_are_posted(
     ada: GraphQLClient, root: GraphQLClient, receiver: WebhookReceiver
 ) -> None:
-    await create_webhook(root, receiver.url, "message.received")
+    await create_webhook(root, receiver.url, "MESSAGE_RECEIVED")
     for n in range(3):
         await deliver_to(ada, f"No. {n}")  # no worker runs
     worker_task = asyncio.create_task(webhook_worker.run_worker(ada.environment, delivery_body))
@@ -327,7 +327,7 @@ async def test_worker_without_webhooks_executes_no_statement(
     await deliver_to(ada, "Unheard")
     await asyncio.sleep(0.1)
     assert not any("webhook" in statement for statement in statements)
-    await create_webhook(root, receiver.url, "message.received", user={"username": "ada"})
+    await create_webhook(root, receiver.url, "MESSAGE_RECEIVED", user={"username": "ada"})
     await deliver_to(ada, "Heard")
     async with asyncio.timeout(5):
         await receiver.wait_for_requests(1)
@@ -339,7 +339,7 @@ async def test_worker_without_webhooks_executes_no_statement(
 async def test_several_workers_post_each_event_once_in_order(
     ada: GraphQLClient, bob: GraphQLClient, root: GraphQLClient, receiver: WebhookReceiver
 ) -> None:
-    await create_webhook(root, receiver.url, "message.received")
+    await create_webhook(root, receiver.url, "MESSAGE_RECEIVED")
     workers = [make_webhook_worker(ada.environment) for _ in range(4)]
     for n in range(10):
         await deliver_to(ada, f"Hers {n}")
@@ -366,7 +366,7 @@ async def test_worker_that_lost_its_lease_writes_nothing(
         )
 
     receiver.response = answer
-    webhook_id, _ = await create_webhook(root, receiver.url, "message.received")
+    webhook_id, _ = await create_webhook(root, receiver.url, "MESSAGE_RECEIVED")
     await deliver_to(ada)
     slow_task = asyncio.create_task(post_until_idle(make_webhook_worker(environment)))
     await receiver.wait_for_requests(1)
@@ -381,7 +381,7 @@ async def test_worker_that_lost_its_lease_writes_nothing(
 async def test_deleting_webhook_deletes_its_deliveries(
     ada: GraphQLClient, root: GraphQLClient, receiver: WebhookReceiver
 ) -> None:
-    webhook_id, _ = await create_webhook(root, receiver.url, "message.received")
+    webhook_id, _ = await create_webhook(root, receiver.url, "MESSAGE_RECEIVED")
     await deliver_to(ada)
     await create_deliveries_if_webhooks_active(ada.environment)
     deletion = (
@@ -411,7 +411,7 @@ async def test_private_addresses_are_not_contacted(
             return ["127.0.0.1", "::ffff:127.0.0.1"]
 
         url = f"http://hooks.example.com:{private_receiver.port}/?token=s3cret"
-        webhook_id, secret = await create_webhook(root, url, "message.received")
+        webhook_id, secret = await create_webhook(root, url, "MESSAGE_RECEIVED")
         await deliver_to(ada)
         with caplog.at_level(logging.DEBUG):
             await post_until_idle(make_webhook_worker(environment, resolve=resolve))
@@ -433,7 +433,7 @@ async def test_checked_address_is_the_one_contacted(
         return answers.pop(0)
 
     url = f"http://hooks.example.com:{receiver.port}/x"
-    await create_webhook(root, url, "message.received")
+    await create_webhook(root, url, "MESSAGE_RECEIVED")
     await deliver_to(ada)
     await post_until_idle(make_webhook_worker(environment, resolve=resolve))
     (request,) = receiver.requests
@@ -495,7 +495,7 @@ async def test_journal_is_read_with_constant_statements(
     receiver: WebhookReceiver,
     statements: list[str],
 ) -> None:
-    await create_webhook(root, receiver.url, "message.received")
+    await create_webhook(root, receiver.url, "MESSAGE_RECEIVED")
     await create_deliveries_if_webhooks_active(ada.environment)
     statement_counts = []
     for message_count in (1, 20):

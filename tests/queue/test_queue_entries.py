@@ -20,7 +20,7 @@ from models.store.keyset_pages import PageRequest
 from models.submission.tables import Submission
 from resolvers.admin import tasks
 from resolvers.queue import loaders as queue_loaders
-from resolvers.queue.loaders import CURSOR_KIND, QueueEntryConditions, QueueName
+from resolvers.queue.loaders import QueueEntryConditions, QueueName
 from resolvers.users.selection import UserSelector
 from tests.conftest import GraphQLClient, ManualClock, client_context
 from tests.support.accounts.domain_admins import make_domain_admin
@@ -280,7 +280,7 @@ async def test_lists_and_claims_use_indexes_of_waiting_entries(
 ) -> None:
     await send_deferred(ada)
     for client in (ada, admin_client):
-        ctx, page_request = client_context(client), PageRequest(CURSOR_KIND, 20)
+        ctx, page_request = client_context(client), PageRequest("queue", 20)
         with record_query_plans(environment) as plans:
             for conditions in (
                 QueueEntryConditions(),
@@ -348,7 +348,7 @@ async def test_deferred_entries_are_found_by_index(
         query = queue_loaders.read_entry_page(
             client_context(admin_client),
             QueueEntryConditions(QueueName.DEFERRED),
-            PageRequest(CURSOR_KIND, 20),
+            PageRequest("queue", 20),
             {"id"},
         )
         plan, _ = await plans.explain_selects(query, "deliveries", containing="LIMIT")

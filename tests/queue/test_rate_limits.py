@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from graph.types import global_ids
-from models.events.journal import PLATFORM, EventType
+from models.events.event_types import EventType
+from models.events.journal import PLATFORM
 from models.runtime.environment import Environment
 from models.users.roles import AdminPermission, Role
 from resolvers.auth.authentication import wait_for_background_tasks
@@ -33,19 +34,25 @@ query ($filter: RateLimitFilter, $first: Int, $after: String, $last: Int, $befor
     pageInfo {{ hasNextPage hasPreviousPage startCursor endCursor }} }} }}
 """
 HOLDS = """
-query ($users: UserSelection, $first: Int, $after: String) {
-  rateLimitHolds(users: $users, first: $first, after: $after) {
+query ($filter: RateLimitHoldFilter, $first: Int, $after: String) {
+  rateLimitHolds(filter: $filter, first: $first, after: $after) {
     nodes { user { username } source domain { name } messages per heldAt resetsAt }
     totalCount pageInfo { hasNextPage endCursor } } }
 """
 
 
+UNLIMITED = -1
+FIVE_PER_HOUR = {"messages": 5, "per": "HOUR"}
+
+
 async def set_rate_limit(
     client: GraphQLClient, value: int | None, frame: str = "HOUR", **owners: Any
 ) -> Any:
-    rate_input: dict[str, Any] = {"messages": value, "per": frame, **owners}
+    """Set the limit of users and domains; UNLIMITED is null in the input, None removes it."""
+    messages = None if value == UNLIMITED else value
+    rate_limit = None if value is None else {"messages": messages, "per": frame}
     answer = await execute_mutation(
-        client, "rateLimitSet", f"rateLimits {{ {FIELDS} }}", **rate_input
+        client, "rateLimitSet", f"rateLimits {{ {FIELDS} }}", rateLimit=rate_limit, **owners
     )
     return answer["rateLimits"], answer["errors"]
 
@@ -132,11 +139,9 @@ async def test_rate_limits_are_set_changed_listed_and_removed(
         [],
     )
     assert await list_limits(root) == [("bob", 1, "DAY")]
-    ((limit,), _) = await set_rate_limit(root, 0, **users_input(bob))
-    assert (limit["messages"], limit["exhausted"]) == (
-        0,
-        False,
-    )  # unlimited, whatever the settings are
+    ((limit,), _) = await set_rate_limit(root, UNLIMITED, **users_input(bob))
+    # unlimited, whatever the settings are
+    assert (limit["messages"], limit["exhausted"]) == (None, False)
     set_options(root.environment, limits_send_rate_per_user="1/DAY")
     assert [await try_send_message(bob, "a@example.net") for _ in range(3)] == [[], [], []]
 
@@ -192,7 +197,7 @@ async def test_domain_is_created_and_updated_with_a_rate_limit(root: GraphQLClie
         set={"rateLimit": {"messages": -1, "per": "DAY"}},
     )
     assert [(e["constraint"], e["path"]) for e in errors] == [
-        ("range", ["set", "rateLimit", "messages"])
+        ("RANGE", ["set", "rateLimit", "messages"])
     ]
     answer, _ = await run_mutation(
         root, update_document, domains=domain_refs, set={"rateLimit": None}
@@ -200,9 +205,9 @@ async def test_domain_is_created_and_updated_with_a_rate_limit(root: GraphQLClie
     assert answer["domains"][0]["rateLimit"] is None
     document = """{ auditLog(filter: {mutation: "domainUpdate"}) { nodes { before after } } }"""
     entries = (await root(document))["auditLog"]["nodes"]
-    first = {"rate_limit": {"messages": 8, "per": "DAY"}}
+    first = {"rateLimit": {"messages": 8, "per": "DAY"}}
     assert [(entry["before"], entry["after"]) for entry in (entries[0], entries[-1])] == [
-        (first, {"rate_limit": None}), ({"rate_limit": {"messages": 9, "per": "MINUTE"}}, first),
+        (first, {"rateLimit": None}), ({"rateLimit": {"messages": 9, "per": "MINUTE"}}, first),
     ]  # fmt: skip
 
 
@@ -221,7 +226,7 @@ async def test_rate_limit_holds_show_user_and_source(
     assert [node[name] for name in ("messages", "per", "heldAt", "resetsAt")] == [
         3, "DAY", "2030-01-01T00:00:05Z", "2030-01-02T00:00:00Z"
     ]  # fmt: skip
-    assert await list_holds(root, **users_input(ada)) == [("ada", "USER", None)]
+    assert await list_holds(root, filter=users_input(ada)) == [("ada", "USER", None)]
     clock.tick(hours=1)
     assert await list_holds(root) == [("bob", "DOMAIN", "example.org")]
     set_options(environment, limits_send_rate_platform="1/DAY")
@@ -244,7 +249,7 @@ async def test_reset_ends_the_hold(
     assert (limit["used"], limit["resetsAt"], errors) == (0, None, [])
     assert await list_holds(root) == [("bob", "USER", None)]
     assert await try_send_message(ada, "a@example.net") == []
-    await set_rate_limit(root, 0, **users_input(ada, bob))
+    await set_rate_limit(root, UNLIMITED, **users_input(ada, bob))
     await set_rate_limit(root, 1, "DAY", **domains_input("example.org"))
     await send_until_refused(ada)
     assert await list_holds(root) == [("ada", "DOMAIN", "example.org")]
@@ -272,8 +277,8 @@ async def test_changes_are_journaled_and_logged(ada: GraphQLClient, root: GraphQ
         "options": {"reason": "a campaign"},
     }
     await set_rate_limit(root, 5, **owners_input)
-    changed = (EventType.USER_CHANGED, [ada.user.id], [["rateLimit"]])
-    domain_changed = (EventType.DOMAIN_CHANGED, [domain], None)
+    changed = (EventType.USER_UPDATED, [ada.user.id], [["rateLimit"]])
+    domain_changed = (EventType.DOMAIN_UPDATED, [domain], None)
     assert await load_journal_changes(environment, ada.user.id, positions[ada.user.id]) == [changed]
     assert await load_journal_changes(environment, domain, positions[domain]) == [
         changed,
@@ -286,12 +291,12 @@ async def test_changes_are_journaled_and_logged(ada: GraphQLClient, root: GraphQ
       reason before after
       target { ... on User { username } ... on Domain { name } } } } }"""
     entries = (await root(document, m="rateLimitSet"))["auditLog"]["nodes"]
-    rate = {"rate_limit": {"messages": 5, "per": "HOUR"}}
+    rate = {"rateLimit": {"messages": 5, "per": "HOUR"}}
     assert sorted(map(str, (e["target"] for e in entries))) == [
         "{'name': 'example.org'}", "{'username': 'ada'}"
     ]  # fmt: skip
     assert [(e["before"], e["after"], e["reason"]) for e in entries] == [
-        ({"rate_limit": None}, rate, "a campaign")
+        ({"rateLimit": None}, rate, "a campaign")
     ] * 2
     # An unchanged limit and an empty count are not recorded.
     positions = {
@@ -306,7 +311,7 @@ async def test_changes_are_journaled_and_logged(ada: GraphQLClient, root: GraphQ
     await reset_rate(root, **owners_input, includePlatform=True)
     entries = (await root(document, m="rateLimitReset"))["auditLog"]["nodes"]
     assert [(e["before"], e["after"]) for e in entries] == [
-        ({"rate_limit": {"used": 1}}, {"rate_limit": {"used": 0}})
+        ({"rateLimit": {"used": 1}}, {"rateLimit": {"used": 0}})
     ] * 2
 
 
@@ -354,23 +359,37 @@ async def test_bulk_operations_need_a_constant_number_of_statements(
 @pytest.mark.parametrize(
     ("arguments", "code", "path"),
     [
-        ({"messages": 5}, "VALIDATION", ["users"]),
-        ({"messages": 5, "domains": []}, "VALIDATION", ["users"]),
-        ({"messages": -1, "users": {"usernames": ["ada"]}}, "VALIDATION", ["messages"]),
-        ({"messages": 1_000_000_001, "users": {"usernames": ["ada"]}}, "VALIDATION", ["messages"]),
+        ({"rateLimit": FIVE_PER_HOUR}, "VALIDATION", ["users"]),
+        *(
+            (
+                {"rateLimit": {"messages": count, "per": "DAY"}, "users": {"usernames": ["ada"]}},
+                "VALIDATION",
+                ["rateLimit", "messages"],
+            )
+            for count in (-1, 0, 1_000_000_001)
+        ),
+        ({"rateLimit": FIVE_PER_HOUR, "domains": []}, "VALIDATION", ["users"]),
         (
-            {"messages": 5, "users": {"ids": [global_ids.encode("User", 7)]}},
+            {"rateLimit": FIVE_PER_HOUR, "users": {"ids": [global_ids.encode("User", 7)]}},
             "NOT_FOUND",
             ["users", "ids", "0"],
         ),
         (
-            {"messages": 5, "users": {"usernames": ["nobody"]}},
+            {"rateLimit": FIVE_PER_HOUR, "users": {"usernames": ["nobody"]}},
             "NOT_FOUND",
             ["users", "usernames", "0"],
         ),
-        ({"messages": 5, "domains": [{"name": "nowhere.example"}]}, "NOT_FOUND", ["domains", "0"]),
         (
-            {"messages": 5, "users": {"usernames": ["ada"]}, "domains": [{"name": "x.example"}]},
+            {"rateLimit": FIVE_PER_HOUR, "domains": [{"name": "nowhere.example"}]},
+            "NOT_FOUND",
+            ["domains", "0"],
+        ),
+        (
+            {
+                "rateLimit": FIVE_PER_HOUR,
+                "users": {"usernames": ["ada"]},
+                "domains": [{"name": "x.example"}],
+            },
             "NOT_FOUND",
             ["domains", "0"],
         ),

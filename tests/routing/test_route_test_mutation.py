@@ -82,16 +82,16 @@ async def test_log_contains_no_password(root: GraphQLClient) -> None:
 async def test_invalid_route_test_is_refused(root: GraphQLClient, ada: GraphQLClient) -> None:
     relay_id, transport_id = await create_relay_host(root, 25), await create_transport(root, 25)
     for arguments, expected_error in (
-        ({}, ("VALIDATION", ["recipient"], None, "required")),
+        ({}, ("VALIDATION", ["recipient"], None, "REQUIRED")),
         ({"relayHost": {"id": relay_id}, "transport": {"id": transport_id}},
-         ("VALIDATION", ["transport"], None, "exclusive")),
-        ({"relayHost": {"id": transport_id}}, ("VALIDATION", ["relayHost", "id"], None, "id")),
+         ("VALIDATION", ["transport"], None, "EXCLUSIVE")),
+        ({"relayHost": {"id": transport_id}}, ("VALIDATION", ["relayHost", "id"], None, "ID")),
         ({"transport": {"destination": "no.example"}},
          ("NOT_FOUND", ["transport"], None, "no.example")),
-        ({"recipient": "nobody"}, ("VALIDATION", ["recipient"], None, "address")),
-        ({"recipient": "a\r\nb@far.example"}, ("VALIDATION", ["recipient"], None, "address")),
+        ({"recipient": "nobody"}, ("VALIDATION", ["recipient"], None, "ADDRESS")),
+        ({"recipient": "a\r\nb@far.example"}, ("VALIDATION", ["recipient"], None, "ADDRESS")),
         ({"recipient": "a@far.example", "sender": "x"},
-         ("VALIDATION", ["sender"], None, "address")),
+         ("VALIDATION", ["sender"], None, "ADDRESS")),
     ):  # fmt: skip
         _, errors = await run_mutation(root, TEST, **arguments)
         assert error_summary(errors) == expected_error, arguments

@@ -10,7 +10,8 @@ from sqlmodel import col
 from graph.types import global_ids
 from mail.routing import password_contexts
 from models.admin.audit_log import AuditLogEntry
-from models.events.journal import PLATFORM, EventType
+from models.events.event_types import EventType
+from models.events.journal import PLATFORM
 from models.routing.tables import RelayHost
 from models.runtime.environment import Environment
 from models.runtime.secret_box import SecretBox, generate_key
@@ -148,56 +149,56 @@ async def test_host_spellings_are_normalized(
 
 
 INVALID_INPUTS: list[tuple[str, dict[str, Any], tuple[Any, ...]]] = [
-    ("relayHost", {"host": ""}, (["host"], "host")),
-    ("relayHost", {"host": "a..b"}, (["host"], "host")),
-    ("relayHost", {"host": "-a.example"}, (["host"], "host")),
-    ("relayHost", {"host": "a b"}, (["host"], "host")),
-    ("relayHost", {"host": "a.example\r\nQUIT"}, (["host"], "host")),
-    ("relayHost", {"host": "x" * 300}, (["host"], "host")),
-    ("relayHost", {"host": "1.2.3"}, (["host"], "host")),
-    ("relayHost", {"host": "relay.example:0"}, (["host"], "range")),
-    ("relayHost", {"host": "relay.example:99999"}, (["host"], "range")),
-    ("relayHost", {"port": 65536}, (["port"], "range")),
-    ("relayHost", {"host": "relay.example:26", "port": 27}, (["port"], "exclusive")),
-    ("relayHost", {"username": "us"}, (["password"], "requires")),
-    ("relayHost", {"password": RELAY_PASSWORD}, (["username"], "requires")),
-    ("relayHost", {"username": "u\ns", "password": RELAY_PASSWORD}, (["username"], "length")),
-    ("relayHost", {"username": "us", "password": "a\r\nb"}, (["password"], "length")),
-    ("relayHost", {"username": "us", "password": "x" * 9000}, (["password"], "length")),
-    ("transport", {"destination": ""}, (["destination"], "domain")),
-    ("transport", {"destination": "."}, (["destination"], "domain")),
-    ("transport", {"destination": "@far.example"}, (["destination"], "address")),
-    ("transport", {"destination": "a\r\n@far.example"}, (["destination"], "address")),
-    ("transport", {"destination": "192.0.2.1"}, (["destination"], "domain")),
-    ("transport", {"destination": "/(/"}, (["destination"], "pattern")),
-    ("transport", {"destination": "//"}, (["destination"], "pattern")),
-    ("transport", {"destination": "/a"}, (["destination"], "pattern")),
-    ("transport", {"destination": f"/{'a' * 300}/"}, (["destination"], "pattern")),
-    ("transport", {"destination": "/(a+)+(?=b)/"}, (["destination"], "pattern")),
-    ("transport", {"destination": "/((a{64}){64}){64}/"}, (["destination"], "pattern")),
-    ("transport", {"nextHop": ""}, (["nextHop"], "host")),
-    ("transport", {"nextHop": "hop.example:x"}, (["nextHop"], "host")),
-    ("transport", {"nextHop": "smtp://hop.example"}, (["nextHop"], "host")),
-    ("transport", {"nextHop": "[hop.example]", "lookupMx": True}, (["nextHop"], "domain")),
-    ("transport", {"nextHop": "192.0.2.1", "lookupMx": True}, (["nextHop"], "domain")),
-    ("tlsPolicy", {"destination": "a@far.example"}, (["destination"], "domain")),
-    ("tlsPolicy", {"destination": "[hop.example]:x"}, (["destination"], "host")),
-    ("tlsPolicy", {"level": "FINGERPRINT"}, (["parameters"], "required")),
+    ("relayHost", {"host": ""}, (["host"], "HOST")),
+    ("relayHost", {"host": "a..b"}, (["host"], "HOST")),
+    ("relayHost", {"host": "-a.example"}, (["host"], "HOST")),
+    ("relayHost", {"host": "a b"}, (["host"], "HOST")),
+    ("relayHost", {"host": "a.example\r\nQUIT"}, (["host"], "HOST")),
+    ("relayHost", {"host": "x" * 300}, (["host"], "HOST")),
+    ("relayHost", {"host": "1.2.3"}, (["host"], "HOST")),
+    ("relayHost", {"host": "relay.example:0"}, (["host"], "RANGE")),
+    ("relayHost", {"host": "relay.example:99999"}, (["host"], "RANGE")),
+    ("relayHost", {"port": 65536}, (["port"], "RANGE")),
+    ("relayHost", {"host": "relay.example:26", "port": 27}, (["port"], "EXCLUSIVE")),
+    ("relayHost", {"username": "us"}, (["password"], "REQUIRES")),
+    ("relayHost", {"password": RELAY_PASSWORD}, (["username"], "REQUIRES")),
+    ("relayHost", {"username": "u\ns", "password": RELAY_PASSWORD}, (["username"], "LENGTH")),
+    ("relayHost", {"username": "us", "password": "a\r\nb"}, (["password"], "LENGTH")),
+    ("relayHost", {"username": "us", "password": "x" * 9000}, (["password"], "LENGTH")),
+    ("transport", {"destination": ""}, (["destination"], "DOMAIN")),
+    ("transport", {"destination": "."}, (["destination"], "DOMAIN")),
+    ("transport", {"destination": "@far.example"}, (["destination"], "ADDRESS")),
+    ("transport", {"destination": "a\r\n@far.example"}, (["destination"], "ADDRESS")),
+    ("transport", {"destination": "192.0.2.1"}, (["destination"], "DOMAIN")),
+    ("transport", {"destination": "/(/"}, (["destination"], "PATTERN")),
+    ("transport", {"destination": "//"}, (["destination"], "PATTERN")),
+    ("transport", {"destination": "/a"}, (["destination"], "PATTERN")),
+    ("transport", {"destination": f"/{'a' * 300}/"}, (["destination"], "PATTERN")),
+    ("transport", {"destination": "/(a+)+(?=b)/"}, (["destination"], "PATTERN")),
+    ("transport", {"destination": "/((a{64}){64}){64}/"}, (["destination"], "PATTERN")),
+    ("transport", {"nextHop": ""}, (["nextHop"], "HOST")),
+    ("transport", {"nextHop": "hop.example:x"}, (["nextHop"], "HOST")),
+    ("transport", {"nextHop": "smtp://hop.example"}, (["nextHop"], "HOST")),
+    ("transport", {"nextHop": "[hop.example]", "lookupMx": True}, (["nextHop"], "DOMAIN")),
+    ("transport", {"nextHop": "192.0.2.1", "lookupMx": True}, (["nextHop"], "DOMAIN")),
+    ("tlsPolicy", {"destination": "a@far.example"}, (["destination"], "DOMAIN")),
+    ("tlsPolicy", {"destination": "[hop.example]:x"}, (["destination"], "HOST")),
+    ("tlsPolicy", {"level": "FINGERPRINT"}, (["parameters"], "REQUIRED")),
     ("tlsPolicy", {"level": "FINGERPRINT", "parameters": "match=AB"},
-     (["parameters"], "fingerprint")),
+     (["parameters"], "FINGERPRINT")),
     ("tlsPolicy", {"level": "NONE", "parameters": "protocols=>=TLSv1.2"},
-     (["parameters"], "unsupported")),
+     (["parameters"], "UNSUPPORTED")),
     ("tlsPolicy", {"level": "MAY", "parameters": "match=a.example"},
-     (["parameters"], "unsupported")),
-    ("tlsPolicy", {"parameters": "ciphers=high"}, (["parameters"], "unsupported")),
-    ("tlsPolicy", {"parameters": "protocols=SSLv3"}, (["parameters"], "protocols")),
-    ("tlsPolicy", {"parameters": "protocols"}, (["parameters"], "pattern")),
-    ("tlsPolicy", {"level": "SECURE", "parameters": "match=a_b..c"}, (["parameters"], "host")),
-    ("tlsPolicy", {"level": "SECURE", "parameters": "match=a\r\nb"}, (["parameters"], "length")),
-    ("tlsPolicy", {"level": "SECURE", "parameters": "x" * 3000}, (["parameters"], "length")),
-    ("forwardingHost", {"hostname": ""}, (["hostname"], "domain")),
-    ("forwardingHost", {"hostname": "a b"}, (["hostname"], "domain")),
-    ("forwardingHost", {"hostname": "10.0.0.0/4"}, (["hostname"], "range")),
+     (["parameters"], "UNSUPPORTED")),
+    ("tlsPolicy", {"parameters": "ciphers=high"}, (["parameters"], "UNSUPPORTED")),
+    ("tlsPolicy", {"parameters": "protocols=SSLv3"}, (["parameters"], "TLS_PROTOCOLS")),
+    ("tlsPolicy", {"parameters": "protocols"}, (["parameters"], "PATTERN")),
+    ("tlsPolicy", {"level": "SECURE", "parameters": "match=a_b..c"}, (["parameters"], "HOST")),
+    ("tlsPolicy", {"level": "SECURE", "parameters": "match=a\r\nb"}, (["parameters"], "LENGTH")),
+    ("tlsPolicy", {"level": "SECURE", "parameters": "x" * 3000}, (["parameters"], "LENGTH")),
+    ("forwardingHost", {"hostname": ""}, (["hostname"], "DOMAIN")),
+    ("forwardingHost", {"hostname": "a b"}, (["hostname"], "DOMAIN")),
+    ("forwardingHost", {"hostname": "10.0.0.0/4"}, (["hostname"], "RANGE")),
 ]  # fmt: skip
 
 
@@ -274,10 +275,10 @@ async def test_destination_has_one_transport_and_one_policy(
         page = (await root(list_document(kind)))[KINDS[kind][0]]
         assert [node["active"] for node in page["nodes"]] == [True, True]
         for arguments, expected_error in (
-            ({**refs(kind, first["id"]), "set": {}}, ("VALIDATION", ["set"], None, "required")),
+            ({**refs(kind, first["id"]), "set": {}}, ("VALIDATION", ["set"], None, "REQUIRED")),
             (
                 {**refs(kind), "set": {"active": False}},
-                ("VALIDATION", [list_field], None, "required"),
+                ("VALIDATION", [list_field], None, "REQUIRED"),
             ),
         ):
             _, errors = await run_mutation(root, mutation_document(kind, "Update"), **arguments)
@@ -288,7 +289,7 @@ async def test_tls_policy_and_parameters_must_match(root: GraphQLClient) -> None
     policy = await create_item(root, "tlsPolicy", level="SECURE", parameters="match=a.example")
     assert policy["updatedAt"] is None
     _, errors = await update_items(root, "tlsPolicy", policy["id"], level="MAY")
-    assert error_summary(errors) == ("VALIDATION", ["set", "parameters"], None, "unsupported")
+    assert error_summary(errors) == ("VALIDATION", ["set", "parameters"], None, "UNSUPPORTED")
     updated, errors = await update_items(
         root, "tlsPolicy", policy["id"], level="MAY", parameters=None
     )
@@ -315,7 +316,7 @@ async def test_password_is_encrypted_and_bound_to_its_server(
     assert await load_password(environment, first_relay["id"]) == RELAY_PASSWORD
     for arguments in ({"host": "other.example"}, {"port": 26}, {"host": "relay.example:26"}):
         _, errors = await update_items(root, "relayHost", first_relay["id"], **arguments)
-        assert error_summary(errors) == ("VALIDATION", ["set", "password"], None, "required"), (
+        assert error_summary(errors) == ("VALIDATION", ["set", "password"], None, "REQUIRED"), (
             arguments
         )
     _, errors = await update_items(
@@ -333,7 +334,7 @@ async def test_password_is_encrypted_and_bound_to_its_server(
     changes: list[dict[str, Any]] = [{"nextHop": "other.example"}, {"lookupMx": True}]
     for change_ in changes:
         _, errors = await update_items(root, "transport", transport["id"], **change_)
-        assert error_summary(errors) == ("VALIDATION", ["set", "password"], None, "required"), (
+        assert error_summary(errors) == ("VALIDATION", ["set", "password"], None, "REQUIRED"), (
             change_
         )
     _, errors = await update_items(root, "transport", transport["id"], destination="b.example")
@@ -400,7 +401,7 @@ async def test_deleted_relay_host_is_removed_from_domains(
     nodes = (await root(document))["domains"]["nodes"]
     assert [node["relayHost"] for node in nodes] == [None, None]
     assert (await load_journal_entries(environment, domain_id))[-1] == (
-        EventType.DOMAIN_CHANGED,
+        EventType.DOMAIN_UPDATED,
         [domain_id],
     )
     assert await select_rows(environment, "SELECT relay_host_id FROM domains") == [(None,), (None,)]
@@ -492,7 +493,7 @@ async def test_forwarding_hosts_are_deleted_by_ids_and_addresses(root: GraphQLCl
     ]  # fmt: skip
     delete = mutation_document("forwardingHost", "Delete")
     for refs_, expected_error in (
-        ([], ("VALIDATION", ["forwardingHosts"], None, "required")),
+        ([], ("VALIDATION", ["forwardingHosts"], None, "REQUIRED")),
         (
             [{"host": "192.0.2.1"}, {"host": "192.0.2.2"}],
             ("NOT_FOUND", ["forwardingHosts"], 1, "192.0.2.2/32"),

@@ -223,7 +223,7 @@ async def test_webhook_receiver_example_accepts_only_valid_signatures(
     program.write_text(block.text)
     clock.time = datetime.now(UTC)  # the program uses the system clock
     allow_local_webhooks(ada.environment)
-    webhook_id, secret = await create_webhook(root, f"http://127.0.0.1:{port}/", "message.received")
+    webhook_id, secret = await create_webhook(root, f"http://127.0.0.1:{port}/", "MESSAGE_RECEIVED")
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-W", "error", str(program),
         env={"SECRET": secret, "PORT": str(port)},
@@ -237,7 +237,7 @@ async def test_webhook_receiver_example_accepts_only_valid_signatures(
         (entry,) = (await load_webhook_log(root, webhook_id))["deliveries"]["nodes"]
         assert (entry["status"], entry["error"]) == (204, None)
         assert process.stdout
-        assert await process.stdout.readline() == b"message.received\n"
+        assert await process.stdout.readline() == b"MESSAGE_RECEIVED\n"
         rotate = """mutation ($id: ID!) { webhookSecretRotate(
           input: {webhook: {id: $id}, overlap: "PT0S"}) {
           errors { code } } }"""

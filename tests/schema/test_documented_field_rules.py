@@ -13,9 +13,9 @@ from tests.conftest import GraphQLClient, client_context
 from tests.support.schema.printed_schema import SDL
 
 RULE_TEXTS = {
-    "AppPasswordCreateInput.password": ("16 letters", "`weak`", "6 different letters"),
+    "AppPasswordCreateInput.password": ("16 letters", "`WEAK`", "6 different letters"),
     "AppPasswordCreateInput.ttl": ("1 minute", "3,650 days"),
-    "AppPasswordCreateInput.generateMobileconfig": ("SMTP", "`server`"),
+    "AppPasswordCreateInput.generateMobileconfig": ("SMTP", "`SERVER`"),
     "KeyValueSetInput.ttl": ("1 second", "3,650 days"),
     "MailboxCreateInput.retention": ("1 second", "36,500 days"),
     "MailboxPatch.retention": ("1 second", "36,500 days"),
@@ -57,4 +57,4 @@ async def test_weak_passwords_are_refused_as_described(
         return
     with pytest.raises(InvalidInput) as refusal:
         await app_passwords.create_app_password(client_context(ada), None, new_password)
-    assert refusal.value.constraint == "weak"
+    assert refusal.value.constraint == "WEAK"

@@ -7,6 +7,7 @@ import pytest
 
 from models.errors import Conflict, ErrorCollector, InvalidInput, MultipleErrors
 from models.runtime.environment import Environment
+from models.validation_constraints import ValidationConstraint
 from tests.conftest import GraphQLClient, make_client
 from tests.support.accounts.openpgp_keys import SIGN_ONLY_KEY
 from tests.support.operations.quarantine_operations import set_options
@@ -42,18 +43,18 @@ class InputCase:
 
 
 USER_FIELDS = {
-    "name": ("a\nb", "name", "pattern"),
-    "language": ("klingon", "language", "pattern"),
-    "tags": (["ok", ""], "tags.1", "length"),
-    "retention": ("P999Y", "retention", "range"),
-    "spamLevel": (101, "spamLevel", "range"),
-    "limits": ({"receivedPerHour": 0}, "limits.receivedPerHour", "range"),
-    "allowedSenders": (["a*b"], "allowedSenders.0", "pattern"),
-    "metadata": ([1], "metadata", "object"),
-    "privateMetadata": ([1], "privateMetadata", "object"),
-    "openpgpPublicKey": (SIGN_ONLY_KEY, "openpgpPublicKey", "key"),
-    "username": ("a..b", "username", "pattern"),
-    "password": (TOO_SHORT, "password", "min"),
+    "name": ("a\nb", "name", "PATTERN"),
+    "language": ("klingon", "language", "PATTERN"),
+    "tags": (["ok", ""], "tags.1", "LENGTH"),
+    "retention": ("P999Y", "retention", "RANGE"),
+    "spamLevel": (101, "spamLevel", "RANGE"),
+    "limits": ({"receivedPerHour": 0}, "limits.receivedPerHour", "RANGE"),
+    "allowedSenders": (["a*b"], "allowedSenders.0", "PATTERN"),
+    "metadata": ([1], "metadata", "OBJECT"),
+    "privateMetadata": ([1], "privateMetadata", "OBJECT"),
+    "openpgpPublicKey": (SIGN_ONLY_KEY, "openpgpPublicKey", "KEY"),
+    "username": ("a..b", "username", "PATTERN"),
+    "password": (TOO_SHORT, "password", "MIN"),
 }
 INPUT_CASES = (
     InputCase(
@@ -61,11 +62,11 @@ INPUT_CASES = (
         {
             # the case omits it
             **{name: field_ for name, field_ in USER_FIELDS.items() if name != "openpgpPublicKey"},
-            "address": ("e ve@example.org", "address", "address"),
-            "role": ("PUBLIC", "role", "enum"),
-            "adminPermissions": (["IMPERSONATE"], "adminPermissions", "role"),
-            "administers": ([{"id": "dom_x"}], "administers.0", "id"),
-            "mailboxes": ({"sent": "a//b"}, "mailboxes.sent", "pattern"),
+            "address": ("e ve@example.org", "address", "ADDRESS"),
+            "role": ("PUBLIC", "role", "ENUM"),
+            "adminPermissions": (["IMPERSONATE"], "adminPermissions", "ROLE"),
+            "administers": ([{"id": "dom_x"}], "administers.0", "ID"),
+            "mailboxes": ({"sent": "a//b"}, "mailboxes.sent", "PATTERN"),
         },
         {"address": "eve@example.org", "password": "correct horse battery"},
     ),
@@ -80,25 +81,25 @@ INPUT_CASES = (
     InputCase(
         "domainCreate",
         {
-            "name": ("a..example", "name", "domain"),
-            "description": ("x" * 1001, "description", "length"),
-            "tags": (["a"] * 101, "tags", "max"),
-            "maxUsers": (0, "maxUsers", "range"),
-            "maxAddresses": (0, "maxAddresses", "range"),
-            "maxUserQuota": ("11 GiB", "maxUserQuota", "max"),
-            "relayAllRecipients": (True, "relayAllRecipients", "requires"),
-            "passwordPolicy": ({"minClasses": 5}, "passwordPolicy.minClasses", "range"),
+            "name": ("a..example", "name", "DOMAIN"),
+            "description": ("x" * 1001, "description", "LENGTH"),
+            "tags": (["a"] * 101, "tags", "MAX"),
+            "maxUsers": (0, "maxUsers", "RANGE"),
+            "maxAddresses": (0, "maxAddresses", "RANGE"),
+            "maxUserQuota": ("11 GiB", "maxUserQuota", "MAX"),
+            "relayAllRecipients": (True, "relayAllRecipients", "REQUIRES"),
+            "passwordPolicy": ({"minClasses": 5}, "passwordPolicy.minClasses", "RANGE"),
         },
         {"name": "new.example", "quota": "10 GiB"},
     ),
     InputCase(
         "domainUpdate",
         {
-            "active": (None, "active", "required"),
-            "backupMx": (None, "backupMx", "required"),
-            "description": ("x" * 1001, "description", "length"),
-            "maxUsers": (0, "maxUsers", "range"),
-            "passwordPolicy": ({"minLength": 0}, "passwordPolicy.minLength", "range"),
+            "active": (None, "active", "REQUIRED"),
+            "backupMx": (None, "backupMx", "REQUIRED"),
+            "description": ("x" * 1001, "description", "LENGTH"),
+            "maxUsers": (0, "maxUsers", "RANGE"),
+            "passwordPolicy": ({"minLength": 0}, "passwordPolicy.minLength", "RANGE"),
         },
         {"domains": [{"name": "example.org"}]},
         "set",
@@ -106,8 +107,8 @@ INPUT_CASES = (
     InputCase(
         "domainUpdate",  # fields that are validated together with stored values
         {
-            "maxUserQuota": (5, "maxUserQuota", "max"),
-            "relayAllRecipients": (True, "relayAllRecipients", "requires"),
+            "maxUserQuota": (5, "maxUserQuota", "MAX"),
+            "relayAllRecipients": (True, "relayAllRecipients", "REQUIRES"),
         },
         {"domains": [{"name": "example.org"}]},
         "set",
@@ -115,13 +116,13 @@ INPUT_CASES = (
     InputCase(
         "apiKeyCreate",
         {
-            "name": (" ", "name", "pattern"),
-            "role": ("PUBLIC", "role", "role"),
-            "expiresAt": (PAST_TIME, "expiresAt", "min"),
-            "operations": (["nothing"], "operations.0", "unknown"),
-            "allowedIps": (["10.0.0.0/8"] * 101, "allowedIps", "max"),
-            "domains": ([{"id": "dom_x"}], "domains.0", "id"),
-            "user": ({"id": "usr_x"}, "user", "id"),
+            "name": (" ", "name", "PATTERN"),
+            "role": ("PUBLIC", "role", "ROLE"),
+            "expiresAt": (PAST_TIME, "expiresAt", "MIN"),
+            "operations": (["nothing"], "operations.0", "UNKNOWN"),
+            "allowedIps": (["10.0.0.0/8"] * 101, "allowedIps", "MAX"),
+            "domains": ([{"id": "dom_x"}], "domains.0", "ID"),
+            "user": ({"id": "usr_x"}, "user", "ID"),
         },
         {"name": "reports"},
         by="ada",
@@ -129,11 +130,11 @@ INPUT_CASES = (
     InputCase(
         "appPasswordCreate",
         {
-            "description": (" ", "description", "pattern"),
-            "scopes": (["IMAP"], "scopes", "scope"),
-            "password": ("a" * 16, "password", "weak"),
-            "ttl": ("PT1S", "ttl", "min"),
-            "address": ("a da@example.org", "address", "address"),
+            "description": (" ", "description", "PATTERN"),
+            "scopes": (["IMAP"], "scopes", "SCOPE"),
+            "password": ("a" * 16, "password", "WEAK"),
+            "ttl": ("PT1S", "ttl", "MIN"),
+            "address": ("a da@example.org", "address", "ADDRESS"),
         },
         {"description": "Phone", "generateMobileconfig": True},
         by="ada",
@@ -141,13 +142,13 @@ INPUT_CASES = (
     InputCase(
         "messageSend",
         {
-            "to": ([{"address": "x@example.net"}, {"address": "x"}], "to.1", "address"),
-            "cc": ([{"address": "x", "name": "X"}], "cc.0", "address"),
-            "replyTo": ([{"address": "x@example.net", "name": "a\nb"}], "replyTo", "pattern"),
-            "subject": ("a\nb", "subject", "pattern"),
-            "bcc": ([{"address": "x@example.net", "name": "x" * 256}], "bcc", "max"),
-            "headers": ([{"key": "Bcc", "value": "x"}], "headers.0.key", "reserved"),
-            "attachments": ([{"content": "?"}], "attachments.0.content", "encoding"),
+            "to": ([{"address": "x@example.net"}, {"address": "x"}], "to.1", "ADDRESS"),
+            "cc": ([{"address": "x", "name": "X"}], "cc.0", "ADDRESS"),
+            "replyTo": ([{"address": "x@example.net", "name": "a\nb"}], "replyTo", "PATTERN"),
+            "subject": ("a\nb", "subject", "PATTERN"),
+            "bcc": ([{"address": "x@example.net", "name": "x" * 256}], "bcc", "MAX"),
+            "headers": ([{"key": "Bcc", "value": "x"}], "headers.0.key", "RESERVED"),
+            "attachments": ([{"content": "?"}], "attachments.0.content", "ENCODING"),
         },
         {"to": [{"address": "x@example.net"}], "text": "Hi"},
         by="ada",
@@ -217,46 +218,46 @@ async def test_fields_that_depend_on_invalid_field_are_not_checked(root: GraphQL
             root, InputCase(case.mutation, {}, {"password": TOO_SHORT, **arguments})
         )
 
-    password_error = (["password"], "min")
+    password_error = (["password"], "MIN")
     # a username that is derived from the address, and an address from the username
     assert await load_create_errors(address="e ve@example.org") == [
-        (["address"], "address"),
+        (["address"], "ADDRESS"),
         password_error,
     ]
     assert await load_create_errors(username="a..b@example.org") == [
-        (["address"], "address"),
+        (["address"], "ADDRESS"),
         password_error,
     ]
     assert await load_create_errors(username="a..b", emptyAddress=True) == [
         password_error,
-        (["username"], "pattern"),
+        (["username"], "PATTERN"),
     ]
     # mailbox names together with those of an invalid language
     duplicates = {"sent": "Junk"}
     assert await load_create_errors(address="e@example.org", mailboxes=duplicates) == [
-        (["mailboxes"], "unique"), password_error,
+        (["mailboxes"], "UNIQUE"), password_error,
     ]  # fmt: skip
     assert await load_create_errors(
         address="e@example.org", mailboxes=duplicates, language="klingon"
-    ) == [(["language"], "pattern"), password_error]
+    ) == [(["language"], "PATTERN"), password_error]
     assert await load_create_errors(
         address="e@example.org", mailboxes={**duplicates, "trash": "a//b"}
-    ) == [(["mailboxes", "trash"], "pattern"), password_error]
+    ) == [(["mailboxes", "trash"], "PATTERN"), password_error]
 
 
 async def test_existing_password_is_checked_only_if_input_is_valid(
     clients: dict[str, GraphQLClient],
 ) -> None:
     case = InputCase("userUpdate", USER_FIELDS, {}, "set", by="eve")
-    required = (["existingPassword"], "required")
+    required = (["existingPassword"], "REQUIRED")
     assert await load_errors(clients["eve"], case, "password", "name") == [
-        required, (["set", "name"], "pattern"), (["set", "password"], "min"),
+        required, (["set", "name"], "PATTERN"), (["set", "password"], "MIN"),
     ]  # fmt: skip
     wrong_password_case = InputCase(
         "userUpdate", USER_FIELDS, {"existingPassword": "a guess"}, "set", by="eve"
     )
     assert await load_errors(clients["eve"], wrong_password_case, "name") == [
-        (["set", "name"], "pattern")
+        (["set", "name"], "PATTERN")
     ]
     assert await select_rows(clients["eve"].environment, "SELECT * FROM throttles") == []
 
@@ -271,7 +272,9 @@ async def test_permission_error_precedes_validation_errors(
     assert data["userUpdate"]["errors"] == [{"code": "FORBIDDEN", "path": ["set", "quota"]}]
 
 
-def invalid_input(*path: str, rule: str = "pattern") -> InvalidInput:
+def invalid_input(
+    *path: str, rule: ValidationConstraint = ValidationConstraint.PATTERN
+) -> InvalidInput:
     return InvalidInput("wrong", constraint=rule, path=path)
 
 
@@ -279,14 +282,14 @@ def test_first_error_of_a_field_is_raised() -> None:
     problems = ErrorCollector()
     for refusal in (
         invalid_input("b"),
-        invalid_input("b", rule="max"),
+        invalid_input("b", rule=ValidationConstraint.MAX),
         MultipleErrors([invalid_input("b"), invalid_input("b")]),
     ):
         with problems.collecting():
             raise refusal
     with pytest.raises(InvalidInput) as refused:
         problems.raise_collected()
-    assert refused.value.constraint == "pattern"
+    assert refused.value.constraint == "PATTERN"
 
 
 def test_errors_are_sorted_by_field_and_index() -> None:

@@ -19,7 +19,7 @@ from models.runtime.environment import Environment
 from models.store.keyset_pages import PageRequest
 from resolvers.mailboxes.loaders import MailboxSelector, NewMailboxes, create_mailboxes
 from resolvers.messages import loaders as message_loaders
-from resolvers.messages import upload
+from resolvers.messages import message_import
 from resolvers.messages.bulk.flags import change_flags
 from resolvers.messages.bulk.row_changes import (
     FlagChanges,
@@ -28,7 +28,7 @@ from resolvers.messages.bulk.row_changes import (
 )
 from resolvers.messages.filters.message_filter import MessageConditions
 from resolvers.messages.loaders import MessageListing
-from resolvers.messages.upload import NewMessage
+from resolvers.messages.message_import import NewMessage
 from tests.conftest import GraphQLClient, ManualClock, client_context, deliver_to, raw_message
 from tests.support.mail import multipart_message
 from tests.support.operations.message_pages import MESSAGE_PAGE_QUERY, find_subjects
@@ -45,7 +45,7 @@ async def ada_with_messages(ada: GraphQLClient, clock: ManualClock) -> GraphQLCl
         "Old", From="Dän <dan@Example.net>", Cc='"O\'Neil, J\\"r" <joe@example.com>'
     )
     new_message = NewMessage(MailboxSelector(path="Work"), old_raw.decode(), is_flagged=True)
-    await upload.store_message(client_context(ada), new_message)
+    await message_import.store_message(client_context(ada), new_message)
     clock.tick(days=10)
     await deliver_to(
         ada,

@@ -8,7 +8,7 @@ from sqlalchemy import insert, text
 
 from mail.delivery.listener_backend import LocalBackend
 from mail.storage import message_trace, received_messages
-from models.messages.message_trace import DeliveryTraceStep, LogComponent
+from models.messages.message_trace import DeliveryTraceStep, LogComponent, MessageTraceEventKind
 from models.runtime.environment import Environment
 from models.store.columns import core_table
 from models.users.roles import AdminPermission, Role
@@ -73,7 +73,7 @@ async def test_received_message_is_found_by_sender_or_recipient(
 ) -> None:
     await deliver_message(ada)
     assert await load_events(admin_client, **addresses) == (
-        ["accepted", "judged", "stored"] if is_found else []
+        ["ACCEPTED", "CLASSIFIED", "STORED"] if is_found else []
     )
 
 
@@ -87,7 +87,7 @@ async def test_trace_step_links_to_stored_message(
         assert [node["message"] for node in result["nodes"]] == [{"id": message["id"]}, None, None]
     document = "query ($id: String!) { messageTrace(queueId: $id) { event sender message { id } } }"
     steps = (await admin_client(document, id=result["nodes"][0]["queueId"]))["messageTrace"]
-    assert steps[-1] == {"event": "stored", "sender": CAROL, "message": {"id": message["id"]}}
+    assert steps[-1] == {"event": "STORED", "sender": CAROL, "message": {"id": message["id"]}}
     arguments = {"select": {"ids": [message["id"]]}}
     assert (await execute_mutation(ada, "messageDelete", "deletedCount", **arguments))[
         "errors"
@@ -112,11 +112,11 @@ async def test_sent_message_is_found_by_each_recipient(
     ]
     for filter_ in filters:
         (node,) = (await load_page(admin_client, "message { id }", **filter_))["nodes"]
-        assert (node["event"], node["sender"]) == ("queued", ada.address)
+        assert (node["event"], node["sender"]) == ("QUEUED", ada.address)
         assert (node["queueId"], node["message"]) == (
             sent["submission"]["queueId"], sent["message"],
         )  # fmt: skip
-    assert await load_events(admin_client, sender="example.org") == ["queued", "queued"]
+    assert await load_events(admin_client, sender="example.org") == ["QUEUED", "QUEUED"]
 
 
 async def test_trace_time_range_and_pages(
@@ -231,7 +231,7 @@ async def test_only_admin_can_search_trace_by_time_alone(
     since = clock().isoformat()
     await deliver_message(ada)
     for client in (admin_client, root):
-        assert await load_events(client, since=since) == ["accepted", "judged", "stored"]
+        assert await load_events(client, since=since) == ["ACCEPTED", "CLASSIFIED", "STORED"]
         assert len(await load_events(client, before=since)) == 3
     local = await make_domain_admin(environment, root.http, "local")
     (error,) = (await local.execute(EVENTS_QUERY.replace("MORE", ""), filter={"since": since}))[
@@ -265,7 +265,7 @@ async def test_long_addresses_are_stored_and_found(
     long_address = f"{'ü' * 900}@{'ö' * 900}.example"
     recorder = message_trace.TraceRecorder("long", long_address)
     for address in (long_address, "ö" * 1000, "x@" + "\0" * 900 + "ö" * 900):
-        recorder.record_step(ada.environment, "accepted", (address, None))
+        recorder.record_step(ada.environment, MessageTraceEventKind.ACCEPTED, (address, None))
     recorder.schedule_write(
         ada.environment, await received_messages.parse_storable_message(raw_message("Hello"))
     )
@@ -308,7 +308,7 @@ async def store_steps(environment: Environment, *, analyze: bool) -> datetime:
             "at": first_time + timedelta(seconds=nth),
             "queue_id": f"q{nth}",
             "component": LogComponent.MTA,
-            "event": "accepted",
+            "event": "ACCEPTED",
             "domain_id": nth % 3,
             "sender_compared": f"s{nth % 50}@s{nth % 7}.example",
             "sender_domain": f"s{nth % 7}.example",

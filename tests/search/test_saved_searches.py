@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from graph.types import global_ids
-from models.events.journal import EventType
+from models.events.event_types import EventType
 from resolvers.messages.filters.message_filter import MessageConditions
 from resolvers.search import saved_searches
 from tests.conftest import GraphQLClient, ManualClock, client_context, deliver_to
@@ -100,7 +100,7 @@ async def test_saved_search_is_not_renamed_to_a_used_name(ada: GraphQLClient) ->
     refs = [{"name": "a"}, {"name": "b"}]
     variables = {"input": {"savedSearches": refs, "set": {"name": "c"}}}
     (error,) = (await ada(SAVED_SEARCH_UPDATE, **variables))["savedSearchUpdate"]["errors"]
-    assert (error["constraint"], error["path"]) == ("exclusive", ["set", "name"])
+    assert (error["constraint"], error["path"]) == ("EXCLUSIVE", ["set", "name"])
     assert [search["name"] for search in await load_saved_searches(ada)] == ["a", "b"]
 
 
@@ -135,19 +135,19 @@ async def test_saved_search_counts_current_messages(
 @pytest.mark.parametrize(
     ("arguments", "path", "constraint"),
     [
-        ({}, ["filter"], "required"),
-        ({"filter": {}}, ["filter"], "required"),
-        ({"name": " ", "query": "a"}, ["name"], "required"),
-        ({"name": "n" * 129, "query": "a"}, ["name"], "length"),
-        ({"query": "(a"}, ["query"], "syntax"),
-        ({"query": 'a from:"x'}, ["query"], "syntax"),
-        ({"query": "a from:"}, ["query"], "syntax"),
-        ({"query": "OR a"}, ["query"], "syntax"),
-        ({"query": "in:Nowhere"}, ["query"], "mailbox"),
-        ({"query": "text:a"}, ["filter", "text"], "unsupported"),
-        ({"filter": {"not": {"header": {"name": "X"}}}}, ["filter", "header"], "unsupported"),
-        ({"filter": {"emailIds": ["x"]}}, ["filter", "emailIds", "0"], "pattern"),
-        ({"filter": {"uids": "1"}}, ["filter", "uids"], "required"),
+        ({}, ["filter"], "REQUIRED"),
+        ({"filter": {}}, ["filter"], "REQUIRED"),
+        ({"name": " ", "query": "a"}, ["name"], "REQUIRED"),
+        ({"name": "n" * 129, "query": "a"}, ["name"], "LENGTH"),
+        ({"query": "(a"}, ["query"], "SYNTAX"),
+        ({"query": 'a from:"x'}, ["query"], "SYNTAX"),
+        ({"query": "a from:"}, ["query"], "SYNTAX"),
+        ({"query": "OR a"}, ["query"], "SYNTAX"),
+        ({"query": "in:Nowhere"}, ["query"], "MAILBOX"),
+        ({"query": "text:a"}, ["filter", "text"], "UNSUPPORTED"),
+        ({"filter": {"not": {"header": {"name": "X"}}}}, ["filter", "header"], "UNSUPPORTED"),
+        ({"filter": {"emailIds": ["x"]}}, ["filter", "emailIds", "0"], "PATTERN"),
+        ({"filter": {"uids": "1"}}, ["filter", "uids"], "REQUIRED"),
     ],
 )
 async def test_invalid_saved_search_is_refused(

@@ -225,7 +225,7 @@ async def test_search_and_drafts_work_during_rebuild(
     await index_all(environment)
     ctx, rebuild, task_input = (
         client_context(root),
-        tasks.TASK_KINDS[index_tasks.REBUILD],
+        tasks.TASK_RUNNERS[index_tasks.REBUILD],
         {"ids": None},
     )
 
@@ -268,11 +268,11 @@ async def test_search_and_drafts_work_during_rebuild(
 
 
 async def save_draft(client: GraphQLClient, draft_id: str | None = None, **fields: Any) -> str:
-    document = """mutation ($input: MessageUploadInput!) { messageUpload(input: $input) {
+    document = """mutation ($input: DraftSaveInput!) { draftSave(input: $input) {
       message { id } errors { code message } } }"""
-    fields |= {"mailbox": {"specialUse": "DRAFTS"}, "draft": True, "subject": "Draft"}
-    fields |= {"replaces": {"id": draft_id}} if draft_id else {}
-    saved = (await client(document, input=fields))["messageUpload"]
+    draft_input = {"set": {"subject": "Draft", **fields}}
+    draft_input |= {"draft": {"id": draft_id}} if draft_id else {}
+    saved = (await client(document, input=draft_input))["draftSave"]
     assert saved["errors"] == []
     return str(saved["message"]["id"])
 

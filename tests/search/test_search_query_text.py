@@ -4,9 +4,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from graphql import GraphQLInputObjectType
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from graph.schema import schema
 from resolvers.search.query_parser import MAX_QUERY_LENGTH, parse_search_query
 from resolvers.search.query_printer import query_from_fields
 
@@ -67,6 +69,7 @@ QUERY_CASES: list[tuple[str, dict[str, Any]]] = [
         "on:yesterday",
         {"receivedSince": at_midnight("2030-01-30"), "receivedBefore": at_midnight("2030-01-31")},
     ),
+    ("tier:cold -tier:HOT", {"tier": "COLD", "not": {"tier": "HOT"}}),
     ("pattern:W* pattern:%x", {"mailboxPatterns": ["W*", "%x"]}),
     (
         'header:"X-Spam: yes" header:Cc',
@@ -196,10 +199,11 @@ CONDITION_VALUES = {
     **dict.fromkeys(["query", "text", "body", "from", "to", "toOnly", "cc", "bcc"], words),
     **dict.fromkeys(["recipient", "subject", "listId", "messageId", "keyword", "uids"], words),
     **dict.fromkeys(["seen", "flagged", "answered", "draft", "deleted", "forwarded"], flags),
-    **dict.fromkeys(["searchable", "hasAttachment"], flags),
+    **dict.fromkeys(["searchable", "snoozed", "hasAttachment"], flags),
     **dict.fromkeys(["receivedSince", "receivedBefore", "sentSince", "savedBefore"], moments),
     **dict.fromkeys(["sentBefore", "savedSince", "expiresBefore"], moments),
     **dict.fromkeys(["larger", "smaller", "modifiedSince"], sizes),
+    "tier": st.sampled_from(["HOT", "COLD"]),
     "mailbox": mailbox_refs,
     "mailboxes": st.lists(mailbox_refs, min_size=1, max_size=3),
     "mailboxPatterns": st.lists(words, min_size=1, max_size=3),
@@ -229,6 +233,17 @@ filters = st.recursive(
     ),
     max_leaves=6,
 )
+
+
+def test_each_field_of_a_filter_has_a_key() -> None:
+    filter_type = schema._schema.type_map["MessageFilter"]  # noqa: SLF001 - no public access
+    assert isinstance(filter_type, GraphQLInputObjectType)
+    examples: dict[str, Any] = {"submissionStates": ["SENT"], "seqs": "1", "thread": {"id": "x"}}
+    assert {*filter_type.fields} == {*CONDITION_VALUES, *examples, "and", "or", "not"}
+    for name, value in examples.items():
+        assert parse_search_query(query_from_fields({name: value}, NOW), NOW).fields == {
+            name: value
+        }
 
 
 @settings(max_examples=400, deadline=None)

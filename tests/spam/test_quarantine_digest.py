@@ -13,7 +13,7 @@ from sqlmodel import col
 
 from mail.delivery import quarantine
 from mail.delivery.quarantine import QuarantineReason
-from models.events.journal import EventType
+from models.events.event_types import EventType
 from models.runtime.environment import Environment
 from models.spam.quarantine import QuarantineItem
 from resolvers.admin import tasks

@@ -200,7 +200,11 @@ async def test_delivery_trace_continues_after_release(
     raw = raw_message("Offer", **SPAM_HEADERS)
     await deliver_message_to(environment, ada, raw=raw)
     (item,) = await load_quarantine_rows(environment)
-    assert await trace_events(root, queueId=item.queue_id) == ["accepted", "judged", "held"]
+    assert await trace_events(root, queueId=item.queue_id) == [
+        "ACCEPTED",
+        "CLASSIFIED",
+        "QUARANTINED",
+    ]
     item_id = global_ids.encode("QuarantineItem", item.id)
     _, errors = await run_mutation(
         ada,
@@ -214,7 +218,7 @@ async def test_delivery_trace_continues_after_release(
     for trace_filter in ({"queueId": item.queue_id}, {"messageId": message_id_header(raw)}):
         steps = [step for step in await trace_steps(root, **trace_filter) if step[2] == ada.address]
         assert [event for _, event, _, _ in steps] == [
-            "accepted", "judged", "held", "released", "stored", "sent on",
+            "ACCEPTED", "CLASSIFIED", "QUARANTINED", "RELEASED", "STORED", "FORWARDED",
         ]  # fmt: skip
         assert (steps[3][0], steps[3][3]) == ("SPAM", "by its owner")
 

@@ -16,6 +16,7 @@ from mail.maintenance import housekeeping
 from mail.recipients.address_resolution import load_recipient_below_limits
 from mail.spam.scan_result import SpamScanSymbol
 from models.errors import LimitReached, NotFound
+from models.events.event_types import EventType
 from models.runtime.environment import Environment
 from models.spam.quarantine import QuarantineBlob, QuarantineItem
 from models.store.columns import core_table
@@ -29,7 +30,6 @@ from tests.support.accounts.user_operations import try_update_users
 from tests.support.operations.domain_operations import error_summary, run_mutation
 from tests.support.operations.quarantine_operations import (
     CAROL_ADDRESS,
-    QUARANTINE_CHANGED,
     QUARANTINE_CONTENTS_QUERY,
     QUARANTINE_DELETE,
     QUARANTINE_ITEM_QUERY,
@@ -75,7 +75,7 @@ async def test_spam_above_threshold_is_quarantined_if_enabled(
     ada_item, bob_item = await load_quarantine_rows(environment)
     assert (ada_item.user_id, bob_item.user_id) == (ada.user.id, bob.user.id)
     assert await load_journal_entries(environment, ada.user.id, position) == [
-        (QUARANTINE_CHANGED, [ada_item.id])
+        (EventType.QUARANTINE_HELD, [ada_item.id])
     ]
     (item,) = (await ada(QUARANTINE_QUERY))["quarantine"]["nodes"]
     assert item == {
@@ -173,7 +173,10 @@ async def test_oldest_items_are_deleted_above_count_or_size_limit(
     await quarantine_message(ada, "e")
     assert await list_quarantined_subjects(ada) == ["e", "d"]
     entries = await load_journal_entries(environment, ada.user.id, position)
-    assert [kind for kind, _ in entries] == [QUARANTINE_CHANGED, QUARANTINE_CHANGED]
+    assert [kind for kind, _ in entries] == [
+        EventType.QUARANTINE_HELD,
+        EventType.QUARANTINE_EXPIRED,
+    ]
     assert first.id in entries[1][1]
     await quarantine_message(ada, raw_message("whale", body="x" * 5000))
     assert await list_quarantined_subjects(ada) == ["whale"]
@@ -355,7 +358,7 @@ async def test_reading_item_of_another_user_is_in_their_security_log(
 
     async def logged_reads() -> list[str]:
         nodes = (await ada(log))["viewer"]["user"]["authLog"]["nodes"]
-        return [node["action"] for node in nodes if node["action"] == "read mail"]
+        return [node["action"] for node in nodes if node["action"] == "MESSAGES_READ"]
 
     assert await logged_reads() == []
     item = (await domain_admin(QUARANTINE_CONTENTS_QUERY, id=item_id))["node"]
@@ -367,7 +370,7 @@ async def test_reading_item_of_another_user_is_in_their_security_log(
         assert (await http.get(url)).status_code == 200
     count = "{ viewer { user { authLog { nodes { action count } } } } }"
     nodes = (await ada(count))["viewer"]["user"]["authLog"]["nodes"]
-    assert sum(node["count"] for node in nodes if node["action"] == "read mail") == 3
+    assert sum(node["count"] for node in nodes if node["action"] == "MESSAGES_READ") == 3
 
 
 async def test_text_and_attachments_of_item_are_readable(
@@ -421,7 +424,10 @@ async def test_blobs_are_kept_until_item_expires(
     assert (await housekeeping.run_round(environment)).held == 1
     assert await list_quarantined_subjects(ada) == []
     ((kind, keys), *_) = await load_journal_entries(environment, ada.user.id, position)
-    assert (kind, keys) == (QUARANTINE_CHANGED, [global_ids.decode("QuarantineItem", item_id)])
+    assert (kind, keys) == (
+        EventType.QUARANTINE_EXPIRED,
+        [global_ids.decode("QuarantineItem", item_id)],
+    )
     clock.tick(days=2)
     await housekeeping.run_round(environment)
     assert await select_rows(environment, "SELECT id FROM blobs") == [

@@ -9,7 +9,8 @@ from sqlalchemy import insert, select, text
 
 from graph.types import global_ids
 from mail.spam.sender_rules import load_matching_rules
-from models.events.journal import PLATFORM, EventType
+from models.events.event_types import EventType
+from models.events.journal import PLATFORM
 from models.runtime.environment import Environment
 from models.spam.sender_rules import (
     PLATFORM_PLACE,
@@ -145,13 +146,13 @@ async def test_other_action_changes_existing_rule(
 @pytest.mark.parametrize(
     ("rule_input", "expected_error"),
     [
-        ({"patterns": []}, ("VALIDATION", ["patterns"], None, "length")),
-        ({"patterns": ["a.b"] * 101}, ("VALIDATION", ["patterns"], None, "length")),
-        ({"patterns": ["a.b", "*"]}, ("VALIDATION", ["patterns"], 1, "pattern")),
-        ({"patterns": ["a b@a.b"]}, ("VALIDATION", ["patterns"], 0, "pattern")),
-        ({"patterns": ["*." + "a." * 10 + "b"]}, ("VALIDATION", ["patterns"], 0, "max")),
-        ({"comment": "x" * 501}, ("VALIDATION", ["comment"], None, "length")),
-        ({"scope": {"global": False}}, ("VALIDATION", ["scope", "global"], None, "exclusive")),
+        ({"patterns": []}, ("VALIDATION", ["patterns"], None, "LENGTH")),
+        ({"patterns": ["a.b"] * 101}, ("VALIDATION", ["patterns"], None, "LENGTH")),
+        ({"patterns": ["a.b", "*"]}, ("VALIDATION", ["patterns"], 1, "PATTERN")),
+        ({"patterns": ["a b@a.b"]}, ("VALIDATION", ["patterns"], 0, "PATTERN")),
+        ({"patterns": ["*." + "a." * 10 + "b"]}, ("VALIDATION", ["patterns"], 0, "MAX")),
+        ({"comment": "x" * 501}, ("VALIDATION", ["comment"], None, "LENGTH")),
+        ({"scope": {"global": False}}, ("VALIDATION", ["scope", "global"], None, "EXCLUSIVE")),
         ({"scope": {"user": {"username": "bob"}}}, ("NOT_FOUND", ["scope", "user"], None, "bob")),
         ({"scope": {"user": {"username": "eve"}}}, ("NOT_FOUND", ["scope", "user"], None, "eve")),
         (
@@ -286,7 +287,7 @@ async def test_tag_rule_is_visible_to_domain_admins_and_changed_by_admins(
     _, errors = await run_mutation(admin_client, DELETE_RULES, senderRules=[{"id": rule["id"]}])
     assert errors == []
     assert await rule_error(admin_client, scope={"tag": " "}) == (
-        "VALIDATION", ["scope", "tag"], None, "length",
+        "VALIDATION", ["scope", "tag"], None, "LENGTH",
     )  # fmt: skip
 
 

@@ -17,8 +17,9 @@ from mail.storage.blobs.garbage_collector import (
     remove_or_mark_dropped_objects,
 )
 from models.errors import Unauthenticated
+from models.events.event_types import EventType
 from models.events.incarnation import MARK_OBJECT_NAME, DroppedObject, StoreIncarnation
-from models.events.journal import Change, EventType, Stream
+from models.events.journal import Change, Stream
 from models.files.blobs import Blob
 from models.mailboxes.tables import Mailbox
 from models.runtime.environment import Environment

@@ -16,7 +16,7 @@ from sqlalchemy import literal, make_url, select, text
 from mail.smtp.lmtp import LmtpListener
 from mail.storage.blobs.object_stores import BucketStore
 from merganser.server.observability.logs import OutageFilter
-from models.events.journal import EventType
+from models.events.event_types import EventType
 from models.store.database import Database
 from models.store.outage_log import OUTAGES
 from models.store.outages import StorageUnavailable

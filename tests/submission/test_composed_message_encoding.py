@@ -11,8 +11,8 @@ from tests.support.operations.message_sources import (
     load_attached_files,
     load_message_source,
     names_and_addresses,
-    parse_uploaded_message,
-    upload_message,
+    parse_stored_message,
+    save_draft,
 )
 from tests.support.schema.error_paths import field_path, item_index
 
@@ -55,13 +55,12 @@ async def test_names_in_every_script_are_read_back_unchanged(ada: GraphQLClient,
     # Readers also decode encoded words in filenames, against RFC 2047, and interpret paths.
     file_name = text.replace("=?", "").translate(str.maketrans("/\\", "--"))
     people = [{"address": "carol@example.net", "name": text}, {"address": "d@example.net"}]
-    answer = await upload_message(
+    answer = await save_draft(
         ada, to=people, cc=people[:1], bcc=people[:1], replyTo=people[:1], subject=text,
         **{"from": {"address": ada.address, "name": text}}, text=f"{text}\n",
-        headers=[{"key": "X-Note", "value": text}], attachments=[new_attachment(file_name)],
-        draft=True,
+        headers=[{"key": "X-Note", "value": text}], addAttachments=[new_attachment(file_name)],
     )  # fmt: skip
-    message = await parse_uploaded_message(ada, answer)
+    message = await parse_stored_message(ada, answer)
     for header in ("From", "To", "Cc", "Bcc", "Reply-To"):
         assert split_words(names_and_addresses(message, header)[0][0]) == split_words(text), header
     assert [address for _, address in names_and_addresses(message, "To")] == [
@@ -94,10 +93,10 @@ async def test_names_in_every_script_are_read_back_unchanged(ada: GraphQLClient,
 async def test_addresses_in_every_script_are_read_back(
     ada: GraphQLClient, address: str, expected: str, *, utf8: bool
 ) -> None:
-    answer = await upload_message(ada, to=[{"address": address, "name": "Ü"}], text="x", draft=True)
+    answer = await save_draft(ada, to=[{"address": address, "name": "Ü"}], text="x")
     raw = await load_message_source(ada, answer["message"]["id"])
     assert raw.isascii() is not utf8
-    (person,) = (await parse_uploaded_message(ada, answer))["To"].addresses
+    (person,) = (await parse_stored_message(ada, answer))["To"].addresses
     assert (person.addr_spec, person.display_name) == (expected, "Ü")
 
 
@@ -117,19 +116,19 @@ STRUCTURES: list[tuple[dict[str, Any], list[str]]] = [
     ({"text": "Hi"}, ["text/plain"]),
     ({"html": "<p>Hi</p>"}, ALTERNATIVE_TYPES),
     ({"text": "Hi", "html": "<p>Hi</p>"}, ALTERNATIVE_TYPES),
-    ({"text": "Hi", "html": HTML_WITH_IMAGE, "attachments": [IMAGE]}, RELATED_TYPES),
+    ({"text": "Hi", "html": HTML_WITH_IMAGE, "addAttachments": [IMAGE]}, RELATED_TYPES),
     ({"html": HTML_WITH_DATA_URL}, RELATED_TYPES),
-    ({"text": "Hi", "attachments": [CSV]}, ["multipart/mixed", "text/plain", "text/csv"]),
-    ({"text": "Hi", "attachments": [IMAGE]}, ["multipart/mixed", "text/plain", "image/gif"]),
+    ({"text": "Hi", "addAttachments": [CSV]}, ["multipart/mixed", "text/plain", "text/csv"]),
+    ({"text": "Hi", "addAttachments": [IMAGE]}, ["multipart/mixed", "text/plain", "image/gif"]),
     (
-        {"html": "<p>Hi</p>", "attachments": [CSV]},
+        {"html": "<p>Hi</p>", "addAttachments": [CSV]},
         ["multipart/mixed", *ALTERNATIVE_TYPES, "text/csv"],
     ),
     (
-        {"html": HTML_WITH_IMAGE, "attachments": [CSV, IMAGE]},
+        {"html": HTML_WITH_IMAGE, "addAttachments": [CSV, IMAGE]},
         ["multipart/mixed", *RELATED_TYPES, "text/csv"],
     ),
-    ({"attachments": [CSV]}, ["multipart/mixed", "text/plain", "text/csv"]),
+    ({"addAttachments": [CSV]}, ["multipart/mixed", "text/plain", "text/csv"]),
 ]
 
 
@@ -137,8 +136,8 @@ STRUCTURES: list[tuple[dict[str, Any], list[str]]] = [
 async def test_mime_parts_have_standard_structure(
     ada: GraphQLClient, arguments: dict[str, Any], types: list[str]
 ) -> None:
-    answer = await upload_message(ada, draft=True, **arguments)
-    message = await parse_uploaded_message(ada, answer)
+    answer = await save_draft(ada, **arguments)
+    message = await parse_stored_message(ada, answer)
     assert [part.get_content_type() for part in message.walk()] == types
     html = message.get_body(("html",))
     for part in message.walk():
@@ -155,32 +154,26 @@ async def test_mime_parts_have_standard_structure(
 
 async def test_incomplete_recipient_is_dropped_only_from_to(ada: GraphQLClient) -> None:
     people = [{"address": address} for address in ("car", "carol@example.net", "", "d@", "e@f g")]
-    answer = await upload_message(ada, to=people, subject="Soon", draft=True)
-    assert str((await parse_uploaded_message(ada, answer))["To"]) == "carol@example.net"
+    answer = await save_draft(ada, to=people, subject="Soon")
+    assert str((await parse_stored_message(ada, answer))["To"]) == "carol@example.net"
     assert answer["warnings"] == [
-        {"code": "RECIPIENT_DROPPED", "path": ["to", str(nth)]} for nth in (0, 2, 3, 4)
+        {"code": "RECIPIENT_DROPPED", "path": ["set", "to", str(nth)]} for nth in (0, 2, 3, 4)
     ]
     for field in ("cc", "bcc", "replyTo"):
-        (error,) = (await upload_message(ada, subject="x", **{field: people}))["errors"]
-        assert (error["code"], field_path(error), item_index(error)) == ("VALIDATION", [field], 0)
+        (error,) = (await save_draft(ada, subject="x", **{field: people}))["errors"]
+        assert (error["code"], field_path(error), item_index(error)) == (
+            "VALIDATION",
+            ["set", field],
+            0,
+        )
 
 
-async def test_draft_needs_own_from_address_but_old_message_does_not(
-    ada: GraphQLClient, bob: GraphQLClient
-) -> None:
+async def test_draft_needs_own_from_address(ada: GraphQLClient, bob: GraphQLClient) -> None:
     foreign_from = {"from": {"address": bob.address}, "subject": "x"}
-    (error,) = (await upload_message(ada, draft=True, **foreign_from))["errors"]
-    assert (error["code"], error["path"]) == ("FORBIDDEN_OPERATION", ["from"])
-    old = await upload_message(ada, receivedAt="2001-02-03T04:05:06Z", **foreign_from)
-    message = await parse_uploaded_message(ada, old)
-    assert (str(message["From"]), str(message["Date"])) == (
-        bob.address,
-        "Sat, 03 Feb 2001 04:05:06 +0000",
-    )
-    own = await upload_message(
-        ada, subject="x", draft=True, priority="HIGH", bcc=[{"address": "z@y.org"}]
-    )
-    message = await parse_uploaded_message(ada, own)
+    (error,) = (await save_draft(ada, **foreign_from))["errors"]
+    assert (error["code"], error["path"]) == ("FORBIDDEN_OPERATION", ["set", "from"])
+    own = await save_draft(ada, subject="x", priority="HIGH", bcc=[{"address": "z@y.org"}])
+    message = await parse_stored_message(ada, own)
     assert str(message["From"]) == ada.address
     assert (str(message["X-Priority"]), str(message["Bcc"])) == ("1", "z@y.org")
 
@@ -190,8 +183,8 @@ async def test_reply_draft_joins_the_thread(ada: GraphQLClient, bob: GraphQLClie
         "Message", (await deliver_to(ada, raw_message("Plans"))).message_id
     )
     reference = {"message": {"id": message_id}, "relation": "REPLY"}
-    answer = await upload_message(ada, source=reference, text="Yes.")
-    message = await parse_uploaded_message(ada, answer)
+    answer = await save_draft(ada, source=reference, text="Yes.")
+    message = await parse_stored_message(ada, answer)
     assert answer["message"]["flags"] == ["\\Seen", "\\Draft"]
     assert answer["message"]["thread"] == {**answer["message"]["thread"], "messageCount": 2}
     assert (str(message["Subject"]), str(message["To"])) == (
@@ -199,32 +192,43 @@ async def test_reply_draft_joins_the_thread(ada: GraphQLClient, bob: GraphQLClie
         "Carol <carol@example.com>",
     )
     assert str(message["In-Reply-To"]) == answer["message"]["inReplyTo"]
-    (error,) = (await upload_message(bob, source=reference))["errors"]
+    (error,) = (await save_draft(bob, source=reference))["errors"]
     assert (error["code"], error["path"]) == ("NOT_FOUND", ["source", "message"])
 
 
 @pytest.mark.parametrize(
     ("arguments", "constraint", "path"),
     [
-        ({"draft": True}, "required", ["raw"]),
-        ({"raw": "a: b", "subject": "x"}, "exclusive", ["raw"]),
-        ({"raw": "a: b", "priority": "LOW"}, "exclusive", ["raw"]),
-        ({"rawUpload": global_ids.encode("Upload", 7), "to": []}, "exclusive", ["rawUpload"]),
-        ({"subject": "a\r\nBcc: eve@example.net"}, "pattern", ["subject"]),
-        ({"subject": "ä" * 1025}, "max", ["subject"]),
-        ({"headers": [{"key": "Received", "value": "x"}]}, "reserved", ["headers", "0", "key"]),
-        ({"attachments": [new_attachment("a\nb")]}, "pattern", ["attachments", "0", "filename"]),
-        ({"attachments": [new_attachment("a")] * 251}, "max", ["attachments"]),
-        ({"subject": "x", "keepAttachments": {"all": True}}, "required", ["keepAttachments"]),
-        ({"subject": "x", "replaces": {"id": "x"}}, "id", ["replaces"]),
+        ({"subject": "a\r\nBcc: eve@example.net"}, "PATTERN", ["subject"]),
+        ({"subject": "ä" * 1025}, "MAX", ["subject"]),
+        ({"headers": [{"key": "Received", "value": "x"}]}, "RESERVED", ["headers", "0", "key"]),
+        (
+            {"addAttachments": [CSV, new_attachment("a\nb")]},
+            "PATTERN",
+            ["addAttachments", "1", "filename"],
+        ),
+        ({"addAttachments": [new_attachment("a")] * 251}, "MAX", ["addAttachments"]),
+        ({"subject": "x", "draft": {"id": "x"}}, "ID", ["draft"]),
+        ({"addAttachments": [{"content": "x"}]}, "ENCODING", ["addAttachments", "0", "content"]),
+        ({"addAttachments": [{}]}, "EXCLUSIVE", ["addAttachments", "0"]),
+        ({"addAttachments": [{"upload": "x"}]}, "ID", ["addAttachments", "0", "upload"]),
+        ({"addFiles": [{"id": "x"}]}, "ID", ["addFiles", "0", "id"]),
+        ({"metadata": []}, "OBJECT", ["metadata"]),
     ],
 )
 async def test_invalid_message_fields_are_refused(
     ada: GraphQLClient, arguments: dict[str, Any], constraint: str, path: list[str]
 ) -> None:
-    (error,) = (await upload_message(ada, **arguments))["errors"]
+    path = path if path == ["draft"] else ["set", *path]
+    (error,) = (await save_draft(ada, **arguments))["errors"]
     assert (error["constraint"], error["path"]) == (constraint, path)
     assert (await ada.load_mailbox("Drafts")).total == 0
+    if path == ["draft"]:
+        return
+    stored = await save_draft(ada, addAttachments=[CSV, IMAGE], html=HTML_WITH_IMAGE)
+    changed = {**arguments, "draft": {"id": stored["message"]["id"]}}
+    (error,) = (await save_draft(ada, **changed))["errors"]
+    assert (error["constraint"], error["path"]) == (constraint, path)
 
 
 async def test_attached_files_are_stored_unchanged(ada: GraphQLClient) -> None:
@@ -235,7 +239,7 @@ async def test_attached_files_are_stored_unchanged(ada: GraphQLClient) -> None:
     attachments = [
         new_attachment(name, data, contentType=kind) for name, data, kind in expected_files
     ]
-    answer = await upload_message(ada, attachments=attachments, draft=True)
+    answer = await save_draft(ada, addAttachments=attachments)
     assert [(name, data) for name, _, _, data in await load_attached_files(ada, answer)] == [
         (name, data) for name, data, _ in expected_files
     ]

@@ -10,7 +10,7 @@ from sqlalchemy import update
 from sqlmodel import col
 
 from graph.types import global_ids
-from models.events.journal import EventType
+from models.events.event_types import EventType
 from models.mailboxes.tables import Mailbox
 from models.runtime.environment import Environment
 from models.users.roles import Role, Scope
@@ -25,7 +25,11 @@ from tests.support.mail_servers.queue_worker import (
 )
 from tests.support.mail_servers.smtp_and_dns_servers import FakeSmtpServer, run_smtp_server
 from tests.support.operations.bulk_operations import undo_mutation
-from tests.support.operations.message_sources import parse_uploaded_message, upload_message
+from tests.support.operations.message_sources import (
+    import_message,
+    parse_stored_message,
+    save_draft,
+)
 from tests.support.stores.counter_check import load_journal_entries, load_stream_position
 
 FIELDS = """submission {
@@ -42,8 +46,10 @@ async def create_draft(client: GraphQLClient, **overrides: Any) -> Any:
         "text": "Dear Carol,",
         "to": [{"address": "carol@example.net"}],
     }
-    fields = {} if "raw" in overrides else default_fields
-    answer = await upload_message(client, **{"draft": True, **fields, **overrides})
+    if "raw" in overrides:
+        answer = await import_message(client, draft=True, **overrides)
+    else:
+        answer = await save_draft(client, **{**default_fields, **overrides})
     assert answer["errors"] == []
     return answer["message"]
 
@@ -87,7 +93,7 @@ async def test_submitted_draft_is_sent_and_moved_to_sent(
     (received,) = server.messages
     assert b"Bcc" not in received.raw
     assert sorted(received.to) == ["carol@example.net", "dave@example.net"]
-    sent_copy = await parse_uploaded_message(ada, answer)
+    sent_copy = await parse_stored_message(ada, answer)
     assert sent_copy["Date"] == "Tue, 01 Jan 2030 02:00:00 +0000"
     assert sent_copy["Bcc"] == "dave@example.net"
     kinds = [kind for kind, _ in await load_journal_entries(environment, ada.user.id, before)]
@@ -233,17 +239,27 @@ async def test_stored_files_of_draft_are_attached_and_deleted(
             ada, "fileUpload", "file { id }", content={"text": "1;2"}, filename="a.csv"
         )
     )["file"]
-    new_draft = await create_draft(ada, files=[file["id"]])
+    new_draft = await create_draft(ada, addFiles=[file])
     draft_files = await ada(
         "query ($by: MessageRef!) { message(by: $by) { storedFiles { id } "
         "attachments { filename } } }",
         by={"id": new_draft["id"]},
     )
     assert draft_files["message"] == {"storedFiles": [file], "attachments": [{"filename": "a.csv"}]}
+    kept = await execute_mutation(
+        ada, "fileUpload", "file { id }", content={"text": "3;4"}, filename="b.csv"
+    )
+    reference = {"id": new_draft["id"]}
+    saved = await save_draft(ada, draft=reference, addFiles=[kept["file"]])
+    attachments = saved["message"]["attachments"]
+    assert [item["filename"] for item in attachments] == ["a.csv", "b.csv"]
+    removed = [{"id": attachments[1]["id"]}]
+    assert (await save_draft(ada, draft=reference, removeAttachments=removed))["errors"] == []
+    assert (await save_draft(ada, draft=reference, text="More."))["errors"] == []
     answer = await submit_draft(ada, new_draft, deleteFiles=True)
     assert answer["errors"] == []
     remaining = await ada("{ viewer { user { files { totalCount } } } }")
-    assert remaining["viewer"]["user"]["files"]["totalCount"] == 0
+    assert remaining["viewer"]["user"]["files"]["totalCount"] == 1
     (raw,) = await load_queued_messages(environment)
     assert base64.b64encode(b"1;2") in raw
 

@@ -6,7 +6,7 @@ import pytest
 
 from graph.types import global_ids
 from models.addresses.tables import AddressKind
-from models.events.journal import EventType
+from models.events.event_types import EventType
 from models.runtime.environment import Environment
 from models.users.roles import AdminPermission
 from resolvers.mailboxes import loaders as mailbox_loaders

@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy import update
 
 from graph.types import global_ids
-from models.events.journal import EventType
+from models.events.event_types import EventType
 from models.runtime.environment import Environment
 from models.users.roles import Scope
 from models.users.tables import User
@@ -121,10 +121,10 @@ async def test_foreign_message_or_draft_is_not_forwarded(
         assert forward_errors(await forward_message(client, message_id, "carol@example.net")) == [
             ("NOT_FOUND", ["message"], None)
         ]
-    document = """mutation ($input: MessageUploadInput!) { messageUpload(input: $input) {
+    document = """mutation ($input: DraftSaveInput!) { draftSave(input: $input) {
         message { id } } }"""
-    arguments = {"mailbox": {"path": "Drafts"}, "draft": True, "subject": "d", "text": "x"}
-    draft_id = (await ada(document, input=arguments))["messageUpload"]["message"]["id"]
+    arguments = {"set": {"subject": "d", "text": "x"}}
+    draft_id = (await ada(document, input=arguments))["draftSave"]["message"]["id"]
     assert forward_errors(await forward_message(ada, draft_id, "carol@example.net")) == [
         ("CONFLICT", ["message"], None)
     ]

@@ -33,6 +33,7 @@ from models.store.columns import ColumnRow, select_columns
 from models.store.keyset_pages import PageRequest
 from models.submission.tables import Submission, SubmissionState
 from models.users.tables import User
+from models.warning_codes import WarningCode
 from resolvers.context import Context
 from resolvers.mailboxes import delete as mailbox_delete
 from resolvers.mailboxes import loaders as mailbox_loaders
@@ -46,7 +47,7 @@ from resolvers.submission.create import EnvelopeOverride, SendRequest, SentMessa
 from resolvers.submission.loaders import SubmissionPageKey
 from resolvers.submission.message_source import MessageRelationKind, MessageSource
 from resolvers.submission.outgoing_messages import compose_messages
-from resolvers.submission.prepared_messages import NO_FOLDER_WARNING, NOT_SAVED_TO_SENT
+from resolvers.submission.prepared_messages import NO_FOLDER_WARNING
 from tests.conftest import GraphQLClient, ManualClock, client_context, deliver_to, raw_message
 from tests.support.operations.send_operations import (
     OUTSIDE_RECIPIENT,
@@ -262,7 +263,10 @@ async def test_message_over_quota_is_sent_without_copy(
 ) -> None:
     await fill_quota(ada)
     sent = await send_outgoing_message(ada)
-    assert (sent.message, [code for code, _ in sent.warnings]) == (None, [NOT_SAVED_TO_SENT])
+    assert (sent.message, [code for code, _ in sent.warnings]) == (
+        None,
+        [WarningCode.NOT_SAVED_TO_SENT],
+    )
     assert len(await load_queue_entries(ada, sent)) == 1
     query = select(col(Change.last), col(Change.ids)).where(col(Change.stream_id) == ada.user.id)
     changes = await environment.database.read(query)

@@ -21,8 +21,8 @@ from tests.support.accounts.identity_operations import (
 )
 from tests.support.operations.message_sources import (
     names_and_addresses,
-    parse_uploaded_message,
-    upload_message,
+    parse_stored_message,
+    save_draft,
 )
 
 CAROL = "carol@example.net"
@@ -151,45 +151,34 @@ async def test_identity_bcc_alone_is_no_recipient(ada: GraphQLClient, full_ident
 async def test_draft_uses_identity_fields(ada: GraphQLClient, full_identity: Any) -> None:
     arguments: dict[str, Any] = {
         "identity": {"id": full_identity["id"]},
-        "draft": True,
         "text": "x",
     }
-    empty = await parse_uploaded_message(ada, await upload_message(ada, **arguments))
+    empty = await parse_stored_message(ada, await save_draft(ada, **arguments))
     assert names_and_addresses(empty, "From") == [("Countess", full_identity["address"])]
     assert names_and_addresses(empty, "Reply-To") == [("", "desk@example.net")]
     assert "Bcc" not in empty
     to_field = {"to": [{"address": CAROL}]}
-    saved = await upload_message(ada, **arguments, **to_field)
-    assert names_and_addresses(await parse_uploaded_message(ada, saved), "Bcc") == [
+    saved = await save_draft(ada, **arguments, **to_field)
+    assert names_and_addresses(await parse_stored_message(ada, saved), "Bcc") == [
         ("", "log@example.net")
     ]
-    previous = {"replaces": {"id": saved["message"]["id"]}}
-    repeated = await upload_message(
+    previous = {"draft": {"id": saved["message"]["id"]}}
+    repeated = await save_draft(
         ada, **arguments, **to_field, **previous, bcc=[{"address": "log@example.net"}]
     )
-    assert names_and_addresses(await parse_uploaded_message(ada, repeated), "Bcc") == [
+    assert names_and_addresses(await parse_stored_message(ada, repeated), "Bcc") == [
         ("", "log@example.net")
     ]
-    draft = (await send_message(ada, identity={"id": full_identity["id"]}, isDraft=True))["message"]
-    assert draft["mailbox"] == {"path": "Drafts"}
-    raw_upload = {"raw": "Subject: x\n\nx\n", "identity": {"id": full_identity["id"]}}
-    (error,) = (await upload_message(ada, **raw_upload))["errors"]
-    assert (error["code"], error["path"]) == ("VALIDATION", ["raw"])
-
-
-async def test_uploaded_message_keeps_its_from_field(
-    ada: GraphQLClient, full_identity: Any
-) -> None:
-    foreign = await upload_message(ada, **{"from": {"address": "eve@example.net"}}, text="x")
-    assert names_and_addresses(await parse_uploaded_message(ada, foreign), "From") == [
-        ("", "eve@example.net")
-    ]
-    own = await upload_message(ada, **{"from": {"address": full_identity["address"]}}, text="x")
-    message = await parse_uploaded_message(ada, own)
-    assert (names_and_addresses(message, "From"), "Reply-To" in message) == (
-        [("", full_identity["address"])],
-        False,
-    )
+    assert saved["message"]["mailbox"] == {"path": "Drafts"}  # not that of sent copies
+    in_defaults = {"draft": {"id": saved["message"]["id"]}, "identity": None}
+    other_sender = await parse_stored_message(ada, await save_draft(ada, **in_defaults))
+    assert (other_sender["Reply-To"], other_sender["Bcc"]) == (None, None)
+    with_own = {**in_defaults, "replyTo": [{"address": "me@example.net"}], "bcc": None}
+    await save_draft(ada, **with_own)
+    kept = await save_draft(ada, draft=in_defaults["draft"], identity=arguments["identity"])
+    message = await parse_stored_message(ada, kept)
+    assert names_and_addresses(message, "Reply-To") == [("", "me@example.net")]
+    assert names_and_addresses(message, "Bcc") == [("", "log@example.net")]
 
 
 async def test_submit_only_key_can_send_as_identity(ada: GraphQLClient, full_identity: Any) -> None:

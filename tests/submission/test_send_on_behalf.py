@@ -58,15 +58,10 @@ async def test_merge_on_behalf_returns_recipients_of_each_message(root: GraphQLC
 
 
 async def test_submit_on_behalf_returns_recipients(ada: GraphQLClient, root: GraphQLClient) -> None:
-    document = """mutation ($input: MessageUploadInput!) { messageUpload(input: $input) {
+    document = """mutation ($input: DraftSaveInput!) { draftSave(input: $input) {
         message { id } errors { code } } }"""
-    arguments = {
-        "mailbox": {"path": "Drafts"},
-        "draft": True,
-        "text": "x",
-        "to": [{"address": CAROL}],
-    }
-    draft_id = (await ada(document, input=arguments))["messageUpload"]["message"]["id"]
+    arguments = {"set": {"text": "x", "to": [{"address": CAROL}]}}
+    draft_id = (await ada(document, input=arguments))["draftSave"]["message"]["id"]
     answer = await execute_mutation(root, "draftSend", SEND_FIELDS, message={"id": draft_id})
     assert answer["errors"] == []
     assert [recipient["recipient"] for recipient in answer["submission"]["recipients"]] == [CAROL]

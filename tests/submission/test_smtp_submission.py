@@ -239,7 +239,10 @@ async def test_app_password_needs_smtp_scope(ada: GraphQLClient, client: SmtpTes
             col(SecurityEvent.action) == "authenticate"
         )
     )
-    assert {(row.protocol, row.result) for row in rows} == {("SMTP", "success"), ("SMTP", "fail")}
+    assert {(row.protocol, row.result) for row in rows} == {
+        ("SMTP", "SUCCESS"),
+        ("SMTP", "FAILURE"),
+    }
 
 
 @pytest.mark.parametrize("columns", [{"suspended": True}, {"auth_version": 2}])

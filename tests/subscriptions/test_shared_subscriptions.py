@@ -16,7 +16,7 @@ from graph.schema import schema
 from graph.subscriptions import result_stream
 from merganser.settings.settings import Settings
 from models.auth.credentials import ApiKey
-from models.events.journal import EventType
+from models.events.event_types import EventType
 from models.runtime.environment import Environment
 from models.store.database import Database
 from models.users.roles import Role, Scope

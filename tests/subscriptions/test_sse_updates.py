@@ -103,7 +103,7 @@ async def test_each_change_is_an_event_with_its_cursor(
     )
     assert created["mailboxId"] == global_ids.encode("Mailbox", (await ada.load_mailbox("Box")).id)
     assert (added["type"], added["messageId"]) == (
-        "MESSAGE_ADDED",
+        "MESSAGE_RECEIVED",
         global_ids.encode("Message", received.message_id),
     )
     assert (added["uid"], added["flags"], added[""]) == (1, [], "message")
@@ -176,7 +176,7 @@ async def test_updates_of_other_users_need_administrator(
     ) as reader:
         await deliver_to(ada, "Hello")
         await wait_until(lambda: reader.events)
-    assert reader.events[0]["type"] == "MESSAGE_ADDED"
+    assert reader.events[0]["type"] == "MESSAGE_RECEIVED"
 
 
 async def test_invalid_request_is_refused_with_status(

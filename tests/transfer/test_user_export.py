@@ -366,7 +366,7 @@ async def test_root_can_export_and_the_access_is_logged(
         environment, "SELECT mutation FROM audit_log ORDER BY id DESC LIMIT 1"
     ) == [("userExport",)]
     statement_text = (
-        "SELECT sum(count) FROM auth_events WHERE user_id = :u AND action = 'read mail'"
+        "SELECT sum(count) FROM auth_events WHERE user_id = :u AND action = 'MESSAGES_READ'"
     )
     before = await select_rows(environment, statement_text, u=ada.user.id)
     path = (await load_export(root, payload["userExport"]["id"]))["url"].partition("?")[0]
@@ -374,6 +374,17 @@ async def test_root_can_export_and_the_access_is_logged(
     assert response.status_code == 200
     ((after,),) = await select_rows(environment, statement_text, u=ada.user.id)
     assert after == before[0][0] + 1 > 1
+
+
+@pytest.mark.usefixtures("ada")
+async def test_refused_export_is_not_logged_as_access(
+    root: GraphQLClient, environment: Environment
+) -> None:
+    arguments = {"user": {"username": "ada"}, "includeSettings": True, "passphrase": "short"}
+    payload = await execute_mutation(root, "userExport", EXPORT_FIELDS, **arguments)
+    assert error_codes_and_paths(payload) == [("VALIDATION", ["passphrase"])]
+    events = await select_rows(environment, "SELECT action FROM auth_events")
+    assert ("MESSAGES_READ",) not in events
 
 
 async def test_credential_with_mail_scope_exports_no_settings(

@@ -108,7 +108,7 @@ async def test_scopes_without_reading_or_sending_are_refused(
 ) -> None:
     with pytest.raises(InvalidInput) as refusal:
         await create_profile(ada, scopes=scopes)
-    assert (refusal.value.path, refusal.value.constraint) == (["scopes"], "scope")
+    assert (refusal.value.path, refusal.value.constraint) == (["scopes"], "SCOPE")
 
 
 async def test_profile_without_configured_server_is_refused(ada: GraphQLClient) -> None:
@@ -117,7 +117,7 @@ async def test_profile_without_configured_server_is_refused(ada: GraphQLClient) 
       mobileconfig password errors { code path ... on ValidationError { constraint } } } }"""
     payload = (await ada(document, input=arguments))["appPasswordCreate"]
     path = ["generateMobileconfig"]
-    assert payload["errors"] == [{"code": "VALIDATION", "path": path, "constraint": "server"}]
+    assert payload["errors"] == [{"code": "VALIDATION", "path": path, "constraint": "SERVER"}]
     assert (payload["mobileconfig"], payload["password"]) == (None, None)
     raw, _ = await create_profile(
         ada, replace(TEST_OPTIONS, profile_pop3_server="pop.example.org:995")
@@ -131,7 +131,7 @@ async def test_profile_without_configured_server_is_refused(ada: GraphQLClient) 
             replace(TEST_OPTIONS, profile_pop3_server="pop.example.org:995"),
             scopes=[IMAP, SMTP],
         )
-    assert refusal.value.constraint == "scope"
+    assert refusal.value.constraint == "SCOPE"
 
 
 async def test_profile_address_must_belong_to_the_user(

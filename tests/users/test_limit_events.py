@@ -33,7 +33,7 @@ from tests.support.accounts.quota_accounts import (
 )
 from tests.support.accounts.user_operations import count_statements_by_user_count
 from tests.support.mail_servers.lmtp_client import connect_lmtp
-from tests.support.operations.bulk_operations import MESSAGE_DELETE, MESSAGE_UPLOAD, UNDO_MUTATION
+from tests.support.operations.bulk_operations import MESSAGE_DELETE, MESSAGE_IMPORT, UNDO_MUTATION
 from tests.support.servers.live_server import LiveServer, wait_until
 
 
@@ -143,7 +143,7 @@ async def test_upload_and_sent_copy_can_pass_a_threshold(ada: GraphQLClient, met
     if method == "uploaded":
         raw = message_of_size(1_500).decode()
         arguments = {"mailbox": {"path": "INBOX"}, "raw": raw}
-        assert (await ada(MESSAGE_UPLOAD, input=arguments))["messageUpload"]["errors"] == []
+        assert (await ada(MESSAGE_IMPORT, input=arguments))["messageImport"]["errors"] == []
     else:
         assert await try_send_message(ada, "carol@example.net", text="y" * 1_000 + "\n") == []
     ((limit, level, used, _, refused),) = await load_limit_events(ada)
@@ -170,12 +170,12 @@ async def test_threshold_settings_apply_at_once(ada: GraphQLClient, root: GraphQ
     await receive_messages_of_sizes(ada, 4_900)
     assert len(await load_limit_events(ada)) == 1
     for key, value, rule in (
-        ("limits.warningPercent", 100, "max"),
-        ("limits.criticalPercent", -1, "min"),
-        ("limits.criticalPercent", "high", "type"),
-        ("quota.warningEmails", 1, "type"),
-        ("quota.warningEmails", "off", "type"),
-        ("quota.warningEmails", None, "type"),
+        ("limits.warningPercent", 100, "MAX"),
+        ("limits.criticalPercent", -1, "MIN"),
+        ("limits.criticalPercent", "high", "TYPE"),
+        ("quota.warningEmails", 1, "TYPE"),
+        ("quota.warningEmails", "off", "TYPE"),
+        ("quota.warningEmails", None, "TYPE"),
     ):
         assert await change_setting(key, value) == rule
 

@@ -213,7 +213,7 @@ async def test_deleted_user_gets_no_warning(ada: GraphQLClient, root: GraphQLCli
     assert (await root(document))["userDelete"]["errors"] == []
     assert await run_tasks(ada.environment) == 1
     ((state, error),) = await select_rows(
-        ada.environment, "SELECT state, error FROM tasks WHERE kind = 'LIMIT_LETTER'"
+        ada.environment, "SELECT state, error FROM tasks WHERE kind = 'LIMIT_WARNING'"
     )
     assert (state, error) == ("SUCCEEDED", None)
     assert (

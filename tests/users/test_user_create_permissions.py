@@ -7,7 +7,7 @@ import pytest
 from graph.types import global_ids
 from models.domains.tables import AliasDomain
 from models.errors import Forbidden, NotFound
-from models.events.journal import EventType
+from models.events.event_types import EventType
 from models.runtime.environment import Environment
 from models.users.roles import AdminPermission, Role
 from resolvers.users.creation import create as creation_create
@@ -97,26 +97,26 @@ async def test_user_create_needs_only_address_and_password(root: GraphQLClient) 
 @pytest.mark.parametrize(
     ("invalid_input", "refusal"),
     [
-        ({"username": "ä"}, ("VALIDATION", ["username"], "pattern")),
-        ({"username": "a..b"}, ("VALIDATION", ["username"], "pattern")),
-        ({"username": "a" * 129}, ("VALIDATION", ["username"], "pattern")),
-        ({"address": "eve"}, ("VALIDATION", ["address"], "required")),
-        ({"address": "e ve@new.example"}, ("VALIDATION", ["address"], "address")),
-        ({"address": "eve@-new.example"}, ("VALIDATION", ["address"], "domain")),
-        ({"address": "*@new.example"}, ("VALIDATION", ["address"], "pattern")),
-        ({"address": "eve+x@new.example"}, ("VALIDATION", ["address"], "pattern")),
-        ({"address": None, "username": "eve"}, ("VALIDATION", ["address"], "required")),
-        ({"password": None}, ("VALIDATION", ["password"], "required")),
-        ({"password": "x" * 257}, ("VALIDATION", ["password"], "max")),
-        ({"passwordDisabled": True}, ("VALIDATION", ["password"], "exclusive")),
-        ({"role": "PUBLIC"}, ("VALIDATION", ["role"], "enum")),
-        ({"tags": ["a", " "]}, ("VALIDATION", ["tags", "1"], "length")),
-        ({"tags": ["a" * 129]}, ("VALIDATION", ["tags", "0"], "length")),
-        ({"metadata": [1]}, ("VALIDATION", ["metadata"], "object")),
-        ({"privateMetadata": "x"}, ("VALIDATION", ["privateMetadata"], "object")),
-        ({"mailboxes": {"sent": "Trash"}}, ("VALIDATION", ["mailboxes"], "unique")),
-        ({"mailboxes": {"sent": "inbox"}}, ("VALIDATION", ["mailboxes"], "unique")),
-        ({"mailboxes": {"sent": "a//b"}}, ("VALIDATION", ["mailboxes", "sent"], "pattern")),
+        ({"username": "ä"}, ("VALIDATION", ["username"], "PATTERN")),
+        ({"username": "a..b"}, ("VALIDATION", ["username"], "PATTERN")),
+        ({"username": "a" * 129}, ("VALIDATION", ["username"], "PATTERN")),
+        ({"address": "eve"}, ("VALIDATION", ["address"], "REQUIRED")),
+        ({"address": "e ve@new.example"}, ("VALIDATION", ["address"], "ADDRESS")),
+        ({"address": "eve@-new.example"}, ("VALIDATION", ["address"], "DOMAIN")),
+        ({"address": "*@new.example"}, ("VALIDATION", ["address"], "PATTERN")),
+        ({"address": "eve+x@new.example"}, ("VALIDATION", ["address"], "PATTERN")),
+        ({"address": None, "username": "eve"}, ("VALIDATION", ["address"], "REQUIRED")),
+        ({"password": None}, ("VALIDATION", ["password"], "REQUIRED")),
+        ({"password": "x" * 257}, ("VALIDATION", ["password"], "MAX")),
+        ({"passwordDisabled": True}, ("VALIDATION", ["password"], "EXCLUSIVE")),
+        ({"role": "PUBLIC"}, ("VALIDATION", ["role"], "ENUM")),
+        ({"tags": ["a", " "]}, ("VALIDATION", ["tags", "1"], "LENGTH")),
+        ({"tags": ["a" * 129]}, ("VALIDATION", ["tags", "0"], "LENGTH")),
+        ({"metadata": [1]}, ("VALIDATION", ["metadata"], "OBJECT")),
+        ({"privateMetadata": "x"}, ("VALIDATION", ["privateMetadata"], "OBJECT")),
+        ({"mailboxes": {"sent": "Trash"}}, ("VALIDATION", ["mailboxes"], "UNIQUE")),
+        ({"mailboxes": {"sent": "inbox"}}, ("VALIDATION", ["mailboxes"], "UNIQUE")),
+        ({"mailboxes": {"sent": "a//b"}}, ("VALIDATION", ["mailboxes", "sent"], "PATTERN")),
         ({"username": "a.d.a"}, ("CONFLICT", ["username"], None)),
         ({"username": "ADA"}, ("CONFLICT", ["username"], None)),
         ({"address": "a.Da@example.org"}, ("CONFLICT", ["address"], None)),
@@ -279,7 +279,7 @@ async def test_new_user_has_special_use_mailboxes(
     validities = await select_rows(root.environment, "SELECT DISTINCT uid_validity FROM mailboxes")
     assert len(validities) == len(paths)
     kinds = [kind for kind, _ in await load_journal_entries(root.environment, user_id)]
-    assert kinds == [EventType.ADDRESS_CHANGED, EventType.MAILBOX_CREATED]
+    assert kinds == [EventType.ADDRESS_CREATED, EventType.MAILBOX_CREATED]
 
 
 async def test_create_with_same_idempotency_key_creates_one_user(root: GraphQLClient) -> None:

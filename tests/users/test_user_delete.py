@@ -14,7 +14,8 @@ from mail.storage.blobs.garbage_collector import collect_garbage
 from models.addresses.tables import Address
 from models.domains.tables import Domain
 from models.errors import AuthenticationFailed, NotFound
-from models.events.journal import PLATFORM, EventType
+from models.events.event_types import EventType
+from models.events.journal import PLATFORM
 from models.runtime.environment import Environment
 from models.users.roles import Role, Scope
 from models.users.tables import DomainAdmin
@@ -192,7 +193,7 @@ async def test_deleted_user_is_hidden_at_once_and_purged_by_a_task(
         )
     )[0]
     user_changes = [ids for kind, ids in await load_journal_entries(environment, PLATFORM)
-            if kind is EventType.USER_CHANGED]  # fmt: skip
+            if kind is EventType.USER_DELETED]  # fmt: skip
     assert [ada.user.id] in user_changes
 
 

@@ -13,7 +13,7 @@ from mail.recipients import address_resolution
 from models.addresses.tables import Address
 from models.domains.tables import Domain
 from models.errors import RateLimited
-from models.events.journal import EventType
+from models.events.event_types import EventType
 from models.runtime.environment import Environment
 from models.users.tables import User
 from resolvers.changes import stream_reader
@@ -141,7 +141,7 @@ async def test_message_over_the_received_limit_is_deferred(
     clock.tick(minutes=50)
     await deliver_to(ada, "Three")
     assert (await load_limits(ada))["receivedPerHour"]["used"] == 1
-    document = "mutation ($i: MessageUploadInput!) { messageUpload(input: $i) { message { id } } }"
+    document = "mutation ($i: MessageImportInput!) { messageImport(input: $i) { messages { id } } }"
     await ada(document, i={"mailbox": {"path": "INBOX"}, "raw": "Subject: x\r\n\r\ny\r\n"})
     assert (await load_limits(ada))["receivedPerHour"][
         "used"
@@ -299,7 +299,7 @@ async def test_user_sync_reset_ends_streams_and_cursors(
         batch = await pending_batch
         assert batch.resync_reason is ResyncReason.CURSOR_EXPIRED
         (event,) = (await anext(change_stream)).events
-        assert (event.type, event.object_id) == (EventType.USER_CHANGED, ada.user.id)
+        assert (event.type, event.object_id) == (EventType.USER_UPDATED, ada.user.id)
         await change_stream.aclose()
         for position in (0, last_position - 1, last_position):
             stale_stream = stream_reader.follow_changes(

@@ -22,7 +22,7 @@ from tests.support.stores.counter_check import select_rows
 ALL_USERNAMES = ["ann", "bert", "carl", "d.an", "eve@new.example", "zoe"]
 USERS_QUERY = """
 query ($filter: UserFilter, $first: Int, $after: String, $last: Int, $before: String,
-       $orderBy: UserOrder! = USERNAME) {
+       $orderBy: UserOrder! = USERNAME_ASC) {
   users(filter: $filter, first: $first, after: $after, last: $last, before: $before,
         orderBy: $orderBy) {
     nodes { username } totalCount
@@ -141,9 +141,13 @@ async def test_pages_have_no_gaps_in_both_directions(client_with_users: GraphQLC
 @pytest.mark.parametrize(
     ("order", "expected"),
     [
-        ("CREATED", ["d.an", "bert", "zoe", "ann", "carl", "eve@new.example"]),
-        ("QUOTA_USED", ["carl", "bert", "eve@new.example", "ann", "zoe", "d.an"]),
-        ("LAST_LOGIN", ["zoe", "ann", "eve@new.example", "carl", "bert", "d.an"]),
+        ("CREATED_ASC", ["d.an", "bert", "zoe", "ann", "carl", "eve@new.example"]),
+        ("CREATED_DESC", ["eve@new.example", "carl", "ann", "zoe", "bert", "d.an"]),
+        ("STORAGE_USED_ASC", ["d.an", "zoe", "ann", "eve@new.example", "bert", "carl"]),
+        ("STORAGE_USED_DESC", ["carl", "bert", "eve@new.example", "ann", "zoe", "d.an"]),
+        ("LAST_LOGIN_ASC", ["d.an", "bert", "carl", "eve@new.example", "ann", "zoe"]),
+        ("LAST_LOGIN_DESC", ["zoe", "ann", "eve@new.example", "carl", "bert", "d.an"]),
+        ("USERNAME_DESC", ["zoe", "eve@new.example", "d.an", "carl", "bert", "ann"]),
     ],
 )
 async def test_each_order_has_pages_without_gaps_in_both_directions(
@@ -190,9 +194,9 @@ async def test_each_order_has_pages_without_gaps_in_both_directions(
 
 
 async def test_forged_cursor_and_large_filter_are_refused(client_with_users: GraphQLClient) -> None:
-    forged = str(Cursor("users-CREATED", "text", 7))
+    forged = str(Cursor("users-CREATED_ASC", "text", 7))
     response = await client_with_users.execute(
-        USERS_QUERY, first=1, after=forged, orderBy="CREATED"
+        USERS_QUERY, first=1, after=forged, orderBy="CREATED_ASC"
     )
     assert response["errors"][0]["extensions"] == {"code": "BAD_CURSOR"}
     for condition in (

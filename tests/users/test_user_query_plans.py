@@ -9,7 +9,7 @@ from sqlalchemy import text
 
 from bench.load.user_rows import insert_users
 from models.runtime.environment import Environment
-from models.store.keyset_pages import Cursor, PageRequest
+from models.store.keyset_pages import PageRequest
 from models.users.roles import Role
 from resolvers.access import is_visible_user
 from resolvers.context import Context, Viewer
@@ -65,10 +65,14 @@ def has_sort(plan: str) -> bool:
 
 
 INDEX_BY_ORDER = {
-    UserOrder.USERNAME: "uq_users_username_key",
-    UserOrder.CREATED: "ix_users_created_at",
-    UserOrder.QUOTA_USED: "ix_users_used",
-    UserOrder.LAST_LOGIN: "search_users_logins",
+    UserOrder.USERNAME_ASC: "uq_users_username_key",
+    UserOrder.USERNAME_DESC: "uq_users_username_key",
+    UserOrder.CREATED_ASC: "ix_users_created_at",
+    UserOrder.CREATED_DESC: "ix_users_created_at",
+    UserOrder.STORAGE_USED_ASC: "ix_users_used",
+    UserOrder.STORAGE_USED_DESC: "ix_users_used",
+    UserOrder.LAST_LOGIN_ASC: "search_users_logins",
+    UserOrder.LAST_LOGIN_DESC: "search_users_logins",
 }
 
 
@@ -79,7 +83,7 @@ async def test_each_order_uses_its_index_in_both_directions(many_users: ManyUser
             ctx, UserConditions(), PageRequest("x"), {"username"}, order
         )
         row = page.rows[-1]
-        cursor = Cursor("x", user_listing.sort_key(order, row), row.id)
+        cursor = user_listing.LIST_ORDERS[order].cursor_of_row(row, "x")
         for page_request in (
             PageRequest("x"),
             PageRequest("x", is_backward=True),

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from graph.types import global_ids
-from models.events.journal import PLATFORM, EventType
+from models.events.event_types import EventType
+from models.events.journal import PLATFORM
 from models.users.roles import AdminPermission, Role, Scope
 from models.users.tables import Usage, UsageKind
 from tests.conftest import GraphQLClient, make_api_key, make_client, make_user
@@ -76,7 +77,7 @@ async def test_update_is_journaled_for_user_and_domain(
         await load_stream_position(environment, domain),
     )
     assert (await try_update_users(ada, name="New", language="de"))[1] == []
-    expected = (EventType.USER_CHANGED, [ada.user.id], [["language", "name"]])
+    expected = (EventType.USER_UPDATED, [ada.user.id], [["language", "name"]])
     assert await load_journal_changes(environment, ada.user.id, user_position) == [expected]
     assert await load_journal_changes(environment, domain, domain_position) == [expected]
     user_position = await load_stream_position(environment, ada.user.id)
@@ -91,7 +92,7 @@ async def test_update_is_journaled_for_user_and_domain(
     user_id = global_ids.decode("User", dan["id"])
     assert (await try_update_users(root, user_id, name="D"))[1] == []
     assert await load_journal_changes(environment, PLATFORM, platform_position) == [
-        (EventType.USER_CHANGED, [user_id], [["name"]])
+        (EventType.USER_UPDATED, [user_id], [["name"]])
     ]
 
 
@@ -131,26 +132,26 @@ async def test_update_of_many_users_is_all_or_nothing(
 @pytest.mark.parametrize(
     ("patch", "path", "rule"),
     [
-        ({}, "", "required"),
-        ({"passwordDisabled": False, "hashedPassword": True}, "", "required"),
-        ({"username": "a..b"}, "username", "pattern"),
-        ({"username": ""}, "username", "pattern"),
-        ({"name": "a\nb"}, "name", "pattern"),
-        ({"password": ""}, "password", "min"),
-        ({"password": "short"}, "password", "min"),
-        ({"password": "x" * 257}, "password", "max"),
-        ({"password": "password1", "allowUnsafe": False}, "password", "breached"),
-        ({"password": "$9$x", "hashedPassword": True}, "password", "hash"),
-        ({"password": NEW_PASSWORD, "passwordDisabled": True}, "password", "exclusive"),
-        ({"openpgpPublicKey": SIGN_ONLY_KEY}, "openpgpPublicKey", "key"),
-        ({"metadata": [1]}, "metadata", "object"),
-        ({"limits": {"recipientsPerDay": 0}}, "limits.recipientsPerDay", "range"),
-        ({"quota": 0}, "quota", "range"),
-        ({"quota": 1, "inheritQuota": True}, "inheritQuota", "exclusive"),
-        ({"retention": "PT0S"}, "retention", "range"),
-        ({"tags": [""]}, "tags.0", "length"),
-        ({"allowedSenders": ["a*b"]}, "allowedSenders.0", "pattern"),
-        ({"retention": "P999Y"}, "retention", "range"),
+        ({}, "", "REQUIRED"),
+        ({"passwordDisabled": False, "hashedPassword": True}, "", "REQUIRED"),
+        ({"username": "a..b"}, "username", "PATTERN"),
+        ({"username": ""}, "username", "PATTERN"),
+        ({"name": "a\nb"}, "name", "PATTERN"),
+        ({"password": ""}, "password", "MIN"),
+        ({"password": "short"}, "password", "MIN"),
+        ({"password": "x" * 257}, "password", "MAX"),
+        ({"password": "password1", "allowUnsafe": False}, "password", "BREACHED"),
+        ({"password": "$9$x", "hashedPassword": True}, "password", "PASSWORD_HASH"),
+        ({"password": NEW_PASSWORD, "passwordDisabled": True}, "password", "EXCLUSIVE"),
+        ({"openpgpPublicKey": SIGN_ONLY_KEY}, "openpgpPublicKey", "KEY"),
+        ({"metadata": [1]}, "metadata", "OBJECT"),
+        ({"limits": {"recipientsPerDay": 0}}, "limits.recipientsPerDay", "RANGE"),
+        ({"quota": 0}, "quota", "RANGE"),
+        ({"quota": 1, "inheritQuota": True}, "inheritQuota", "EXCLUSIVE"),
+        ({"retention": "PT0S"}, "retention", "RANGE"),
+        ({"tags": [""]}, "tags.0", "LENGTH"),
+        ({"allowedSenders": ["a*b"]}, "allowedSenders.0", "PATTERN"),
+        ({"retention": "P999Y"}, "retention", "RANGE"),
     ],
 )
 async def test_invalid_update_names_field_and_rule(
@@ -178,7 +179,7 @@ async def test_username_change_updates_key_and_search_words(
     response = await root('{ user(by: {username: "ada.byron"}) { username } }')
     assert response["user"] == {"username": "adabyron"}
     users, (error,) = await try_update_users(root, ada, bob, username="both")
-    assert (error["constraint"], error["path"]) == ("exclusive", ["set", "username"])
+    assert (error["constraint"], error["path"]) == ("EXCLUSIVE", ["set", "username"])
     (user,), _ = await try_update_users(root, ada, name="Ada Ö")
     assert (await load_user_row(root.environment, ada)).words == "adabyron\nada ö\nada@example.org"
 

@@ -7,7 +7,8 @@ from sqlalchemy import insert, select, update
 from sqlmodel import col
 
 from graph.types import global_ids
-from models.events.journal import PLATFORM, Change, EventType
+from models.events.event_types import EventType
+from models.events.journal import PLATFORM, Change
 from models.runtime.environment import Environment
 from models.store.columns import core_table
 from models.users.roles import AdminPermission, Role
@@ -146,7 +147,7 @@ async def test_reset_is_journaled_for_user_and_domain_and_logged(
             (row.type, row.ids, row.facts["changed"], row.facts["reason"])
             for row in await environment.database.read(query)
         ]
-        expected = [(EventType.USER_CHANGED, [busy.user.id], [["limits"]], "a campaign")]
+        expected = [(EventType.USER_UPDATED, [busy.user.id], [["limits"]], "a campaign")]
         assert changes == (expected if stream else [])
     document = """{ auditLog(filter: {mutation: "userUsageReset"}) { nodes {
       mutation reason before after

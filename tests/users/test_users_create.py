@@ -129,7 +129,7 @@ async def test_number_of_users_and_passwords_per_call_is_limited(root: GraphQLCl
     for users in ([], too_many_users, too_many_passwords):
         (error,) = (await create_all(root, *users))["errors"]
         assert (error["code"], error["path"], error["constraint"]) == (
-            "VALIDATION", ["users"], "max",
+            "VALIDATION", ["users"], "MAX",
         )  # fmt: skip
     payload = await create_all(root, *too_many_passwords[:2], options={"validateOnly": True})
     assert (payload["errors"], payload["userCount"]) == ([], 2)

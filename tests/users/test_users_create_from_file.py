@@ -160,9 +160,9 @@ async def test_refused_lines_are_reported_and_others_are_created(admin: GraphQLC
 @pytest.mark.parametrize(
     ("content", "constraint"),
     [
-        (b"", "columns"),
-        (b"address,pasword\nx@example.org,y\n", "columns"),
-        (b"address,address\nx@example.org,y\n", "columns"),
+        (b"", "COLUMNS"),
+        (b"address,pasword\nx@example.org,y\n", "COLUMNS"),
+        (b"address,address\nx@example.org,y\n", "COLUMNS"),
     ],
 )
 async def test_file_with_unknown_columns_is_refused_at_once(

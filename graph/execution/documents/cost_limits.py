@@ -42,7 +42,7 @@ TYPE_INTROSPECTION_COST = 20
 @strawberry.schema_directive(
     locations=[Location.FIELD_DEFINITION],
     name="cost",
-    description="Price of the field in the cost limit.",
+    description="Cost of a field in the cost limit.",
 )
 class Cost:
     per_item: bool = strawberry.directive_field(name="perItem", default=False)

@@ -16,7 +16,7 @@ from models.quantities import format_duration
 from models.runtime.environment import Environment
 from resolvers.admin import settings as stored_settings
 from resolvers.admin.setting_definitions import DEFINITIONS
-from resolvers.admin.setting_types import SettingType
+from resolvers.admin.setting_types import SettingKind
 from resolvers.admin.settings import CurrentSetting
 from resolvers.context import Context
 
@@ -105,9 +105,9 @@ def _parse_value(key: str, text: str) -> Any:
     value: Any = text
     if declared.nullable and text == "null":
         value = None
-    elif declared.type is SettingType.BOOLEAN:
+    elif declared.type is SettingKind.BOOLEAN:
         value = BOOLEANS.get(text.lower(), text)
-    elif declared.type is SettingType.DURATION:
+    elif declared.type is SettingKind.DURATION:
         with suppress(ValueError):  # otherwise ISO 8601 or invalid, which is checked later
             read: Any = parse_duration(text)
             value = format_duration(read)

@@ -20,6 +20,7 @@ from resolvers.domains.dns_records import DnsRecordsKey
 from resolvers.domains.loaders import DomainConditions, DomainIdOrName
 from resolvers.domains.mutations import DomainValues
 from resolvers.domains.rename import DomainRenameResult
+from resolvers.users.limit_values import limit_or_none
 
 
 async def create_domain(
@@ -60,11 +61,11 @@ async def list_domains(environment: Environment) -> list[dict[str, Any]]:
             "active": row.active,
             "tags": list(row.tags),
             "users": row.user_count,
-            "max_users": row.max_users,
+            "max_users": limit_or_none(row.max_users),
             "addresses": row.address_count,
-            "max_addresses": row.max_addresses,
+            "max_addresses": limit_or_none(row.max_addresses),
             "allocated": row.quota_allocated,
-            "quota": row.quota,
+            "quota": limit_or_none(row.quota),
             "used": total.size,
             "messages": total.message_count,
             "backup_mx": row.backup_mx,

@@ -27,7 +27,7 @@ def cell_text(column: str, value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if column in ("allocated", "quota", "used") and isinstance(value, int):
-        return "unlimited" if column == "quota" and not value else format_size(value)
-    if column == "max_users" and not value:
-        return "any"
+        return format_size(value)
+    if column in ("max_users", "quota") and value is None:
+        return "unlimited"
     return "" if value is None else str(value)

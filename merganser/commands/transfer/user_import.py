@@ -23,9 +23,9 @@ from mail.recipients import address_resolution
 from mail.storage.blobs.blob_writer import BlobRowDeleted, StoredMessageBlobs
 from merganser.errors import EXIT_USAGE, CommandError
 from merganser.server.environment_factory import user_context
-from models.admin.tasks import Task, TaskState
+from models.admin.tasks import Task, TaskKind, TaskState
 from models.errors import OverQuota, RequestError
-from models.events.journal import EventType
+from models.events.event_types import EventType
 from models.runtime.environment import Environment
 from models.store.columns import ColumnRow, select_columns
 from models.users.tables import User
@@ -34,7 +34,7 @@ from resolvers.transfer import import_mailboxes, import_settings, import_writer,
 from resolvers.transfer.import_writer import ImportableMessage, SourceReader
 from resolvers.transfer.running_import import ImportOutcome, RunningImport
 
-TASK_KIND = "IMPORT"
+TASK_KIND = TaskKind.USER_IMPORT_COMMAND
 
 ShowImportProgress = Callable[[int], None]  # takes the position in the source
 

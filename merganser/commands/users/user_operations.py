@@ -28,6 +28,7 @@ from resolvers.users import restore as user_restore
 from resolvers.users import update as user_update
 from resolvers.users.creation import create as creation_create
 from resolvers.users.creation.create import NewUser
+from resolvers.users.limit_values import limit_or_none
 from resolvers.users.listing import UserConditions
 from resolvers.users.restore import DeletedUserRef
 from resolvers.users.selection import UserSelector
@@ -137,7 +138,8 @@ async def list_users(environment: Environment, where: UserConditions) -> list[di
             "role": row.role.value,
             "messages": row.message_count,
             "used": row.used,
-            "quota": row.quota,
+            "quota": limit_or_none(row.quota),
+            "quota_inherited": row.quota is None,
             "active": row.active,
             "suspended": row.suspended,
         }

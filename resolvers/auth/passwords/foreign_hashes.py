@@ -18,6 +18,7 @@ from argon2.exceptions import Argon2Error, VerifyMismatchError
 from argon2.low_level import verify_secret
 
 from models.errors import InvalidInput
+from models.validation_constraints import ValidationConstraint
 
 MAX_LENGTH = 512  # characters
 MAX_COSTS = {
@@ -84,7 +85,7 @@ def validate_foreign_hash(password_hash: str, *, path: Sequence[str] = ("passwor
             continue
         if not hash_format.is_affordable(match):
             text = "to check a password against this hash would cost too much"
-            raise InvalidInput(text, constraint="cost", path=path)
+            raise InvalidInput(text, constraint=ValidationConstraint.HASH_COST, path=path)
         if not hash_format.is_usable(match):
             raise unknown_hash_format(path)
         return password_hash
@@ -94,7 +95,7 @@ def validate_foreign_hash(password_hash: str, *, path: Sequence[str] = ("passwor
 def unknown_hash_format(path: Sequence[str]) -> InvalidInput:
     """Return the error for a hash that can't be checked."""
     text = "not a hash of PBKDF2, bcrypt, MD5, SHA or DES crypt, or Argon2"
-    return InvalidInput(text, constraint="hash", path=path)
+    return InvalidInput(text, constraint=ValidationConstraint.PASSWORD_HASH, path=path)
 
 
 def verify_foreign_hash(password: str, password_hash: str) -> bool:

@@ -7,6 +7,7 @@ from itertools import count
 
 from models.errors import InvalidInput
 from models.runtime.environment import Environment
+from models.validation_constraints import ValidationConstraint
 from resolvers.auth.passwords import breached_passwords, foreign_hashes, password_hashes
 from resolvers.auth.passwords.password_policy import (
     CHARACTER_CLASS_COUNT,
@@ -48,7 +49,9 @@ async def validate_new_password(
     if new_password.is_hash:
         if not new_password.allow_unsafe:
             text = "nobody can tell of a hash whether its password is known"
-            raise InvalidInput(text, constraint="exclusive", path=[*path_prefix, "allowUnsafe"])
+            raise InvalidInput(
+                text, constraint=ValidationConstraint.EXCLUSIVE, path=[*path_prefix, "allowUnsafe"]
+            )
         return replace(
             new_password,
             password_or_hash=foreign_hashes.validate_foreign_hash(
@@ -60,7 +63,7 @@ async def validate_new_password(
         ctx.environment, new_password.password_or_hash
     ):
         text = "others have found this password out: take another"
-        raise InvalidInput(text, constraint="breached", path=path)
+        raise InvalidInput(text, constraint=ValidationConstraint.BREACHED, path=path)
     return new_password
 
 

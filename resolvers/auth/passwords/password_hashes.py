@@ -13,6 +13,7 @@ from argon2 import PasswordHasher
 
 from models.errors import InvalidInput
 from models.runtime.environment import Environment
+from models.validation_constraints import ValidationConstraint
 from resolvers.auth.passwords import foreign_hashes, hash_workers
 from resolvers.auth.passwords.hash_workers import HashWorkerPool
 
@@ -29,13 +30,21 @@ def validate_password(
 ) -> str:
     """Return the password in normalized form. Raises Invalid if it is malformed or too short."""
     if not password:
-        raise InvalidInput("a password cannot be empty", constraint="min", path=path)
+        raise InvalidInput(
+            "a password cannot be empty", constraint=ValidationConstraint.MIN, path=path
+        )
     if len(password) > MAX_LENGTH:
-        raise InvalidInput(f"at most {MAX_LENGTH} characters", constraint="max", path=path)
+        raise InvalidInput(
+            f"at most {MAX_LENGTH} characters", constraint=ValidationConstraint.MAX, path=path
+        )
     if not is_possible_password(password):
-        raise InvalidInput("no NUL, and whole characters only", constraint="pattern", path=path)
+        raise InvalidInput(
+            "no NUL, and whole characters only", constraint=ValidationConstraint.PATTERN, path=path
+        )
     if len(normalized := _normalize(password)) < min_length:
-        raise InvalidInput(f"at least {min_length} characters", constraint="min", path=path)
+        raise InvalidInput(
+            f"at least {min_length} characters", constraint=ValidationConstraint.MIN, path=path
+        )
     return normalized
 
 

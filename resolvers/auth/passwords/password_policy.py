@@ -13,6 +13,7 @@ from models.domains.tables import Domain
 from models.errors import InvalidInput
 from models.runtime.environment import Environment
 from models.users.tables import User
+from models.validation_constraints import ValidationConstraint
 from resolvers.access import is_visible_user
 from resolvers.auth.passwords import password_hashes
 from resolvers.context import Context
@@ -40,7 +41,7 @@ class EffectivePasswordPolicy:
         )
         if count_character_classes(normalized) < self.min_classes:
             text = f"lower case, upper case, digits, others: at least {self.min_classes} of these"
-            raise InvalidInput(text, constraint="classes", path=path)
+            raise InvalidInput(text, constraint=ValidationConstraint.CHARACTER_CLASSES, path=path)
 
 
 def count_character_classes(password: str) -> int:

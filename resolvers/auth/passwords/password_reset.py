@@ -2,7 +2,9 @@
 
 from datetime import datetime, timedelta
 
+from models.auth.security_log import AuthEventAction
 from models.errors import Forbidden, InvalidInput
+from models.validation_constraints import ValidationConstraint
 from resolvers.auth import security_log
 from resolvers.auth.passwords import new_passwords, password_hashes, password_policy
 from resolvers.auth.security_log import NewSecurityEvent
@@ -24,7 +26,7 @@ async def set_temporary_password(ctx: Context, user_id: int, starts_at: datetime
     now = ctx.environment.now()
     if starts_at and starts_at > now + MAX_START_DELAY:
         text = f"at most {MAX_START_DELAY.days} days from now"
-        raise InvalidInput(text, constraint="max", path=["startsAt"])
+        raise InvalidInput(text, constraint=ValidationConstraint.MAX, path=["startsAt"])
     if user_id == ctx.viewer.user_id:
         raise Forbidden("your own password you change by userUpdate", path=["user"])
     valid_from = max(now, starts_at or now)
@@ -44,6 +46,6 @@ async def set_temporary_password(ctx: Context, user_id: int, starts_at: datetime
             )
             locked_users.sign_out(user)
             await security_log.log_event(
-                ctx, locked_users.session, NewSecurityEvent("password reset", user.id)
+                ctx, locked_users.session, NewSecurityEvent(AuthEventAction.PASSWORD_RESET, user.id)
             )
     return password

@@ -11,11 +11,13 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from models.auth.credentials import AccessToken
 from models.auth.second_factors import TotpSecret, WebauthnKey
+from models.auth.security_log import AuthEventAction
 from models.errors import AuthenticationFailed, Conflict, Forbidden, InvalidInput, NotFound
-from models.events.journal import EventType
+from models.events.event_types import EventType
 from models.store.columns import ColumnRow, select_columns
 from models.users.roles import Role, Scope
 from models.users.tables import User
+from models.validation_constraints import ValidationConstraint
 from resolvers.access import is_overseen_user, require_user_id
 from resolvers.admin import audit_log
 from resolvers.admin.audit_log import NewAuditLogEntry
@@ -82,7 +84,9 @@ async def _require_proof_or_reason(ctx: Context, user: ColumnRow, proof: SecondF
         await verify_and_use_up_second_factor(ctx, user, proof)
     elif ctx.viewer.user_id != user.id:
         if not ctx.reason:
-            raise InvalidInput("say why", constraint="required", path=["options", "reason"])
+            raise InvalidInput(
+                "say why", constraint=ValidationConstraint.REQUIRED, path=["options", "reason"]
+            )
     elif enabled_methods(user) == [CUSTOM]:
         text = "the application that checks this factor has to do it"
         raise Forbidden(text, requires=Role.DOMAIN_ADMIN)
@@ -103,7 +107,7 @@ class FactorChange:
     """A mutation with its action name in the security log."""
 
     mutation: str
-    action: str
+    action: AuthEventAction
     target: str | None = None
 
 
@@ -122,17 +126,17 @@ async def _log_and_record_change(
         ctx, session, NewSecurityEvent(change.action, user.id, target=change.target)
     )
     if enabled_methods(user) != [*enabled_after]:
-        await ctx.record_change(session, user.id, EventType.USER_CHANGED, [user.id])
+        await ctx.record_change(session, user.id, EventType.USER_UPDATED, [user.id])
     if ctx.viewer.user_id == user.id:
         return
-    old_values = {"two_factor_methods": [*enabled_methods(user)]}
+    old_values = {"twoFactorMethods": [*enabled_methods(user)]}
     admin_entry = NewAuditLogEntry(
         change.mutation,
         "User",
         user.id,
         user.domain_id,
         old_values,
-        {"two_factor_methods": [*enabled_after]},
+        {"twoFactorMethods": [*enabled_after]},
     )
     await audit_log.log_changes(ctx, session, admin_entry)
 
@@ -251,7 +255,9 @@ async def set_up_totp(
         user = await _reload_user(session, user)
         _require_disabled(user, TOTP)
         new_secret = await totp.create_pending_secret(ctx, session, user, label, issuer)
-        await security_log.log_event(ctx, session, NewSecurityEvent("totp setup", user.id))
+        await security_log.log_event(
+            ctx, session, NewSecurityEvent(AuthEventAction.TOTP_SETUP, user.id)
+        )
     return new_secret
 
 
@@ -270,7 +276,7 @@ async def enable_totp(
         _require_disabled(user, TOTP)
         await totp.enable_pending_secret(ctx, session, user.id, code)
         await _enable_factor_and_end_sign_ins(
-            ctx, session, user, TOTP, FactorChange("totpEnable", "totp enable")
+            ctx, session, user, TOTP, FactorChange("totpEnable", AuthEventAction.TOTP_ENABLE)
         )
         codes = await recovery_codes.replace_recovery_codes(ctx.environment, session, user.id)
     authentication.drop_cached_credentials(ctx.environment, user.id)
@@ -292,7 +298,7 @@ async def enable_imported_totp(ctx: Context, user_id: int, encoded_secret: str) 
         _require_disabled(user, TOTP)
         await totp.enable_imported_secret(ctx, session, user.id, secret)
         await _enable_factor_and_end_sign_ins(
-            ctx, session, user, TOTP, FactorChange("totpImport", "totp enable")
+            ctx, session, user, TOTP, FactorChange("totpImport", AuthEventAction.TOTP_ENABLE)
         )
     authentication.drop_cached_credentials(ctx.environment, user.id)
     return int(user.id)
@@ -301,7 +307,7 @@ async def enable_imported_totp(ctx: Context, user_id: int, encoded_secret: str) 
 async def disable_totp(ctx: Context, user_id: int | None, proof: SecondFactorProof) -> UserId:
     """Turn TOTP off, and no other factor. Returns the user id."""
     return await _disable_factor(
-        ctx, user_id, proof, TOTP, FactorChange("totpDisable", "totp disable")
+        ctx, user_id, proof, TOTP, FactorChange("totpDisable", AuthEventAction.TOTP_DISABLE)
     )
 
 
@@ -328,7 +334,7 @@ async def enable_custom_factor(ctx: Context, user_id: int | None) -> UserId:
     async with ctx.write_session(user.id) as session:
         user = await _reload_user(session, user)
         _require_disabled(user, CUSTOM)
-        change = FactorChange("externalTwoFactorEnable", "custom enable")
+        change = FactorChange("externalTwoFactorEnable", AuthEventAction.EXTERNAL_TWO_FACTOR_ENABLE)
         await _enable_factor_and_end_sign_ins(ctx, session, user, CUSTOM, change)
     authentication.drop_cached_credentials(ctx.environment, user.id)
     return int(user.id)
@@ -338,7 +344,7 @@ async def disable_custom_factor(
     ctx: Context, user_id: int | None, proof: SecondFactorProof
 ) -> UserId:
     """Turn off the factor CUSTOM. Returns the user id."""
-    change = FactorChange("externalTwoFactorDisable", "custom disable")
+    change = FactorChange("externalTwoFactorDisable", AuthEventAction.EXTERNAL_TWO_FACTOR_DISABLE)
     return await _disable_factor(ctx, user_id, proof, CUSTOM, change)
 
 
@@ -371,7 +377,7 @@ async def register_webauthn_key(
     async with ctx.write_session(user.id) as session:
         user = await _reload_user(session, user)
         row = await webauthn.store_key_and_delete_challenge(ctx, session, user.id, name, new_key)
-        change = FactorChange("webauthnRegister", "webauthn register", target=name)
+        change = FactorChange("webauthnRegister", AuthEventAction.WEBAUTHN_REGISTER, target=name)
         is_first_factor = not _has_factor_with_recovery_codes(user)
         await _enable_factor_and_end_sign_ins(ctx, session, user, WEBAUTHN, change)
         codes = (
@@ -396,14 +402,20 @@ async def delete_webauthn_keys(ctx: Context, ids: Sequence[int], proof: SecondFa
     if not keys:
         return
     if len({row.user_id for row in keys}) > 1:
-        raise InvalidInput("keys of one account at a time", constraint="unsupported", path=["ids"])
+        raise InvalidInput(
+            "keys of one account at a time",
+            constraint=ValidationConstraint.UNSUPPORTED,
+            path=["ids"],
+        )
     user = await _load_managed_user_or_viewer(ctx, keys[0].user_id)
     await _require_proof_or_reason(ctx, user, proof)
     async with ctx.write_session(user.id) as session:
         user = await _reload_user(session, user)
         remaining_count = await webauthn.delete_keys_and_count_remaining(session, user.id, ids)
         names = {row.id: row.name for row in keys}.values()
-        change = FactorChange("webauthnDelete", "webauthn delete", target=", ".join(names))
+        change = FactorChange(
+            "webauthnDelete", AuthEventAction.WEBAUTHN_DELETE, target=", ".join(names)
+        )
         await _disable_factors(ctx, session, user, [] if remaining_count else [WEBAUTHN], change)
 
 
@@ -420,7 +432,7 @@ async def disable_all_factors(
     await _require_proof_or_reason(ctx, user, proof)
     async with ctx.write_session(user.id) as session:
         user = await _reload_user(session, user)
-        change = FactorChange("twoFactorDisable", "2fa disable")
+        change = FactorChange("twoFactorDisable", AuthEventAction.TWO_FACTOR_DISABLE)
         await _disable_factors(ctx, session, user, list(TwoFactorMethod), change)
     return int(user.id)
 
@@ -452,7 +464,9 @@ async def delete_secrets_of_all_factors(
     await totp.delete_totp_secrets(session, user.id)
     await webauthn.delete_keys_and_count_remaining(session, user.id)
     await recovery_codes.delete_recovery_codes(session, user.id)
-    await security_log.log_event(ctx, session, NewSecurityEvent("2fa disable", user.id))
+    await security_log.log_event(
+        ctx, session, NewSecurityEvent(AuthEventAction.TWO_FACTOR_DISABLE, user.id)
+    )
 
 
 async def renew_recovery_codes(ctx: Context, proof: SecondFactorProof) -> list[str]:
@@ -467,7 +481,7 @@ async def renew_recovery_codes(ctx: Context, proof: SecondFactorProof) -> list[s
     async with ctx.write_session(user.id) as session:
         codes = await recovery_codes.replace_recovery_codes(ctx.environment, session, user.id)
         await security_log.log_event(
-            ctx, session, NewSecurityEvent("recovery codes create", user.id)
+            ctx, session, NewSecurityEvent(AuthEventAction.RECOVERY_CODES_CREATE, user.id)
         )
     return codes
 

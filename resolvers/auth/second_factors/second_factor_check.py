@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlmodel.ext.asyncio.session import AsyncSession
 
+from models.auth.security_log import AuthEventAction, AuthEventResult
 from models.errors import AuthenticationFailed
 from models.store.columns import ColumnRow
 from resolvers.auth import security_log, throttles
@@ -46,7 +47,7 @@ class ValidProof:
     """
 
     method: TwoFactorMethod
-    action: str
+    action: AuthEventAction
     use_up: Callable[[AsyncSession], Awaitable[bool]]
     detail: Mapping[str, Any] = field(default_factory=dict)
 
@@ -72,10 +73,14 @@ async def verify_and_use_up_second_factor(
         try:
             await throttles.count_failure(ctx.environment, limits)
         finally:
-            action = "totp check" if proof.totp is not None else "webauthn check"
+            action = (
+                AuthEventAction.TOTP_VERIFY
+                if proof.totp is not None
+                else AuthEventAction.WEBAUTHN_VERIFY
+            )
             async with ctx.write_session(user.id) as session:
                 await security_log.log_event(
-                    ctx, session, NewSecurityEvent(action, user.id, "fail")
+                    ctx, session, NewSecurityEvent(action, user.id, AuthEventResult.FAILURE)
                 )
         raise AuthenticationFailed("the second factor is wrong")
     async with ctx.write_session(user.id) as session:
@@ -104,7 +109,9 @@ async def _verify_proof(
         if assertion is not None:
             use_up = partial(_use_up_assertion, ctx, assertion)
             detail = {"key": assertion.name}
-            return ValidProof(TwoFactorMethod.WEBAUTHN, "webauthn check", use_up, detail)
+            return ValidProof(
+                TwoFactorMethod.WEBAUTHN, AuthEventAction.WEBAUTHN_VERIFY, use_up, detail
+            )
     return None
 
 
@@ -116,12 +123,12 @@ async def _verify_totp_or_recovery_code(
         step = await totp.find_step_of_unused_code(ctx, user_id, code)
         if step is not None:
             use_up = partial(totp.use_up_totp_step, user_id=user_id, step=step)
-            return ValidProof(TwoFactorMethod.TOTP, "totp check", use_up)
+            return ValidProof(TwoFactorMethod.TOTP, AuthEventAction.TOTP_VERIFY, use_up)
     normalized = recovery_codes.normalize_recovery_code(code)
     if methods and normalized and await recovery_codes.is_unused_code(ctx, user_id, normalized):
         return ValidProof(
             methods[0],
-            "recovery code check",
+            AuthEventAction.RECOVERY_CODE_VERIFY,
             partial(_use_up_recovery_code, ctx, user_id, normalized),
         )
     return None

@@ -16,6 +16,7 @@ from models.auth.second_factors import TotpSecret
 from models.errors import AuthenticationFailed, Conflict, InvalidInput
 from models.runtime.environment import Environment
 from models.store.columns import ColumnRow, insert_with_conflict, select_columns
+from models.validation_constraints import ValidationConstraint
 from resolvers.context import Context
 
 STEP_SECONDS = 30  # seconds
@@ -80,10 +81,12 @@ def decode_secret(text: str) -> bytes:
     try:
         secret = base64.b32decode(normalized + "=" * (-len(normalized) % 8))
     except (binascii.Error, ValueError) as problem:
-        raise InvalidInput("a seed is base32", constraint="base32", path=["seed"]) from problem
+        raise InvalidInput(
+            "a seed is base32", constraint=ValidationConstraint.BASE32, path=["seed"]
+        ) from problem
     if len(secret) not in IMPORTED_SECRET_SIZES:
         text = f"a seed has {IMPORTED_SECRET_SIZES[0]} to {IMPORTED_SECRET_SIZES[-1]} bytes"
-        raise InvalidInput(text, constraint="length", path=["seed"])
+        raise InvalidInput(text, constraint=ValidationConstraint.LENGTH, path=["seed"])
     return secret
 
 
@@ -117,7 +120,7 @@ def _validate_label(text: str | None, field: str) -> str | None:
     if text and (len(text) > MAX_LABEL_LENGTH or not text.isprintable() or ":" in text):
         raise InvalidInput(
             f"at most {MAX_LABEL_LENGTH} printable characters, without a colon",
-            constraint="pattern",
+            constraint=ValidationConstraint.PATTERN,
             path=[field],
         )
     return text

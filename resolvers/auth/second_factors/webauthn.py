@@ -30,6 +30,7 @@ from models.runtime.environment import DatabaseTransaction, Environment
 from models.runtime.options import Options
 from models.store.columns import ColumnRow, select_columns
 from models.users.tables import User
+from models.validation_constraints import ValidationConstraint
 from resolvers.access import is_overseen_user
 from resolvers.auth.second_factors.totp import PRODUCT
 from resolvers.context import Context
@@ -282,7 +283,7 @@ def validate_key_name(name: str) -> str:
     name = name.strip()
     if not 0 < len(name) <= MAX_NAME_LENGTH or not name.isprintable():
         text = f"a name has 1 to {MAX_NAME_LENGTH} printable characters"
-        raise InvalidInput(text, constraint="pattern", path=["name"])
+        raise InvalidInput(text, constraint=ValidationConstraint.PATTERN, path=["name"])
     return name
 
 
@@ -390,7 +391,11 @@ def _challenge_of_response(response: Mapping[str, Any]) -> str | None:
         *(authenticator_response.values() if isinstance(authenticator_response, Mapping) else ()),
     ]
     if any(isinstance(part, str) and len(part) > MAX_MEMBER_LENGTH for part in members):
-        raise InvalidInput("longer than any answer of a key", constraint="max", path=["response"])
+        raise InvalidInput(
+            "longer than any answer of a key",
+            constraint=ValidationConstraint.MAX,
+            path=["response"],
+        )
     try:
         client_data = (
             json.loads(_decode_base64url(authenticator_response["clientDataJSON"]))

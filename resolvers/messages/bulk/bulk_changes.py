@@ -12,6 +12,7 @@ from models.events.journal import PLATFORM
 from models.mailboxes.shares import ShareRight
 from models.runtime.environment import DatabaseTransaction
 from models.store.columns import ColumnRow
+from models.validation_constraints import ValidationConstraint
 from resolvers.context import Context
 from resolvers.mailboxes import delete as mailbox_delete
 from resolvers.mailboxes import rights as mailbox_rights
@@ -42,12 +43,16 @@ async def apply_bulk_request(ctx: Context, request: BulkRequest) -> BulkOutcome:
     `unchanged_since_modseq`.
     """
     if request.changes is not None and request.changes.is_empty and request.target_mailbox is None:
-        raise InvalidInput("say what to change", constraint="required", path=["set"])
+        raise InvalidInput(
+            "say what to change", constraint=ValidationConstraint.REQUIRED, path=["set"]
+        )
     snooze.validate_snooze(ctx, request.changes, is_move=request.target_mailbox is not None)
     accounts = await _load_accounts(ctx, request)
     if request.unchanged_since_modseq is not None and len(accounts.user_ids) != 1:
         text = "accounts count their changes apart: say it of one"
-        raise InvalidInput(text, constraint="exclusive", path=["ifUnchangedSince"])
+        raise InvalidInput(
+            text, constraint=ValidationConstraint.EXCLUSIVE, path=["ifUnchangedSince"]
+        )
     request = replace(
         request, selector=await request.selector.with_filter_sql(ctx, accounts.user_ids)
     )

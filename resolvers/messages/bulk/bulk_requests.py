@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from models.admin.tasks import Task
+from models.admin.tasks import Task, TaskKind
 from models.store.columns import ColumnRow
 from resolvers.mailboxes.loaders import MailboxSelector
 from resolvers.messages.bulk.row_changes import FlagChanges
@@ -71,6 +71,6 @@ class BulkRequest:
         return self.selector.ids is not None and not self.is_delete and not other
 
     @property
-    def task_kind(self) -> str:
+    def task_kind(self) -> TaskKind:
         """The kind of the task that runs the request."""
-        return f"MESSAGE_{self.mutation_name.removeprefix('message').upper()}"
+        return TaskKind(f"MESSAGE_{self.mutation_name.removeprefix('message').upper()}")

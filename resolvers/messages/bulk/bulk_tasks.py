@@ -13,7 +13,8 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from mail.storage.message_insert import SELECT_QUOTA
 from models.admin.tasks import Task
 from models.errors import NotFound, OverQuota
-from models.events.journal import PLATFORM, EventType
+from models.events.event_types import EventType
+from models.events.journal import PLATFORM
 from models.mailboxes.shares import ShareRight
 from models.messages.tables import Message
 from models.store.columns import ColumnRow, select_columns

@@ -15,7 +15,7 @@ from mail.storage import held_copies
 from mail.storage.message_flags import imap_flags
 from mail.storage.message_insert import take_quota_and_count_received
 from models.admin.legal_holds import CopyOrigin
-from models.events.journal import EventType
+from models.events.event_types import EventType
 from models.events.wakeups import UNINDEXED
 from models.files.blobs import MessageBlob
 from models.messages.tables import Message, Thread, ThreadKey

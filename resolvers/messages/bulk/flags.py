@@ -12,7 +12,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from mail.scanners import training_worker
 from mail.storage.message_flags import SYSTEM_FLAGS, imap_flags, imap_flags_from_values
 from models.errors import InvalidInput
-from models.events.journal import EventType
+from models.events.event_types import EventType
 from models.messages.tables import Message
 from models.runtime.environment import DatabaseTransaction
 from models.store.columns import ColumnRow, core_table, select_columns
@@ -25,6 +25,7 @@ from models.store.prepared_statements import (
     raw_values,
     rows_at,
 )
+from models.validation_constraints import ValidationConstraint
 from resolvers.context import Context
 from resolvers.messages.bulk.row_changes import (
     STATE_COLUMNS,
@@ -166,7 +167,7 @@ def _flags_after(message: ColumnRow, changes: FlagChanges) -> FlagsAfter:
     if len(keywords) > MAX_KEYWORDS:
         raise InvalidInput(
             f"a message has at most {MAX_KEYWORDS} keywords",
-            constraint="max",
+            constraint=ValidationConstraint.MAX,
             path=["set", "addFlags"],
         )
     reworded = keywords != message.keywords

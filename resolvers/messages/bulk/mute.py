@@ -6,7 +6,7 @@ from sqlalchemy import select, update
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from models.events.journal import EventType
+from models.events.event_types import EventType
 from models.messages.tables import Thread
 from models.store.columns import select_columns
 from resolvers.access import is_visible, require_user_id

@@ -7,11 +7,13 @@ from sqlalchemy import select
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
+from models.auth.security_log import AuthEventAction
 from models.errors import Conflict, InvalidInput, NotFound
 from models.events.journal import PLATFORM
 from models.mailboxes.tables import Mailbox
 from models.messages.tables import Message
 from models.store.columns import ColumnRow
+from models.validation_constraints import ValidationConstraint
 from resolvers.access import (
     can_see_managed_mail_records,
     is_of_managed_user_unshared,
@@ -30,7 +32,7 @@ from resolvers.messages.content_access import require_readable_account
 from resolvers.messages.filters.filter_conditions import MessageSelector
 from resolvers.users.selection import UserSelector, load_managed_users
 
-GIVEN_EVENT = "mail given to another account"  # the name in the owner's security log
+GIVEN_EVENT = AuthEventAction.MESSAGES_TRANSFER  # the name in the owner's security log
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +140,9 @@ async def _load_selected_accounts(
     (origin,) = await load_managed_mail_owners(ctx, source_user, "sourceUser")
     if len(rows) != 1:
         text = "from another account messages go to one: select one in users"
-        raise InvalidInput(text, constraint="exclusive", path=["select", "users"])
+        raise InvalidInput(
+            text, constraint=ValidationConstraint.EXCLUSIVE, path=["select", "users"]
+        )
     (target,) = rows
     if origin.id == target.id:
         return BulkAccounts([origin.id], _without_viewer(ctx, rows))

@@ -10,6 +10,7 @@ from models.mailboxes.shares import Rights, ShareRight
 from models.messages.tables import Message
 from models.store.columns import ColumnRow, select_columns
 from models.users.tables import User
+from models.validation_constraints import ValidationConstraint
 from resolvers.access import is_shared, require_user_id
 from resolvers.context import Context
 from resolvers.mailboxes import loaders as mailbox_loaders
@@ -40,7 +41,9 @@ async def load_owner_id(ctx: Context, selector: MessageSelector) -> int:
             owners.add(require_user_id(ctx))
         if len(owners) > 1:
             text = "they are of several accounts: one at a time"
-            raise InvalidInput(text, constraint="exclusive", path=[*SELECTOR_PATH, "ids"])
+            raise InvalidInput(
+                text, constraint=ValidationConstraint.EXCLUSIVE, path=[*SELECTOR_PATH, "ids"]
+            )
         return owners.pop() if owners else require_user_id(ctx)
     key = mailbox_id_of_selector(selector)
     mailbox = await ctx.load(mailbox_loaders.load_shared_by_ids, key) if key is not None else None

@@ -23,7 +23,7 @@ from mail.storage.message_flags import SYSTEM_FLAGS, imap_flags
 from mail.storage.message_insert import take_quota_and_count_received
 from mail.storage.thread_assignment import delete_empty_threads_statement
 from models.errors import InvalidInput, NotFound
-from models.events.journal import EventType
+from models.events.event_types import EventType
 from models.mailboxes.tables import Mailbox
 from models.messages.tables import Message
 from models.store.columns import ColumnRow, UtcDateTime, core_table, select_columns
@@ -37,6 +37,7 @@ from models.store.prepared_statements import (
     rows_from_parameter,
 )
 from models.users.tables import User
+from models.validation_constraints import ValidationConstraint
 from resolvers.context import Context
 
 STATE_COLUMNS = frozenset(
@@ -148,7 +149,9 @@ def _validated_keywords(names: Sequence[str], input_field: str) -> list[str]:
 def validate_keyword(name: str) -> str:
     """Return the keyword. Raises InvalidInput if it is malformed or a system flag."""
     if name[:1] == "\\" or not _is_keyword(name):
-        raise InvalidInput("not a keyword", constraint="pattern", path=["keyword"])
+        raise InvalidInput(
+            "not a keyword", constraint=ValidationConstraint.PATTERN, path=["keyword"]
+        )
     return name
 
 
@@ -172,7 +175,7 @@ def _validated_flag_names(names: Sequence[str], input_field: str) -> list[str]:
         if name not in _COLUMN_BY_FLAG and not _is_keyword(name):
             raise InvalidInput(
                 "not a flag or keyword",
-                constraint="pattern",
+                constraint=ValidationConstraint.PATTERN,
                 path=["set", input_field],
                 index=index,
             )

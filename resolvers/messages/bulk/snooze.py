@@ -19,6 +19,7 @@ from models.errors import Forbidden, InvalidInput, LimitReached
 from models.mailboxes.tables import SpecialUse
 from models.messages.tables import Message
 from models.store.columns import ColumnRow
+from models.validation_constraints import ValidationConstraint
 from resolvers.context import Context
 from resolvers.mailboxes import loaders as mailbox_loaders
 from resolvers.mailboxes.special_mailboxes import SpecialMailbox, ensure_special_mailbox
@@ -38,13 +39,15 @@ def validate_snooze(ctx: Context, changes: FlagChanges | None, *, is_move: bool)
         return
     if is_move:
         text = "what is moved is not snoozed: one of the two"
-        raise InvalidInput(text, constraint="exclusive", path=INPUT_PATH)
+        raise InvalidInput(text, constraint=ValidationConstraint.EXCLUSIVE, path=INPUT_PATH)
     if changes.snooze:
         until, now = datetime.fromisoformat(changes.snooze), ctx.environment.now()
         if until <= now:
-            raise InvalidInput("it is over", constraint="min", path=INPUT_PATH)
+            raise InvalidInput("it is over", constraint=ValidationConstraint.MIN, path=INPUT_PATH)
         if until > now + MAX_SNOOZE:
-            raise InvalidInput("at most ten years", constraint="max", path=INPUT_PATH)
+            raise InvalidInput(
+                "at most ten years", constraint=ValidationConstraint.MAX, path=INPUT_PATH
+            )
 
 
 def require_no_snooze(changes: FlagChanges | None) -> None:

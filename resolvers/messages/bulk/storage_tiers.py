@@ -11,9 +11,10 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail.storage.blobs import tier_move
 from mail.storage.blobs.tiered_store import TieredStore
-from models.admin.tasks import Task
+from models.admin.tasks import Task, TaskKind
 from models.errors import NotFound, ServiceUnavailable
-from models.events.journal import PLATFORM, EventType
+from models.events.event_types import EventType
+from models.events.journal import PLATFORM
 from models.files.blobs import Blob, StorageTier
 from models.messages.tables import Message
 from resolvers.admin.task_steps import (
@@ -27,7 +28,7 @@ from resolvers.context import Context
 from resolvers.messages.bulk import owners
 from resolvers.messages.filters.filter_conditions import MessageSelector
 
-TASK_KIND = "MESSAGE_TIER_MOVE"
+TASK_KIND = TaskKind.MESSAGE_TIER_MOVE
 MUTATION = "messageTierMove"
 MAX_INLINE_MESSAGES = 100  # a request with more is run as a task
 MESSAGES_PER_STEP = 200  # per task step

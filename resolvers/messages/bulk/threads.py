@@ -10,6 +10,7 @@ from models.errors import InvalidInput, require_all_found
 from models.messages.tables import Message, Thread
 from models.store.columns import ColumnRow, select_columns
 from models.store.query_hints import without_index
+from models.validation_constraints import ValidationConstraint
 from resolvers.access import is_visible, require_user_id
 from resolvers.context import Context
 from resolvers.messages.bulk import bulk_changes
@@ -39,7 +40,9 @@ async def change_threads(ctx: Context, request: ThreadChangeRequest) -> BulkOutc
     """
     changes = None if request.changes is None or request.changes.is_empty else request.changes
     if changes is None and request.is_muted is None:
-        raise InvalidInput("say what to change", constraint="required", path=["set"])
+        raise InvalidInput(
+            "say what to change", constraint=ValidationConstraint.REQUIRED, path=["set"]
+        )
     user_id = require_user_id(ctx)
     async with ctx.write_session(user_id) as session:
         rows = await _require_threads(ctx, request.thread_ids)

@@ -13,7 +13,7 @@ from sqlmodel import select as instances
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail.storage.message_flags import imap_flags
-from models.admin.tasks import UndoRecord
+from models.admin.tasks import TaskKind, UndoRecord
 from models.errors import Conflict, ErrorCollector, NotFound
 from models.mailboxes.tables import Mailbox
 from models.store.columns import ColumnRow, select_columns
@@ -41,7 +41,7 @@ _INSERT_UNDO = PreparedStatement(insert(UndoRecord).inline())
 class StateBeforeChange:
     """The state of messages and threads before a change."""
 
-    task_kind: str
+    task_kind: TaskKind
     changes: FlagChanges
     rows: Sequence[ColumnRow]
     muted_by_thread_id: Mapping[int, bool] = field(default_factory=dict)
@@ -151,16 +151,18 @@ def _stored_state(state: StateBeforeChange) -> dict[str, Any]:
     """
     changes, rows = state.changes, state.rows
     values = changes.values or {}
-    kind = state.task_kind if changes.snooze is None else "MESSAGE_MOVE"  # snoozing moves messages
+    kind = (
+        state.task_kind if changes.snooze is None else TaskKind.MESSAGE_MOVE
+    )  # snoozing moves messages
     before: dict[str, Any] = {
         "kind": kind,
         "owners": sorted(set(raw_values(rows, "user_id"))),
         "messages": bulk_flags.states_for_undo(rows),
         "flags": None if changes.replace is not None else changes.touched_flag_names,
         "left": changes.flag_names_set_afterwards,
-        "expires_at": kind != "MESSAGE_UPDATE" or "expires_at" in values,
+        "expires_at": kind != TaskKind.MESSAGE_UPDATE or "expires_at" in values,
     }
-    if state.target_by_user is not None and kind == "MESSAGE_MOVE":
+    if state.target_by_user is not None and kind == TaskKind.MESSAGE_MOVE:
         before["to"] = list(state.target_by_user.items())
     if state.muted_by_thread_id:
         before["muted"] = list(state.muted_by_thread_id.items())
@@ -230,7 +232,7 @@ async def _revert_changes(ctx: Context, session: AsyncSession, stored_state: dic
     """Revert what the change did, and leave later changes. Returns the number of messages."""
     state_by_id = {one[0]: one[1:] for one in stored_state["messages"]}
     await mute.set_muted(ctx, session, dict(stored_state.get("muted", ())))
-    is_move = stored_state["kind"] != "MESSAGE_UPDATE"
+    is_move = stored_state["kind"] != TaskKind.MESSAGE_UPDATE
     if is_move:
         current_rows = await row_changes.load_rows_in_transaction(session, list(state_by_id))
         state_by_id = {
@@ -274,7 +276,7 @@ async def _revert_changes(ctx: Context, session: AsyncSession, stored_state: dic
 
 def _is_where_change_left_it(row: ColumnRow, stored_state: Mapping[str, Any]) -> bool:
     """True if a message is still where the change put it. After a snooze it can be anywhere."""
-    if stored_state["kind"] != "MESSAGE_MOVE":
+    if stored_state["kind"] != TaskKind.MESSAGE_MOVE:
         return row.mailbox_id is None
     if "to" not in stored_state:
         return row.mailbox_id is not None
@@ -292,12 +294,12 @@ def _reverted_flag_names(
 
 
 async def _return_to_mailboxes(
-    ctx: Context, session: AsyncSession, task_kind: str, mailbox_by_message: Mapping[int, int]
+    ctx: Context, session: AsyncSession, task_kind: TaskKind, mailbox_by_message: Mapping[int, int]
 ) -> None:
     """Return deleted or moved messages to their former mailboxes, else to INBOX."""
     rows = await row_changes.load_rows_in_transaction(session, list(mailbox_by_message))
     mailboxes, inboxes = await _load_homes_and_inboxes(session, rows, mailbox_by_message)
-    deleted = task_kind != "MESSAGE_MOVE"
+    deleted = task_kind != TaskKind.MESSAGE_MOVE
     back: defaultdict[int, list[ColumnRow]] = defaultdict(list)
     for row in rows:
         home_mailbox = mailboxes.get(mailbox_by_message[row.id], inboxes[row.user_id])

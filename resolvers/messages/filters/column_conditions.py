@@ -15,6 +15,7 @@ from models.files.blobs import Blob, StorageTier
 from models.messages.tables import Message
 from models.store.columns import core_table
 from models.submission.tables import Submission
+from models.validation_constraints import ValidationConstraint
 from resolvers.messages.filters.message_filter import MessageConditions
 from resolvers.sql_text import contains_text_sql
 
@@ -89,12 +90,17 @@ def message_id_from_email_id(text: str, index: int) -> int:
     """Return the message ID that an EMAILID encodes. Raises InvalidInput."""
     if index >= MAX_EMAIL_IDS:
         raise InvalidInput(
-            f"at most {MAX_EMAIL_IDS} email IDs", constraint="max", path=["filter", "emailIds"]
+            f"at most {MAX_EMAIL_IDS} email IDs",
+            constraint=ValidationConstraint.MAX,
+            path=["filter", "emailIds"],
         )
     if not EMAIL_ID_PATTERN.fullmatch(text):
         error_text = "an email ID has 32 hexadecimal digits"
         raise InvalidInput(
-            error_text, constraint="pattern", path=["filter", "emailIds"], index=index
+            error_text,
+            constraint=ValidationConstraint.PATTERN,
+            path=["filter", "emailIds"],
+            index=index,
         )
     return min(int(text, 16), MAX_MESSAGE_ID)
 

@@ -29,6 +29,7 @@ from models.messages.tables import Message
 from models.store.columns import core_table
 from models.store.query_hints import without_index
 from models.store.text_folding import fold_text
+from models.validation_constraints import ValidationConstraint
 from resolvers.context import Context
 from resolvers.mailboxes.loaders import MailboxSelector
 from resolvers.messages.filters.column_conditions import (
@@ -158,7 +159,9 @@ def validate_values(message_conditions: MessageConditions) -> None:
             getattr(one, name) is not None for name in MessageConditions.__slots__
         )
     if value_count > MAX_TERMS:
-        raise InvalidInput(TOO_MANY_TERMS_MESSAGE, constraint="max", path=["filter"])
+        raise InvalidInput(
+            TOO_MANY_TERMS_MESSAGE, constraint=ValidationConstraint.MAX, path=["filter"]
+        )
 
 
 def index_only_words(message_conditions: MessageConditions) -> SearchExpression | None:
@@ -229,7 +232,9 @@ class _ConditionBuilder:
             terms.append(self._has_attachment(*message_conditions.attachment))
         self.term_count += len(terms) + 1
         if self.term_count > MAX_TERMS:
-            raise InvalidInput(TOO_MANY_TERMS_MESSAGE, constraint="max", path=["filter"])
+            raise InvalidInput(
+                TOO_MANY_TERMS_MESSAGE, constraint=ValidationConstraint.MAX, path=["filter"]
+            )
         return [*self._group_conditions(message_conditions), *terms]
 
     def _group_conditions(self, message_conditions: MessageConditions) -> list[ColumnElement[bool]]:
@@ -406,7 +411,7 @@ class MessageSelector:
         if given != 1 or (self.uids is not None and self.mailbox is None):
             raise InvalidInput(
                 "select by ids, by mailbox (with uids or whole), or by filter: by one of them",
-                constraint="exclusive",
+                constraint=ValidationConstraint.EXCLUSIVE,
                 path=["select"],
             )
         if self.ids is not None or not owner_ids:

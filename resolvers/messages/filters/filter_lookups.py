@@ -25,6 +25,7 @@ from models.messages.tables import Message
 from models.store.columns import select_columns
 from models.store.text_folding import fold_text
 from models.users.roles import Role
+from models.validation_constraints import ValidationConstraint
 from resolvers.access import can_see_managed_mail_records, is_visible_or_managed
 from resolvers.context import Context
 from resolvers.messages.content_access import (
@@ -80,10 +81,10 @@ def iterate_parts(conditions: MessageConditions) -> Iterator[MessageConditions]:
     for many, (one, depth) in enumerate(waiting, 1):
         if depth > MAX_DEPTH:
             error_text = f"and, or and not go {MAX_DEPTH} levels deep"
-            raise InvalidInput(error_text, constraint="depth", path=["filter"])
+            raise InvalidInput(error_text, constraint=ValidationConstraint.DEPTH, path=["filter"])
         if many > MAX_PARTS:
             error_text = f"a filter has at most {MAX_PARTS} parts"
-            raise InvalidInput(error_text, constraint="max", path=["filter"])
+            raise InvalidInput(error_text, constraint=ValidationConstraint.MAX, path=["filter"])
         yield one
         below = (*(one.every or ()), *(one.some or ()), *((one.none,) if one.none else ()))
         waiting += ((part, depth + 1) for part in below)

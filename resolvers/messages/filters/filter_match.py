@@ -21,6 +21,7 @@ from models.files.blobs import StorageTier
 from models.mailboxes.tables import SpecialUse
 from models.store.text_folding import fold_text
 from models.submission.tables import SubmissionState
+from models.validation_constraints import ValidationConstraint
 from resolvers.mailboxes.loaders import MailboxSelector
 from resolvers.messages.filters.filter_lookups import iterate_parts
 from resolvers.messages.filters.message_filter import MessageConditions
@@ -57,14 +58,14 @@ def validate_for_unstored(conditions: MessageConditions) -> None:
         for name in _text_fields_with_value(part.conditions):
             if len(getattr(part.conditions, name) or "") > MAX_SEARCH_LENGTH:
                 error_text = f"what is looked for has at most {MAX_SEARCH_LENGTH} characters"
-                raise InvalidInput(error_text, constraint="max", path=["filter"])
+                raise InvalidInput(error_text, constraint=ValidationConstraint.MAX, path=["filter"])
         if part.conditions.query is not None:
             expression_from_query(part.conditions.query)
         for name in _unsupported_fields(part.conditions):
             error_text = "this is known of stored messages alone, and these are not stored yet"
             raise InvalidInput(
                 error_text,
-                constraint="unsupported",
+                constraint=ValidationConstraint.UNSUPPORTED,
                 path=[*part.input_path, name],
                 index=part.index,
             )

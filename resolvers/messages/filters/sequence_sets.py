@@ -6,6 +6,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, or_
 
 from models.errors import InvalidInput
+from models.validation_constraints import ValidationConstraint
 
 MAX_PARTS = 1000  # per set
 MAX_RANGES = 250  # per set, after joining adjacent ranges
@@ -25,7 +26,9 @@ def is_in_set_sql(
     parts = [part.strip() for part in set_text.split(",", MAX_PARTS)]
     if len(parts) > MAX_PARTS:
         raise InvalidInput(
-            f"a set has at most {MAX_PARTS} parts", constraint="max", path=[input_name]
+            f"a set has at most {MAX_PARTS} parts",
+            constraint=ValidationConstraint.MAX,
+            path=[input_name],
         )
     ranges: list[tuple[int, int]] = []
     open_: list[int] = []  # the starts of ranges that end with "*"
@@ -68,7 +71,7 @@ def _ranges_sql(
     wide = [one for one in joined if one[0] != one[1]]
     if len(wide) > MAX_RANGES:
         text = f"a set has at most {MAX_RANGES} ranges"
-        raise InvalidInput(text, constraint="max", path=[input_name])
+        raise InvalidInput(text, constraint=ValidationConstraint.MAX, path=[input_name])
     terms: list[ColumnElement[bool]] = [number.between(low, high) for low, high in wide]
     return [*terms, number.in_(single)] if single else terms
 
@@ -85,4 +88,4 @@ def _parse_number(number_text: str, input_name: str) -> int | None:
     ):
         return int(number_text)
     text = 'a set of numbers is like "1,3:15,40:*"'
-    raise InvalidInput(text, constraint="pattern", path=[input_name])
+    raise InvalidInput(text, constraint=ValidationConstraint.PATTERN, path=[input_name])

@@ -8,6 +8,7 @@ from sqlalchemy.exc import IntegrityError
 
 from models.errors import Conflict, ErrorCollector, InvalidInput, MultipleErrors, RequestError
 from models.users.tables import User
+from models.validation_constraints import ValidationConstraint
 from resolvers.context import Context
 from resolvers.users.creation import create as creation_create
 from resolvers.users.creation import insert
@@ -97,11 +98,13 @@ class CountedNewUser(Protocol):
 def check_count(new_users: Sequence[CountedNewUser]) -> None:
     """Raise Invalid for too many users, or too many passwords to hash, in one call."""
     if not 0 < len(new_users) <= MAX_USERS:
-        raise InvalidInput(f"1 to {MAX_USERS} accounts", constraint="max", path=[INPUT_PATH])
+        raise InvalidInput(
+            f"1 to {MAX_USERS} accounts", constraint=ValidationConstraint.MAX, path=[INPUT_PATH]
+        )
     hash_count = sum(bool(new.password) and not new.hashed_password for new in new_users)
     if hash_count > MAX_PASSWORDS:
         text = f"at most {MAX_PASSWORDS} accounts with a password that is not hashed"
-        raise InvalidInput(text, constraint="max", path=[INPUT_PATH])
+        raise InvalidInput(text, constraint=ValidationConstraint.MAX, path=[INPUT_PATH])
 
 
 def _error_lists(errors: Mapping[int, RequestError]) -> dict[int, list[RequestError]]:

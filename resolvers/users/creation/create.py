@@ -16,6 +16,8 @@ from models.mailboxes.tables import SpecialUse
 from models.users.roles import AdminPermission, Role, UserPermission
 from models.users.search_index import search_text
 from models.users.tables import ProtocolScope, SubaddressAction, User
+from models.validation_constraints import ValidationConstraint
+from models.warning_codes import WarningCode
 from resolvers.addresses.targets import validate_forward_targets
 from resolvers.auth.passwords import new_passwords, password_policy
 from resolvers.auth.passwords.new_passwords import NewPassword
@@ -248,12 +250,14 @@ def _main_address(ctx: Context, new_user: NewUser) -> str | None:
     if "@" not in address:
         raise InvalidInput(
             "an account has an address, unless emptyAddress says it has none",
-            constraint="required",
+            constraint=ValidationConstraint.REQUIRED,
             path=["address"],
         )
     if "*" in address or "+" in address.rpartition("@")[0]:
         raise InvalidInput(
-            "a main address has neither * nor a label", constraint="pattern", path=["address"]
+            "a main address has neither * nor a label",
+            constraint=ValidationConstraint.PATTERN,
+            path=["address"],
         )
     address = address_syntax.validated_address(address)
     confusables.refuse_confusable_address(address)
@@ -265,7 +269,7 @@ def _check_role(new_user: NewUser, problems: ErrorCollector) -> None:
         if new_user.role is Role.PUBLIC:
             raise InvalidInput(
                 "an account needs another role than PUBLIC",
-                constraint="enum",
+                constraint=ValidationConstraint.ENUM,
                 path=["role"],
                 allowed_values=[role for role in Role if role is not Role.PUBLIC],
             )
@@ -329,14 +333,16 @@ async def _public_key_columns(
                 if new_user.encrypt_messages or new_user.encrypt_forwarded:
                     raise
                 text = f"the key is not stored: {unusable.message}"
-                ctx.add_warning("KEY_NOT_STORED", text, path=["openpgpPublicKey"])
+                ctx.add_warning(WarningCode.KEY_NOT_STORED, text, path=["openpgpPublicKey"])
                 return {}
             openpgp_keys.warn_if_short(ctx, key, path=["openpgpPublicKey"])
             return {"openpgp_public_key": key.armored, "openpgp_key": key.info}
         for name in ("encrypt_messages", "encrypt_forwarded"):
             if getattr(new_user, name):
                 text = "this takes an OpenPGP key of the account"
-                raise InvalidInput(text, constraint="required", path=[*schema_path(name)])
+                raise InvalidInput(
+                    text, constraint=ValidationConstraint.REQUIRED, path=[*schema_path(name)]
+                )
     return {}
 
 
@@ -350,11 +356,15 @@ async def _validate_password(
     with problems.collecting():
         if not new_user.password and not new_user.password_disabled:
             raise InvalidInput(
-                "give a password, or passwordDisabled", constraint="required", path=["password"]
+                "give a password, or passwordDisabled",
+                constraint=ValidationConstraint.REQUIRED,
+                path=["password"],
             )
         if new_user.password and new_user.password_disabled:
             raise InvalidInput(
-                "passwordDisabled means: no password", constraint="exclusive", path=["password"]
+                "passwordDisabled means: no password",
+                constraint=ValidationConstraint.EXCLUSIVE,
+                path=["password"],
             )
         if new_user.password:
             new_password = NewPassword(
@@ -380,5 +390,9 @@ def _special_mailbox_paths(
     with problems.collecting():
         path_problems.raise_collected()
         if "language" in values and len(set(paths.values())) < len(paths):
-            raise InvalidInput("two folders of one name", constraint="unique", path=["mailboxes"])
+            raise InvalidInput(
+                "two folders of one name",
+                constraint=ValidationConstraint.UNIQUE,
+                path=["mailboxes"],
+            )
     return paths

@@ -14,15 +14,16 @@ from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail.storage.blobs.blob_writer import insert_blob_rows
-from models.admin.tasks import Task
+from models.admin.tasks import Task, TaskKind
 from models.errors import ErrorCollector, InvalidInput, RateLimited, RequestError, require_found
-from models.events.journal import EventType
+from models.events.event_types import EventType
 from models.runtime.environment import DatabaseTransaction
 from models.store.columns import ColumnRow, core_table, select_columns
 from models.transfer import ImportArchive
 from models.users.list_formats import UserFileFormat
 from models.users.roles import AdminPermission, Role, Scope, UserPermission
 from models.users.tables import DomainAdmin, User
+from models.validation_constraints import ValidationConstraint
 from resolvers.access import require_user_id
 from resolvers.admin import audit_log
 from resolvers.admin.audit_log import NewAuditLogEntry
@@ -42,7 +43,7 @@ from resolvers.users.creation.create import NewUser
 from resolvers.users.creation.insert import PreparedUser
 from resolvers.users.creation.user_records import UserRecord
 
-KIND = "USERS_CREATE"
+KIND = TaskKind.USERS_CREATE
 MUTATION = "usersCreateFromFile"
 MAX_UNFINISHED_TASKS = 2  # of a user
 CHUNK_USERS = 100  # of one transaction
@@ -179,7 +180,7 @@ async def _requesting_viewer(ctx: Context, order: Mapping[str, Any]) -> Viewer:
     role = Role(order["role"])
     if row is None or not row.role.includes(role):
         text = "the account that asked for this may no longer create accounts"
-        raise InvalidInput(text, constraint="role", path=FILE_PATH)
+        raise InvalidInput(text, constraint=ValidationConstraint.ROLE, path=FILE_PATH)
     domain_rows = await ctx.read(
         select(col(DomainAdmin.domain_id)).where(col(DomainAdmin.user_id) == row.id)
     )

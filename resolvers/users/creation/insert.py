@@ -19,7 +19,8 @@ from models.addresses.tables import Address
 from models.domains.tables import AliasDomain, Domain
 from models.errors import Conflict, InvalidInput, LimitReached, NotFound, RequestError
 from models.events import journal
-from models.events.journal import PLATFORM, EventType, JournalEntry, Stream
+from models.events.event_types import EventType
+from models.events.journal import PLATFORM, JournalEntry, Stream
 from models.mailboxes.tables import Mailbox, SpecialUse
 from models.store.columns import select_columns
 from models.users.roles import Role
@@ -300,8 +301,8 @@ async def _insert_users(
         if new_user.address:
             address = _address_row(ctx, new_user)
             session.add(address)
-            event_type = EventType.ADDRESS_CHANGED
-            entries[row.id] += ctx.journal_entries(event_type, [address.id], did="created")
+            event_type = EventType.ADDRESS_CREATED
+            entries[row.id] += ctx.journal_entries(event_type, [address.id])
         mailboxes_by_user[row.id] = _special_mailboxes(ctx, row, new_user.paths)
         session.add_all(mailboxes_by_user[row.id])
         entries[row.id] += ctx.journal_entries(
@@ -323,7 +324,7 @@ async def _insert_users(
             new_user.user.id
         )
     user_entries = {
-        stream: ctx.journal_entries(EventType.USER_CHANGED, ids, did="created")
+        stream: ctx.journal_entries(EventType.USER_CREATED, ids)
         for stream, ids in user_ids_by_stream.items()
     }
     await journal.record_entries_in_streams_or_raise(

@@ -22,6 +22,7 @@ from models.mailboxes.tables import SpecialUse
 from models.users.list_formats import UserFileFormat
 from models.users.roles import AdminPermission, Role, UserPermission
 from models.users.tables import ProtocolScope, SubaddressAction
+from models.validation_constraints import ValidationConstraint
 from resolvers.users.creation.create import NewUser
 from resolvers.users.limit_values import Unlimited
 from resolvers.users.validation import schema_name
@@ -63,7 +64,7 @@ def read_records(path: Path, file_format: UserFileFormat) -> Generator[UserRecor
             yield from _read_csv(file) if file_format is UserFileFormat.CSV else _read_json(file)
         except UnicodeDecodeError as problem:
             raise InvalidInput(
-                "the file is not UTF-8", constraint="encoding", path=["file"]
+                "the file is not UTF-8", constraint=ValidationConstraint.ENCODING, path=["file"]
             ) from problem
 
 
@@ -79,7 +80,9 @@ def _read_json(lines: Iterator[str]) -> Generator[UserRecord]:
             yield UserRecord(line_number, value)
         else:
             text = f"not a JSON object of at most {MAX_RECORD_LENGTH} characters"
-            yield UserRecord(line_number, problem=InvalidInput(text, constraint="json"))
+            yield UserRecord(
+                line_number, problem=InvalidInput(text, constraint=ValidationConstraint.JSON)
+            )
 
 
 def _read_csv(lines: Iterator[str]) -> Generator[UserRecord]:
@@ -96,14 +99,16 @@ def _read_csv(lines: Iterator[str]) -> Generator[UserRecord]:
             if not any(row):
                 continue
             if len(row) > len(header):
-                problem = InvalidInput("more cells than the header has", constraint="max")
+                problem = InvalidInput(
+                    "more cells than the header has", constraint=ValidationConstraint.MAX
+                )
                 yield UserRecord(first_line, problem=problem)
             else:
                 cells = zip(header, row, strict=False)
                 yield UserRecord(first_line, {name: cell for name, cell in cells if cell})
     except csv.Error as problem:
         text = f"line {first_line}: {problem}"
-        raise InvalidInput(text, constraint="csv", path=["file"]) from problem
+        raise InvalidInput(text, constraint=ValidationConstraint.CSV, path=["file"]) from problem
 
 
 def check_head(head: bytes, file_format: UserFileFormat) -> None:
@@ -124,9 +129,11 @@ def _check_header(header: list[str]) -> None:
             if unknown_columns
             else "the file has no header"
         )
-        raise InvalidInput(text[:500], constraint="columns", path=["file"])
+        raise InvalidInput(text[:500], constraint=ValidationConstraint.COLUMNS, path=["file"])
     if len(set(header)) < len(header):
-        raise InvalidInput("two columns of one name", constraint="columns", path=["file"])
+        raise InvalidInput(
+            "two columns of one name", constraint=ValidationConstraint.COLUMNS, path=["file"]
+        )
 
 
 def user_from_record(record: UserRecord, problems: ErrorCollector) -> tuple[NewUser, list[str]]:
@@ -148,10 +155,14 @@ def user_from_record(record: UserRecord, problems: ErrorCollector) -> tuple[NewU
                     attribute, reader = PARSERS[name]
                     values[attribute] = reader(value)
                 else:
-                    raise InvalidInput("no such field", constraint="field", path=[name])
+                    raise InvalidInput(
+                        "no such field", constraint=ValidationConstraint.UNKNOWN, path=[name]
+                    )
             except (ValueError, TypeError, KeyError) as problem:
                 text = str(problem) or "not a value of this field"
-                raise InvalidInput(text, constraint="type", path=name.split(".")) from problem
+                raise InvalidInput(
+                    text, constraint=ValidationConstraint.TYPE, path=name.split(".")
+                ) from problem
     return NewUser(**values, mailboxes=mailbox_paths), domain_names
 
 

@@ -9,8 +9,9 @@ from sqlalchemy import bindparam, func, select, update
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from models.admin.tasks import Task
-from models.events.journal import PLATFORM, EventType
+from models.admin.tasks import Task, TaskKind
+from models.events.event_types import EventType
+from models.events.journal import PLATFORM
 from models.messages.tables import Message
 from models.store.columns import core_table, select_columns
 from models.users.roles import Role
@@ -19,7 +20,7 @@ from resolvers.admin.task_steps import TaskStepPlan, TaskStepResult, insert_task
 from resolvers.context import Context, GuardRule
 from resolvers.users.selection import UserSelector, load_selected_users
 
-KIND = "QUOTA_RECALCULATE"
+KIND = TaskKind.QUOTA_RECALCULATE
 MAX_USERS = 100  # of one transaction; more need a task
 
 
@@ -140,7 +141,7 @@ async def recount_and_correct_locked_users(
     incorrect_ids_by_stream: defaultdict[int, list[int]] = defaultdict(list)
     for row in incorrect_rows:
         incorrect_ids_by_stream[row.domain_id or PLATFORM].append(row.id)
-    event_type = EventType.USER_CHANGED
+    event_type = EventType.USER_UPDATED
     await ctx.record_changes(
         session,
         {stream: [(event_type, user_ids)] for stream, user_ids in incorrect_ids_by_stream.items()},

@@ -11,7 +11,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail.compose import message_builder
 from mail.compose.message_builder import CustomHeader, MessageDraft
-from mail.limits.user_limits import LIMIT_LETTER_TASK, STORAGE_QUOTA, usage_level
+from mail.limits.user_limits import STORAGE_QUOTA, usage_level
 from mail.mime.header_encoding import NamedAddress
 from mail.storage.blobs.blob_writer import StoredMessageBlobs
 from mail.storage.message_insert import InsertKind, MessagePlacement, insert_message
@@ -19,6 +19,7 @@ from mail.storage.received_messages import parse_storable_message, store_blobs
 from mail.storage.storable_message import StorableMessage
 from mail.text.languages import text_in_language
 from models.addresses.tables import Address
+from models.admin.tasks import TaskKind
 from models.errors import NotFound
 from models.mailboxes.tables import Mailbox, SpecialUse
 from models.quantities import format_size
@@ -32,7 +33,7 @@ from resolvers.users.quota.quota_warning_texts import ENGLISH_TEXTS, TEXTS_BY_LA
 
 log = logging.getLogger(__name__)
 
-KIND = LIMIT_LETTER_TASK
+KIND = TaskKind.LIMIT_WARNING
 LEVELS = list(UsageLevel)  # from the lowest
 
 

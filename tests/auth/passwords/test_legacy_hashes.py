@@ -68,7 +68,10 @@ async def test_legacy_hash_accepts_only_its_password(
 def test_unknown_hash_format_is_refused(stored: str) -> None:
     with pytest.raises(InvalidInput) as error_info:
         foreign_hashes.validate_foreign_hash(stored, path=["set", "password"])
-    assert (error_info.value.constraint, error_info.value.path) == ("hash", ["set", "password"])
+    assert (error_info.value.constraint, error_info.value.path) == (
+        "PASSWORD_HASH",
+        ["set", "password"],
+    )
     with pytest.raises(ValueError, match="no known form"):
         foreign_hashes.verify_foreign_hash("secret", "nobody's")
 
@@ -90,7 +93,7 @@ def test_unknown_hash_format_is_refused(stored: str) -> None:
 def test_hash_with_excessive_cost_is_refused(stored: str) -> None:
     with pytest.raises(InvalidInput) as error_info:
         foreign_hashes.validate_foreign_hash(stored)
-    assert error_info.value.constraint == "cost"
+    assert error_info.value.constraint == "HASH_COST"
 
 
 @pytest.mark.parametrize(

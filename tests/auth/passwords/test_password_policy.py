@@ -110,10 +110,10 @@ async def test_invalid_password_policy_is_refused(
     root: GraphQLClient, policy: dict[str, int], invalid_fields: list[str]
 ) -> None:
     errors = await set_domain_policy(root, policy)
-    expected = [(["set", "passwordPolicy", name], "range") for name in invalid_fields]
+    expected = [(["set", "passwordPolicy", name], "RANGE") for name in invalid_fields]
     assert [(error["path"], error["constraint"]) for error in errors] == expected
     (error,) = await set_domain_policy(root, {})
-    assert (error["path"], error["constraint"]) == (["set"], "required")
+    assert (error["path"], error["constraint"]) == (["set"], "REQUIRED")
     policy_query = "SELECT password_min, password_classes FROM domains"
     assert await select_rows(root.environment, policy_query) == [(None, None)]
 
@@ -121,21 +121,21 @@ async def test_invalid_password_policy_is_refused(
 @pytest.mark.parametrize(
     ("password", "length", "classes", "rule"),
     [
-        ("seven77", 8, 1, "min"),
+        ("seven77", 8, 1, "MIN"),
         ("eight888", 8, 1, None),
         ("eight888", 8, 2, None),
-        ("eight888", 8, 3, "classes"),
+        ("eight888", 8, 3, "CHARACTER_CLASSES"),
         ("Eight888", 8, 3, None),
-        ("Eight888", 8, 4, "classes"),
+        ("Eight888", 8, 4, "CHARACTER_CLASSES"),
         ("Eight 88", 8, 4, None),
         ("ÉTÉ été", 7, 3, None),
-        ("été", 3, 2, "classes"),
-        ("e\u0301te\u0301", 4, 1, "min"),  # three characters after normalization
-        ("e\u0301te\u0301", 3, 2, "classes"),
+        ("été", 3, 2, "CHARACTER_CLASSES"),
+        ("e\u0301te\u0301", 4, 1, "MIN"),  # three characters after normalization
+        ("e\u0301te\u0301", 3, 2, "CHARACTER_CLASSES"),
         ("パスワード", 5, 1, None),
         ("パスワード٣", 6, 2, None),
-        ("", 1, 1, "min"),
-        ("x" * 257, 1, 1, "max"),
+        ("", 1, 1, "MIN"),
+        ("x" * 257, 1, 1, "MAX"),
     ],
 )
 def test_policy_counts_characters_and_character_classes(
@@ -153,7 +153,7 @@ def test_policy_counts_characters_and_character_classes(
 
 @pytest.mark.parametrize(
     ("password", "rule"),
-    [("Short 1", "min"), ("fourteen signs", "classes"), (STRONG_PHRASE, None)],
+    [("Short 1", "MIN"), ("fourteen signs", "CHARACTER_CLASSES"), (STRONG_PHRASE, None)],
 )
 async def test_policy_applies_to_every_way_to_set_a_password(
     root: GraphQLClient, eve: GraphQLClient, password: str, rule: str | None
@@ -187,7 +187,7 @@ async def test_platform_policy_applies_outside_of_the_domain(root: GraphQLClient
     user_id = global_ids.decode("User", user["id"])
     assert (await try_update_users(root, user_id, password="signs. 8"))[1] == []
     _, (error,) = await try_update_users(root, user_id, password="7 signs")
-    assert error["constraint"] == "min"
+    assert error["constraint"] == "MIN"
 
 
 async def test_imported_hashes_and_older_passwords_stay_valid(
@@ -210,7 +210,7 @@ async def test_imported_hashes_and_older_passwords_stay_valid(
     assert await try_sign_in(root.environment, "eve", PASSWORD)
     assert (await try_update_users(eve, name="Eve"))[1] == []
     _, (error,) = await try_update_users(eve, password=PASSWORD, existingPassword=PASSWORD)
-    assert error["constraint"] == "min"
+    assert error["constraint"] == "MIN"
 
 
 async def test_temporary_password_meets_policy(root: GraphQLClient, eve: GraphQLClient) -> None:

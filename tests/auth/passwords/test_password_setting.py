@@ -60,7 +60,7 @@ async def test_password_change_ends_all_other_tokens(eve: GraphQLClient) -> None
     events = await select_rows(
         eve.environment, "SELECT action, result FROM auth_events WHERE action LIKE 'pass%'"
     )
-    assert events == [("password change", "success")]
+    assert events == [("PASSWORD_CHANGE", "SUCCESS")]
     assert (
         await try_update_users(current_client, password=PASSWORD, existingPassword=NEW_PASSWORD)
     )[1] == []  # a second change
@@ -129,9 +129,9 @@ async def test_password_change_by_admin_is_logged(
     )
     assert (bool(maker_id), user_id) == (True, eve.user.id)
     _, (error,) = await try_update_users(root, eve, bob, password=NEW_PASSWORD)
-    assert (error["constraint"], error["path"]) == ("exclusive", ["set", "password"])
+    assert (error["constraint"], error["path"]) == ("EXCLUSIVE", ["set", "password"])
     _, (error,) = await try_update_users(root, eve, bob, name="x", existingPassword=NEW_PASSWORD)
-    assert (error["constraint"], error["path"]) == ("exclusive", ["existingPassword"])
+    assert (error["constraint"], error["path"]) == ("EXCLUSIVE", ["existingPassword"])
     _, (error,) = await try_update_users(root, eve, name="x", existingPassword="wrong")
     assert error["code"] == "AUTHENTICATION_FAILED"
     assert (await try_update_users(root, eve, name="x", existingPassword=NEW_PASSWORD))[1] == []

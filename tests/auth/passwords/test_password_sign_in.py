@@ -11,6 +11,7 @@ from passlib.hash import sha512_crypt
 
 from models.addresses.tables import Address, AddressKind
 from models.auth.credentials import AccessToken, Throttle
+from models.auth.security_log import AuthProtocol
 from models.errors import (
     AuthenticationFailed,
     InvalidInput,
@@ -204,7 +205,7 @@ async def test_unknown_username_runs_the_same_statements(
 
 async def test_only_scope_master_creates_a_token(sign_in_environment: SignInEnvironment) -> None:
     authenticated = await sign_in_environment.sign_in(
-        "ada", attempt=SignInRequest(scope=Scope.IMAP, protocol="IMAP")
+        "ada", attempt=SignInRequest(scope=Scope.IMAP, protocol=AuthProtocol.IMAP)
     )
     assert (authenticated.scope, authenticated.token) == (Scope.IMAP, None)
     with pytest.raises(InvalidInput):

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import select
 from sqlmodel import col
 
-from models.auth.security_log import SecurityEvent
+from models.auth.security_log import AuthProtocol, SecurityEvent
 from models.errors import AuthenticationFailed, RateLimited
 from models.messages.tables import Message
 from models.runtime.environment import Environment
@@ -87,9 +87,13 @@ async def test_token_use_makes_its_network_known(
 async def test_failures_of_all_protocols_count_together(
     sign_in_environment: SignInEnvironment,
 ) -> None:
-    for scope in (Scope.SMTP, Scope.IMAP, Scope.FULL):
+    for scope, protocol in (
+        (Scope.SMTP, AuthProtocol.SMTP),
+        (Scope.IMAP, AuthProtocol.IMAP),
+        (Scope.FULL, AuthProtocol.API),
+    ):
         for _ in range(4):
-            attempt = SignInRequest(scope=scope, protocol=str(scope))
+            attempt = SignInRequest(scope=scope, protocol=protocol)
             with pytest.raises(AuthenticationFailed):
                 await sign_in_environment.sign_in("ada", "wrong", attempt, ip=ATTACKER_IP)
     basic = base64.b64encode(b"ada:wrong").decode()
@@ -114,7 +118,7 @@ async def test_user_is_notified_of_guesses_once_a_day(
         while await tasks.run_next_task(environment):
             pass
         event_query: Any = select(col(SecurityEvent.count).label("many")).where(
-            col(SecurityEvent.user_id) == eve.id, col(SecurityEvent.action) == "password guessing"
+            col(SecurityEvent.user_id) == eve.id, col(SecurityEvent.action) == "PASSWORD_GUESSING"
         )
         message_query = select(col(Message.id)).where(
             col(Message.user_id) == eve.id,

@@ -384,12 +384,12 @@ async def test_admin_needs_a_reason_to_disable_factors(
     events = {
         (row.action, row.result) for row in await load_all_rows(ada.environment, SecurityEvent)
     }
-    assert {("totp setup", "success"), ("totp enable", "success")} <= events
-    assert {("totp disable", "success"), ("2fa disable", "success")} <= events
+    assert {("TOTP_SETUP", "SUCCESS"), ("TOTP_ENABLE", "SUCCESS")} <= events
+    assert {("TOTP_DISABLE", "SUCCESS"), ("TWO_FACTOR_DISABLE", "SUCCESS")} <= events
     maker_ids = {
         row.by
         for row in await load_all_rows(ada.environment, SecurityEvent)
-        if row.action == "totp disable"
+        if row.action == "TOTP_DISABLE"
     }
     assert maker_ids != {None}
 

@@ -26,7 +26,7 @@ async def test_admin_disables_all_factors_of_users(
     assert errors == []
     user = (await ada(FACTORS_QUERY))["viewer"]["user"]
     assert (user["twoFactors"], user["recoveryCodesLeft"]) == ([], 0)
-    assert {"action": "2fa disable"} in user["authLog"]["nodes"]
+    assert {"action": "TWO_FACTOR_DISABLE"} in user["authLog"]["nodes"]
     for table in ("totp_seeds", "recovery_codes"):
         assert await select_rows(environment, f"SELECT user_id FROM {table}") == []  # noqa: S608
     log_query = "SELECT target_id, before FROM audit_log WHERE mutation = 'userUpdate' ORDER BY id"

@@ -191,7 +191,7 @@ async def test_invalid_assertion_is_refused(ada: GraphQLClient, case: str) -> No
     events = {
         (row.action, row.result) for row in await load_all_rows(ada.environment, SecurityEvent)
     }
-    assert ("webauthn check", "fail") in events
+    assert ("WEBAUTHN_VERIFY", "FAILURE") in events
 
 
 @pytest.mark.parametrize("part", ["signature", "authenticatorData", "clientDataJSON"])

@@ -34,7 +34,7 @@ async def test_webhook_of_killed_server_is_sent_again_after_restart(tmp_path: Pa
         receiver.response = respond
         server.start()
         try:
-            webhook_input = {"url": receiver.url, "types": ["message.received"]}
+            webhook_input = {"url": receiver.url, "types": ["MESSAGE_RECEIVED"]}
             response = await http.post(
                 f"{server.url}/graphql",
                 json={"query": WEBHOOK_CREATE, "variables": {"input": webhook_input}},

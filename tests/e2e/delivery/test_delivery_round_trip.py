@@ -125,7 +125,7 @@ async def test_delivered_message_is_sent_to_subscribers_and_read_completely(
             "250 2.0.0 OK: queued"
         )
         (event,) = await sockets[0].read_events(1)
-        assert event["type"] == "MESSAGE_ADDED"
+        assert event["type"] == "MESSAGE_RECEIVED"
         assert event["message"] == {"subject": "Rich"}
         assert await sockets[1].read_events(1) == [event]
         assert (await stream.read_event())["data"]["changes"]["events"] == [event]
@@ -246,7 +246,9 @@ async def test_sent_message_reaches_next_hop_and_states_are_reported(
         states: list[str] = []
         while "SENT" not in states:
             events += (await socket.read_changes())["events"]
-            submission_events = [event for event in events if event["type"] == "SUBMISSION_CHANGED"]
+            submission_events = [
+                event for event in events if event["type"].startswith("SUBMISSION_")
+            ]
             states = [event["submission"]["state"] for event in submission_events]
         assert "MESSAGE_ADDED" in event_types(events)  # the copy in Sent
         async with asyncio.timeout(5):
@@ -279,13 +281,14 @@ async def test_recipient_refused_by_next_hop_is_bounced(server: MerganserProcess
         events: list[Any] = []
         submissions: list[Any] = []
         while not (
-            event_types(events).count("MESSAGE_ADDED") == 2  # the copy in Sent and the DSN
+            sum(map(event_types(events).count, ("MESSAGE_ADDED", "MESSAGE_RECEIVED")))
+            == 2  # the copy in Sent and the DSN
             and submissions
             and submissions[-1]["state"] == "FAILED"
         ):
             events += (await socket.read_changes())["events"]
             submissions = [
-                event["submission"] for event in events if event["type"] == "SUBMISSION_CHANGED"
+                event["submission"] for event in events if event["type"].startswith("SUBMISSION_")
             ]
         assert [recipient["state"] for recipient in submissions[-1]["recipients"]] == ["BOUNCED"]
 

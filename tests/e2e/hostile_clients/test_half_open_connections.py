@@ -50,7 +50,7 @@ async def assert_server_responds(server: MerganserProcess) -> None:
         assert (await ada(VIEWER_QUERY))["viewer"]["user"]["username"] == "ada"
         reply = await server.deliver_by_lmtp(raw_message(f"{started_at}"), "ada@example.org")
         assert reply.startswith("250 2.0.0 OK: queued")
-        assert (await socket.read_changes())["events"] == [{"type": "MESSAGE_ADDED"}]
+        assert (await socket.read_changes())["events"] == [{"type": "MESSAGE_RECEIVED"}]
     assert time.monotonic() - server.seconds_not_serving() - started_at < 3
 
 

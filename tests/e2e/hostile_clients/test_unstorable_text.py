@@ -30,7 +30,6 @@ FIELDS_BY_NAME = {  # fields with the text as $it, after the type of the variabl
         "String",
         "users(filter: {domain: {name: $it}}) { nodes { id } totalCount }",
     ),
-    "tasks": ("String", "tasks(filter: {kind: $it}) { nodes { id } totalCount }"),
     "keyValue": ("String", "keyValue(by: {name: {key: $it}}) { value }"),
     "keyValue of a store": ("String", 'keyValue(by: {name: {key: "a", store: $it}}) { value }'),
     "keyValues": (
@@ -64,7 +63,7 @@ INPUTS_BY_MUTATION = {  # inputs of the mutation that is named before the dot
     "messageMove.uids": 'select: {mailbox: {path: "INBOX"}, uids: $it}, to: {path: "Trash"}',
     "messageUpdate.flag": 'select: {mailbox: {path: "INBOX"}}, set: {addFlags: [$it]}',
     "messageUpdate.filter": "select: {filter: {query: $it}}, set: {seen: true}",
-    "messageUpload.raw": 'mailbox: {path: "INBOX"}, raw: $it',
+    "messageImport.raw": 'mailbox: {path: "INBOX"}, raw: $it',
     "messageSend.subject": f"{TO_FIELD}, subject: $it",
     "messageSend.text": f"{TO_FIELD}, text: $it, html: $it",
     "messageSend.name": 'to: [{address: "x@far.example", name: $it}], text: "a"',
@@ -77,7 +76,7 @@ INPUTS_BY_MUTATION = {  # inputs of the mutation that is named before the dot
     "messageSend.contentId": f'{TO_FIELD}, attachments: [{{content: "", contentId: $it}}]',
     "messageSend.kind": f'{TO_FIELD}, attachments: [{{content: "", contentType: $it}}]',
     "messageSend.content": f"{TO_FIELD}, attachments: [{{content: $it, encoding: UTF8}}]",
-    "messageSend.draft": f"{TO_FIELD}, isDraft: true, mailbox: {{path: $it}}",
+    "draftSave.subject": "set: {subject: $it, text: $it, html: $it}, mailbox: {path: $it}",
     "keyValueSet.key": 'key: $it, value: "a"',
     "keyValueSet.value": 'key: "a", value: $it',
     "keyValueSet.store": 'key: "a", value: "a", store: $it',
@@ -126,7 +125,7 @@ DOCUMENTS_BY_ARGUMENT = {
     },
     "metadata": f"mutation ($it: JSON!) {{ messageUpdate(input: {{select: {{{INBOX_FIELD}}}, "
     "set: {metadata: {a: $it}}}) { errors { code } } }",
-    "rawUpload": f"mutation ($it: Upload!) {{ messageUpload(input: {{{INBOX_FIELD}, "
+    "rawUpload": f"mutation ($it: Upload!) {{ messageImport(input: {{{INBOX_FIELD}, "
     "rawUpload: $it}) { errors { code } } }",
 }
 TEXTS_BY_NAME = {
@@ -196,8 +195,8 @@ async def test_paths_and_uploads_with_nul_are_refused(server: MerganserProcess) 
         assert response.status_code == 201
         upload_input = {"mailbox": {"path": "INBOX"}, "rawUpload": response.json()["id"]}
         document = (
-            "mutation ($input: MessageUploadInput!) { it: messageUpload(input: $input) "
-            "{ message { subject text } errors { code } } }"
+            "mutation ($input: MessageImportInput!) { it: messageImport(input: $input) "
+            "{ messages { subject text } errors { code } } }"
         )
         assert "INTERNAL_SERVER_ERROR" not in str(await ada.raw(document, input=upload_input))
 

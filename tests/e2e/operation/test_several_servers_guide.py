@@ -262,9 +262,9 @@ async def test_upload_continues_on_any_server(site: GuideSite) -> None:
             assert patch_response.status_code == 204, patch_response.text
         upload_input = {"mailbox": {"path": "INBOX"}, "rawUpload": path.rsplit("/", 1)[-1]}
         uploaded = await _mutate(
-            http, second, "messageUpload", upload_input, "message { subject size }"
+            http, second, "messageImport", upload_input, "messages { subject size }"
         )
-        assert uploaded["message"] == {"subject": "Uploaded", "size": len(content)}
+        assert uploaded["messages"] == [{"subject": "Uploaded", "size": len(content)}]
 
 
 async def _mutate(
@@ -310,5 +310,5 @@ async def _assert_subscriber_sees_mail_of_each_server(site: GuideSite, token: st
                     frame = json.loads(await socket.recv())
                     assert frame["type"] == "next", frame
                     events = frame["payload"]["data"]["changes"]["events"]
-                    if any(event["type"] == "MESSAGE_ADDED" for event in events):
+                    if any(event["type"] == "MESSAGE_RECEIVED" for event in events):
                         break

@@ -122,7 +122,7 @@ async def assert_clients_must_resync(
         assert await events_after(client, current.cursor) == []
         await deliver(server, "later")
         assert {event["type"] for event in await events_after(client, current.cursor)} >= {
-            "MESSAGE_ADDED"
+            "MESSAGE_RECEIVED"
         }
         async with client.subscribe_by_sse(CHANGES_SUBSCRIPTION, after=after.cursor) as events:
             payload = await events.read_event()
@@ -138,7 +138,7 @@ async def assert_clients_can_continue(server: MerganserProcess, client_state: Cl
         assert await events_after(client, client_state.cursor) == []
         await deliver(server, "next")
         assert {event["type"] for event in await events_after(client, client_state.cursor)} >= {
-            "MESSAGE_ADDED"
+            "MESSAGE_RECEIVED"
         }
 
 

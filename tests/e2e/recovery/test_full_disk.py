@@ -27,9 +27,8 @@ ATOMIC_MAILBOX_CREATE = """mutation ($path: String!, $other: String!) @atomic {
     b: mailboxCreate(input: {paths: [$other]}) { errors { code message } }
 }"""
 DRAFT_UPLOAD = """mutation ($file: String!) {
-    messageUpload(input: {
-        mailbox: {specialUse: DRAFTS}, draft: true, text: "Hi",
-        attachments: [{filename: "a.bin", content: $file}]
+    draftSave(input: {
+        set: {text: "Hi", addAttachments: [{filename: "a.bin", content: $file}]}
     }) { errors { code message } }
 }"""
 UNAVAILABLE_EXTENSIONS = {"code": "UNAVAILABLE", "retryAfter": "PT5S", "retryAfterSeconds": 5}
@@ -246,7 +245,7 @@ async def test_blobs_on_full_disk_report_unavailable_and_recover(
         assert response.json()["errors"][0]["extensions"]["component"] == "blobs"
         await ada(MAILBOX_CREATE, path="The store has room")
         disk.remove_ballast()
-        assert (await ada(DRAFT_UPLOAD, file=file))["messageUpload"]["errors"] == []
+        assert (await ada(DRAFT_UPLOAD, file=file))["draftSave"]["errors"] == []
         await assert_server_works(server, ada)
     stop_and_check_log(server)
 

@@ -126,10 +126,10 @@ async def test_mutation_uses_resumable_upload(limited_world: Environment, tmp_pa
         path = await carol.create_upload(len(raw))
         assert (await carol.append_chunk(path, 0, raw[:50])).status_code == 204
         assert (await carol.append_chunk(path, 50, raw[50:])).status_code == 204
-        document = """mutation ($upload: Upload!) { messageUpload(input: {
-          mailbox: {path: "INBOX"}, rawUpload: $upload}) { message { subject } } }"""
+        document = """mutation ($upload: Upload!) { messageImport(input: {
+          mailbox: {path: "INBOX"}, rawUpload: $upload}) { messages { subject } } }"""
         data = await carol.client(document, upload=path.rsplit("/", 1)[-1])
-        assert data["messageUpload"]["message"]["subject"] == "In pieces"
+        assert data["messageImport"]["messages"] == [{"subject": "In pieces"}]
         await _check_cors_headers(carol, path)
 
 

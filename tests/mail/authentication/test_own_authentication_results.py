@@ -82,10 +82,10 @@ async def test_lmtp_delivery_removes_own_results(
 async def test_upload_removes_own_results(ada: GraphQLClient, *, draft: bool) -> None:
     raw = base64.b64encode(FORGED_MESSAGE).decode()
     arguments = {"mailbox": {"path": "INBOX"}, "raw": raw, "draft": draft}
-    assert (await run_message_mutation(ada, "messageUpload", **arguments))["errors"] == []
+    assert (await run_message_mutation(ada, "messageImport", **arguments))["errors"] == []
     response = await ada.http.post("/rest/uploads", content=FORGED_MESSAGE, headers=ada.headers)
     arguments = {"mailbox": {"path": "INBOX"}, "rawUpload": response.json()["id"]}
-    assert (await run_message_mutation(ada, "messageUpload", **arguments))["errors"] == []
+    assert (await run_message_mutation(ada, "messageImport", **arguments))["errors"] == []
     await assert_only_other_results_are_stored(ada, 2)
 
 

@@ -250,7 +250,7 @@ def test_all_invalid_fields_are_reported_together() -> None:
 def test_reserved_header_fields_are_refused(key: str) -> None:
     with pytest.raises(InvalidInput) as error:
         build_message(replace(PLAIN_DRAFT, headers=[CustomHeader(key, "x")]))
-    assert (error.value.constraint, error.value.path) == ("reserved", ["headers", "0", "key"])
+    assert (error.value.constraint, error.value.path) == ("RESERVED", ["headers", "0", "key"])
 
 
 def test_custom_headers_and_priority_are_written() -> None:

@@ -13,7 +13,8 @@ from sqlmodel import col
 from mail.consistency import ConsistencyReport, check_consistency
 from mail.consistency.checks import CheckRun, find_broken_rows, iterate_key_ranges_with_progress
 from mail.consistency.mailbox_counters import mailbox_checks
-from models.events.journal import Change, EventType
+from models.events.event_types import EventType
+from models.events.journal import Change
 from models.files.blobs import Blob, MessageBlob, SubmissionBlob, Upload
 from models.messages.tables import Message
 from models.queue.tables import DeliveryState, QueueEntry
@@ -205,7 +206,7 @@ async def test_repair_is_recorded_in_the_journal(two_accounts: TwoAccountsWithMa
     assert mailbox_change.type is EventType.MAILBOX_UPDATED
     assert set(mailbox_change.ids) == {two_accounts.ada.inbox_id, two_accounts.ada.notes_id}
     assert (user_change.type, user_change.ids) == (
-        EventType.USER_CHANGED,
+        EventType.USER_UPDATED,
         [two_accounts.ada.user_id],
     )
 

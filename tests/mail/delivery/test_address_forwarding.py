@@ -10,7 +10,8 @@ from sqlmodel import col
 from mail.addresses import srs
 from mail.mime.header_encoding import NamedAddress
 from mail.recipients import recipient_routes
-from models.events.journal import PLATFORM, Change, EventType
+from models.events.event_types import EventType
+from models.events.journal import PLATFORM, Change
 from models.events.wakeups import QUEUE
 from models.queue.tables import DeliveryState, QueueEntry
 from models.runtime.environment import Environment

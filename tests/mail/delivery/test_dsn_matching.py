@@ -11,7 +11,8 @@ from sqlmodel import col
 from mail.mime.header_encoding import NamedAddress
 from mail.smtp.mx_server import MxListener
 from mail.smtp.smtp_server import SmtpListenerConfig
-from models.events.journal import Change, EventType
+from models.events.event_types import EventType
+from models.events.journal import Change
 from models.queue.tables import QueueEntry
 from models.runtime.environment import Environment
 from models.submission.tables import Submission, SubmissionState
@@ -394,5 +395,5 @@ async def test_message_trace_shows_the_dsn(
         }
     """
     steps = (await root(document, id=envid.partition(".")[0]))["messageTrace"]
-    (step,) = [trace_step for trace_step in steps if trace_step["event"] == "bounced"]
+    (step,) = [trace_step for trace_step in steps if trace_step["event"] == "BOUNCED"]
     assert "reported by mx.example.net (proven)" in step["detail"]

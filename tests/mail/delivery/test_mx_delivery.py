@@ -248,9 +248,9 @@ async def test_trace_of_the_message_shows_the_greylisted_recipient(
     await listener.close(1)
     document = "query ($id: String) { messageTrace(queueId: $id) { event address detail } }"
     steps = (await root(document, id=queue_id))["messageTrace"]
-    assert [step for step in steps if step["event"] == "turned away"] == [
+    assert [step for step in steps if step["event"] == "REJECTED"] == [
         {
-            "event": "turned away",
+            "event": "REJECTED",
             "address": bob.address,
             "detail": "451 4.7.1 Greylisted, please try again in 300 seconds",
         }

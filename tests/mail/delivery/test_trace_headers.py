@@ -19,7 +19,7 @@ from mail.recipients.address_resolution import load_recipient_below_limits
 from mail.storage import delivery_headers
 from mail.storage.blobs.message_layout import parse_layout, prepend_to_layout, split_message
 from mail.storage.received_messages import parse_storable_message
-from models.events.journal import EventType
+from models.events.event_types import EventType
 from models.files.blobs import Blob
 from models.runtime.environment import Environment
 from models.users.tables import SubaddressAction
@@ -207,7 +207,7 @@ async def test_label_selects_a_mailbox_below_inbox(
         kind for kind, _ in await load_journal_entries(environment, ada.user.id, last_position)
     ]
     assert kinds == [
-        EventType.MAILBOX_CREATED, EventType.MESSAGE_ADDED, EventType.MESSAGE_ADDED,
+        EventType.MAILBOX_CREATED, EventType.MESSAGE_RECEIVED, EventType.MESSAGE_RECEIVED,
     ]  # fmt: skip
     assert list(await stored_messages_by_path(bob)) == ["INBOX"]
     statement = "SELECT m.path, m.total FROM mailboxes m WHERE m.path LIKE 'INBOX/%'"

@@ -5,12 +5,12 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from mail.domains.dns_advice import (
-    NOT_CONFIGURED,
     DnsState,
     DomainDnsFacts,
     RecordCheck,
     advise_records,
 )
+from models.domains.dns_record_values import DnsRecordPurpose
 
 HOST = "mx.example.org"
 
@@ -22,7 +22,7 @@ def record_check(
     (record,) = (
         record
         for record in advise_records(facts)
-        if record.type == record_type and record.value.startswith(value_prefix)
+        if record.type == record_type and (record.value or "").startswith(value_prefix)
     )
     assert record.check_published
     return record.check_published
@@ -31,7 +31,7 @@ def record_check(
 def test_all_records_are_listed_also_if_not_configured() -> None:
     advised = advise_records(DomainDnsFacts("bücher.example", "MX.example.org"))
     values = {(record.type, record.name): record.value for record in advised}
-    not_configured = {key for key, value in values.items() if value.startswith(NOT_CONFIGURED)}
+    not_configured = {key for key, value in values.items() if value is None}
     assert not_configured == {
         ("TXT", "dkim._domainkey.xn--bcher-kva.example"),
         ("TXT", "_mta-sts.xn--bcher-kva.example"),
@@ -50,10 +50,7 @@ def test_all_records_are_listed_also_if_not_configured() -> None:
         ("TXT", "_smtp._tls.xn--bcher-kva.example"): "v=TLSRPTv1; "
         "rua=mailto:postmaster@xn--bcher-kva.example",
     }
-    assert all(
-        (record.check_published is None) is record.value.startswith(NOT_CONFIGURED)
-        for record in advised
-    )
+    assert all((record.check_published is None) is (record.value is None) for record in advised)
 
 
 def test_advised_records_pass_their_own_check() -> None:
@@ -62,6 +59,7 @@ def test_advised_records_pass_their_own_check() -> None:
             DomainDnsFacts("example.org", HOST, backup, spki_sha256="ab" * 32)
         ):
             if record.check_published:
+                assert record.value is not None
                 assert record.check_published([record.value]) == RecordCheck(
                     DnsState.OK, (record.value,)
                 )
@@ -93,13 +91,13 @@ def test_tlsa_record_must_match_the_public_key(published: list[str], expected: s
 
 
 def test_missing_hostname_is_named_in_the_advice() -> None:
-    values = {
-        record.type: record.value
-        for record in reversed(advise_records(DomainDnsFacts("example.org", "localhost")))
+    records = {
+        record.purpose: record
+        for record in advise_records(DomainDnsFacts("example.org", "localhost"))
     }
-    assert values["MX"].startswith(NOT_CONFIGURED)
-    assert values["TXT"].startswith(NOT_CONFIGURED)
-    assert "MERGANSER_HOSTNAME" in values["MX"]
+    for purpose in (DnsRecordPurpose.MX, DnsRecordPurpose.SPF):
+        assert records[purpose].value is None
+        assert "MERGANSER_HOSTNAME" in (records[purpose].missing_configuration or "")
 
 
 @pytest.mark.parametrize(
@@ -180,6 +178,8 @@ def test_mta_sts_records_are_advised_if_a_policy_exists() -> None:
     facts = DomainDnsFacts("example.org", HOST, mta_sts_mode="enforce")
     records = {record.name: record for record in advise_records(facts) if "mta-sts" in record.name}
     text_record, host_record = records["_mta-sts.example.org"], records["mta-sts.example.org"]
+    assert text_record.value is not None
+    assert host_record.value is not None
     assert (
         text_record.check_published and text_record.check_published([text_record.value, "other"])
     ) == RecordCheck(DnsState.OK, (text_record.value, "other"))
@@ -206,7 +206,7 @@ def test_mta_sts_records_are_advised_if_a_policy_exists() -> None:
             if "mta-sts" in record.name
         ]
         assert len(values) == 2
-        assert all(value.startswith(NOT_CONFIGURED) for value in values)
+        assert values == [None, None]
 
 
 def test_found_values_are_limited_in_number_and_length() -> None:

@@ -217,13 +217,13 @@ async def test_hostname_without_usable_networks_is_refused() -> None:
     dns_zone.servfail_names.add("broken.example")
     async with run_dns_zone(dns_zone) as dns_address:
         for name, rule in (
-            ("all.example", "range"),
-            ("wide.example", "range"),
-            ("odd.example", "spf"),
-            ("many.example", "max"),
-            ("l0.example", "spf"),
-            ("null.example", "unknown"),
-            ("none.example", "unknown"),
+            ("all.example", "RANGE"),
+            ("wide.example", "RANGE"),
+            ("odd.example", "SPF"),
+            ("many.example", "MAX"),
+            ("l0.example", "SPF"),
+            ("null.example", "UNKNOWN"),
+            ("none.example", "UNKNOWN"),
         ):
             with pytest.raises(InvalidInput) as error:
                 await find_networks(dns_address, name)

@@ -29,7 +29,7 @@ MASK_TEXTS = st.text("aB/%*.é", max_size=12)
 def test_lookalike_of_a_special_use_name_is_refused(lookalike: str) -> None:
     with pytest.raises(InvalidInput) as error:
         paths.validate_path(lookalike, input_path=["newPath"])
-    assert (error.value.constraint, error.value.path) == ("lookalike", ["newPath"])
+    assert (error.value.constraint, error.value.path) == ("LOOKALIKE", ["newPath"])
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,10 @@ from mail.consistency import check_consistency
 from mail.maintenance import housekeeping, row_batches
 from mail.maintenance.housekeeping import HousekeepingResult, run_round
 from mail.storage.blobs.object_stores import FolderStore
-from models.admin.tasks import Task, UndoRecord
+from models.admin.tasks import Task, TaskKind, UndoRecord
 from models.auth.credentials import THROTTLE_RESET, AccessToken, Throttle
-from models.events.journal import Change, EventType, JournalEntry, Stream, record_entry
+from models.events.event_types import EventType
+from models.events.journal import Change, JournalEntry, Stream, record_entry
 from models.files.blobs import Blob, Upload
 from models.mailboxes.tables import Mailbox
 from models.messages.tables import DeliveryReceipt, Message, Thread, ThreadKey
@@ -216,10 +217,16 @@ async def test_only_expired_rows_are_deleted(
                 expires_at=expires_at,
             ),
             Throttle(key=f"x{number}", until=expires_at - THROTTLE_RESET),
-            Task(id=environment.new_id(), kind="some", created_at=past, finished_at=finished),
+            Task(
+                id=environment.new_id(),
+                kind=TaskKind.USER_IMPORT_COMMAND,
+                created_at=past,
+                finished_at=finished,
+            ),
         )
     await add_rows(
-        environment, Task(id=environment.new_id(), kind="some", created_at=past)
+        environment,
+        Task(id=environment.new_id(), kind=TaskKind.USER_IMPORT_COMMAND, created_at=past),
     )  # still running
     expected = HousekeepingResult(receipts=1, replays=1, undos=1, tokens=1, throttles=1, tasks=1)
     assert await run_round(environment) == expected
@@ -276,7 +283,7 @@ def make_upload(account: StoredAccount, name: str, expires_at: datetime) -> Uplo
 
 async def record_events(account: StoredAccount, event_count: int) -> None:
     async with account.environment.write_session(account.user_id) as session:
-        entry = JournalEntry(EventType.USER_CHANGED, [account.user_id] * event_count)
+        entry = JournalEntry(EventType.USER_UPDATED, [account.user_id] * event_count)
         await record_entry(session, account.user_id, entry, at=account.environment.now())
 
 

@@ -118,7 +118,7 @@ async def test_webhook_worker_uses_configured_name_server(
             CommittedOptions(options, environment.options_position)
         )
         key, _ = await create_webhook(
-            root, f"http://hooks.example.net:{receiver.port}/x", "message.received"
+            root, f"http://hooks.example.net:{receiver.port}/x", "MESSAGE_RECEIVED"
         )
         await deliver_to(ada)
         task = asyncio.create_task(webhook_worker.run_worker(environment, delivery_body))

@@ -37,7 +37,7 @@ from tests.support.mail_servers.scanner_servers import require_program
 from tests.support.mail_servers.smtp_and_dns_servers import FakeSmtpServer, run_smtp_server
 from tests.support.operations import dkim_key_operations
 from tests.support.operations.domain_operations import create_domain as domain_made
-from tests.support.operations.message_sources import upload_message
+from tests.support.operations.message_sources import save_draft
 from tests.support.operations.rewrite_and_bcc_operations import deliver_incoming
 
 PASSED_RESULTS = (
@@ -297,8 +297,8 @@ async def test_undecryptable_signing_key_does_not_block_delivery(
 
 async def test_submitted_draft_is_signed(ada: GraphQLClient, root: GraphQLClient) -> None:
     keys = await dkim_key_operations.create_key_of_each_algorithm(root)
-    draft_input = {"draft": True, "text": "Dear Carol,", "to": [{"address": "carol@example.net"}]}
-    draft = (await upload_message(ada, **draft_input))["message"]
+    draft_input = {"text": "Dear Carol,", "to": [{"address": "carol@example.net"}]}
+    draft = (await save_draft(ada, **draft_input))["message"]
     async with (
         run_smtp_server(FakeSmtpServer()) as server,
         run_queue_worker(ada.environment, relay_settings(server)),

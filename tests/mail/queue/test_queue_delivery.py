@@ -24,7 +24,8 @@ from mail.queue.delivery_results import (
 )
 from mail.queue.dsn_writer import report_from_results
 from mail.routing.mx_hosts import OutboundSettings, parse_next_hop
-from models.events.journal import Change, EventType, JournalEntry, record_entry
+from models.events.event_types import EventType
+from models.events.journal import Change, JournalEntry, record_entry
 from models.files.blobs import Blob, SubmissionBlob
 from models.queue.tables import DeliveryState
 from models.runtime.environment import Environment

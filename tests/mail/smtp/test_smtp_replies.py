@@ -25,6 +25,7 @@ from models.errors import (
     RequestError,
     ServiceUnavailable,
 )
+from models.validation_constraints import ValidationConstraint
 from tests.support.mail_servers.lmtp_client import SmtpTestClient
 from tests.support.mail_servers.memory_listeners import (
     AUTH_PLAIN_RESPONSE,
@@ -141,7 +142,10 @@ REFUSED_RECIPIENTS: list[tuple[Exception, str]] = [
         RateLimited("slower", retry_after=timedelta(hours=1)),
         "450 4.2.1 Recipient receives mail too quickly, please try again later",
     ),
-    (InvalidInput("no address", constraint="address"), "553 5.1.3 Bad recipient address syntax"),
+    (
+        InvalidInput("no address", constraint=ValidationConstraint.ADDRESS),
+        "553 5.1.3 Bad recipient address syntax",
+    ),
     (Forbidden("closed"), "550 5.7.1 Rejected for policy reasons"),
 ]
 REFUSED_MESSAGES: list[tuple[Exception, str]] = [
@@ -351,7 +355,7 @@ def test_refused_submission_gets_reply_with_required_form(is_about_sender: bool)
     hostile_text = "é\r\n250 " * MANY
     errors: list[RequestError] = [
         Forbidden(hostile_text),
-        InvalidInput(hostile_text, constraint="address"),
+        InvalidInput(hostile_text, constraint=ValidationConstraint.ADDRESS),
         RateLimited(hostile_text, retry_after=timedelta(hours=1)),
         AuthenticationFailed(),
         ServiceUnavailable(hostile_text),

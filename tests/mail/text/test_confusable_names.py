@@ -39,4 +39,4 @@ def test_confusable_address_is_refused(address: str) -> None:
 
     with pytest.raises(InvalidInput) as raised:
         check_address()
-    assert (raised.value.constraint, raised.value.path) == ("lookalike", ["alias"])
+    assert (raised.value.constraint, raised.value.path) == ("LOOKALIKE", ["alias"])

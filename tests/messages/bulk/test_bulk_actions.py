@@ -8,7 +8,7 @@ from sqlalchemy import update
 
 from graph.types import global_ids
 from mail.maintenance import housekeeping
-from models.events.journal import EventType
+from models.events.event_types import EventType
 from models.messages.tables import Message
 from models.runtime.environment import Environment
 from models.users.tables import User
@@ -84,16 +84,16 @@ async def test_message_update_keeps_absent_fields_and_clears_null(
 @pytest.mark.parametrize(
     ("set_", "path", "constraint", "index"),
     [
-        ({}, ["set"], "required", None),
-        ({"addFlags": []}, ["set"], "required", None),
-        ({"addFlags": ["ok", "\\Recent"]}, ["set", "addFlags"], "pattern", 1),
-        ({"addFlags": ["two words"]}, ["set", "addFlags"], "pattern", 0),
-        ({"removeFlags": ["a(b"]}, ["set", "removeFlags"], "pattern", 0),
-        ({"flags": [""]}, ["set", "flags"], "pattern", 0),
-        ({"flags": ["x" * 129]}, ["set", "flags"], "pattern", 0),
-        ({"flags": ["a"], "addFlags": ["b"]}, ["set", "flags"], "exclusive", None),
-        ({"addFlags": [f"k{n}" for n in range(65)]}, ["set", "addFlags"], "max", None),
-        ({"metadata": [1]}, ["set", "metadata"], "object", None),
+        ({}, ["set"], "REQUIRED", None),
+        ({"addFlags": []}, ["set"], "REQUIRED", None),
+        ({"addFlags": ["ok", "\\Recent"]}, ["set", "addFlags"], "PATTERN", 1),
+        ({"addFlags": ["two words"]}, ["set", "addFlags"], "PATTERN", 0),
+        ({"removeFlags": ["a(b"]}, ["set", "removeFlags"], "PATTERN", 0),
+        ({"flags": [""]}, ["set", "flags"], "PATTERN", 0),
+        ({"flags": ["x" * 129]}, ["set", "flags"], "PATTERN", 0),
+        ({"flags": ["a"], "addFlags": ["b"]}, ["set", "flags"], "EXCLUSIVE", None),
+        ({"addFlags": [f"k{n}" for n in range(65)]}, ["set", "addFlags"], "MAX", None),
+        ({"metadata": [1]}, ["set", "metadata"], "OBJECT", None),
     ],
 )
 async def test_invalid_message_update_changes_nothing(

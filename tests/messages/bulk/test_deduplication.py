@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from graph.types import global_ids
-from models.events.journal import EventType
+from models.events.event_types import EventType
 from resolvers.admin import tasks
 from resolvers.mailboxes.loaders import NewMailboxes, create_mailboxes
 from resolvers.messages.bulk import bulk_tasks

@@ -9,7 +9,7 @@ from graph.types import global_ids
 from mail.search import index_worker
 from mail.storage.blobs import garbage_collector
 from models.admin.tasks import Task
-from models.events.journal import EventType
+from models.events.event_types import EventType
 from models.runtime.environment import Environment
 from models.users.tables import User
 from resolvers.admin import tasks

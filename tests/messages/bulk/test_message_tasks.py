@@ -10,7 +10,7 @@ from sqlmodel import col
 
 from graph.types import global_ids
 from models.admin.tasks import Task, TaskState
-from models.events.journal import EventType
+from models.events.event_types import EventType
 from models.runtime.environment import Environment
 from resolvers.admin import tasks
 from resolvers.messages.bulk import bulk_tasks
@@ -306,7 +306,7 @@ async def test_task_list_is_filtered_and_paged(
         nodes { id state user { username } } pageInfo { hasNextPage endCursor } } }"""
     queued = (await ada_with_mail(document, filter={"states": ["QUEUED", "RUNNING"]}))["tasks"]
     assert (queued["totalCount"], len(queued["nodes"])) == (4, 4)
-    assert (await ada_with_mail(document, filter={"kind": "MESSAGE_MOVE"}))["tasks"][
+    assert (await ada_with_mail(document, filter={"kinds": ["MESSAGE_MOVE"]}))["tasks"][
         "totalCount"
     ] == 0
     task_ids, page_info = [], {"hasNextPage": True, "endCursor": None}

@@ -9,7 +9,7 @@ from sqlmodel import col
 
 from graph.types import global_ids
 from mail.maintenance import snooze_worker
-from models.events.journal import EventType
+from models.events.event_types import EventType
 from models.messages.tables import Message, Thread
 from resolvers.admin import tasks
 from resolvers.mailboxes import loaders as mailbox_loaders
@@ -277,9 +277,9 @@ async def test_task_snoozes_messages(ada_with_mail: GraphQLClient, clock: Manual
 @pytest.mark.parametrize(
     ("until", "constraint"),
     [
-        ("2029-12-31T23:59:59Z", "min"),
-        ("2030-01-01T00:00:03Z", "min"),
-        ("2045-01-01T00:00:00Z", "max"),
+        ("2029-12-31T23:59:59Z", "MIN"),
+        ("2030-01-01T00:00:03Z", "MIN"),
+        ("2045-01-01T00:00:00Z", "MAX"),
     ],
 )
 async def test_snooze_time_out_of_range_is_refused(
@@ -299,7 +299,7 @@ async def test_snooze_time_out_of_range_is_refused(
         to={"path": "Keep"},
         set={"snoozedUntil": SNOOZED_UNTIL},
     )
-    assert [error["constraint"] for error in move["errors"]] == ["exclusive"]
+    assert [error["constraint"] for error in move["errors"]] == ["EXCLUSIVE"]
     assert await load_stream_position(ada_with_mail.environment, ada_with_mail.user.id) == last
 
 

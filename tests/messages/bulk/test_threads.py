@@ -9,7 +9,7 @@ from graph.execution.resolver_plans import PLAN_COUNTERS
 from graph.types import global_ids
 from mail.maintenance import snooze_worker
 from mail.storage import thread_assignment
-from models.events.journal import EventType
+from models.events.event_types import EventType
 from models.users.roles import Role, Scope
 from resolvers.admin import tasks
 from tests.conftest import GraphQLClient, ManualClock, deliver_to, make_api_key, raw_message
@@ -177,10 +177,10 @@ async def test_large_thread_update_runs_as_task(user_with_threads: GraphQLClient
 @pytest.mark.parametrize(
     ("arguments", "path", "constraint"),
     [
-        ({"set": {}}, ["set"], "required"),
-        ({"threads": [], "set": {"muted": True}}, ["threads"], "range"),
-        ({"set": {"addFlags": ["a b"]}}, ["set", "addFlags", "0"], "pattern"),
-        ({"set": {"snoozedUntil": "2029-01-01T00:00:00Z"}}, ["set", "snoozedUntil"], "min"),
+        ({"set": {}}, ["set"], "REQUIRED"),
+        ({"threads": [], "set": {"muted": True}}, ["threads"], "RANGE"),
+        ({"set": {"addFlags": ["a b"]}}, ["set", "addFlags", "0"], "PATTERN"),
+        ({"set": {"snoozedUntil": "2029-01-01T00:00:00Z"}}, ["set", "snoozedUntil"], "MIN"),
     ],
 )
 async def test_invalid_thread_update_changes_nothing(
@@ -204,7 +204,7 @@ async def test_thread_update_accepts_duplicate_ids_up_to_limit(
     answer = await update_threads(user_with_threads, thread, thread, muted=True)
     assert ([item["id"] for item in answer["threads"]], answer["errors"]) == ([thread], [])
     over_limit = await update_threads(user_with_threads, *[thread] * 251, muted=False)
-    assert [(e["path"], e["constraint"]) for e in over_limit["errors"]] == [(["threads"], "range")]
+    assert [(e["path"], e["constraint"]) for e in over_limit["errors"]] == [(["threads"], "RANGE")]
     assert (await load_thread(user_with_threads))["muted"] is True
 
 
@@ -267,7 +267,7 @@ async def test_late_parent_merges_threads(ada: GraphQLClient, clock: ManualClock
         global_ids.decode("Thread", second_thread["id"]),
     ]
     assert [kind for kind, _ in journal_entries] == [
-        EventType.MESSAGE_ADDED,
+        EventType.MESSAGE_RECEIVED,
         EventType.THREAD_CHANGED,
     ]
     assert journal_entries[1][1] == keys

@@ -8,7 +8,8 @@ from sqlmodel import col
 from mail.recipients import address_resolution
 from models.domains.tables import Domain
 from models.errors import OverQuota, RateLimited
-from models.events.journal import Change, EventType
+from models.events.event_types import EventType
+from models.events.journal import Change
 from models.runtime.environment import Environment
 from models.store.columns import core_table
 from models.users.tables import User
@@ -64,7 +65,7 @@ async def load_limit_events(client: GraphQLClient) -> list[LimitEventFields]:
 async def count_warning_tasks(environment: Environment) -> int:
     """Count the tasks that send quota warnings."""
     ((count,),) = await select_rows(
-        environment, "SELECT count(*) FROM tasks WHERE kind = 'LIMIT_LETTER'"
+        environment, "SELECT count(*) FROM tasks WHERE kind = 'LIMIT_WARNING'"
     )
     return int(count)
 

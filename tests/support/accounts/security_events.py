@@ -5,8 +5,9 @@ from typing import Any
 from sqlalchemy import select
 from sqlmodel import col
 
-from models.auth.security_log import SecurityEvent
-from models.events.journal import Change, EventType
+from models.auth.security_log import AuthEventAction, AuthEventResult, SecurityEvent
+from models.events.event_types import SECURITY_EVENT_TYPES
+from models.events.journal import Change
 from models.runtime.environment import Environment
 from models.store.columns import select_columns
 from resolvers.auth import security_log
@@ -23,7 +24,9 @@ def anonymous_context(
 
 def failed_sign_in_event(user_id: int | None, **columns: Any) -> NewSecurityEvent:
     return NewSecurityEvent(
-        "authenticate", user_id, **{"result": "fail", "protocol": "API", **columns}
+        AuthEventAction.AUTHENTICATE,
+        user_id,
+        **{"result": AuthEventResult.FAILURE, "protocol": "API", **columns},
     )
 
 
@@ -37,7 +40,7 @@ async def load_security_events(environment: Environment) -> list[Any]:
 async def load_journaled_event_ids(client: GraphQLClient) -> list[int]:
     """Load the ids of security events from the journal of a user, one per journal entry."""
     query = select(col(Change.ids)).where(
-        col(Change.stream_id) == client.user.id, col(Change.type) == EventType.SECURITY_EVENT
+        col(Change.stream_id) == client.user.id, col(Change.type).in_(SECURITY_EVENT_TYPES)
     )
     rows = await client.environment.database.read(query.order_by(col(Change.last)))
     return [event_id for row in rows for event_id in row.ids]

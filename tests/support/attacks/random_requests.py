@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from itertools import chain
 from random import Random
 from typing import Any
@@ -23,187 +24,17 @@ from graphql import (
     is_required_input_field,
 )
 
-ODD_TEXTS = [
-    "",
-    " ",
-    "\0",
-    "a\0b",
-    "\ud83d",
-    "a\udc00b",
-    "\u202eevil",
-    "\ufeffa",
-    "\u2028",
-    "\x7f",
-    "e\u0301",
-    "é",
-    "ß",
-    "İ",
-    "👩‍👩‍👧‍👦",
-    "a\r\nBcc: eve@example.net",
-    "a\nb",
-    "\r",
-    "\t",
-    "'",
-    '"',
-    '"a',
-    "\\",
-    "%",
-    "_",
-    "*",
-    "-",
-    "a* -b",
-    '"" "',
-    "-" * 300,
-    "NEAR(a b)",
-    "a AND OR NOT",
-    "subject:",
-    "'; DROP TABLE users; --",
-    "null",
-    "NaN",
-    "-1",
-    "1:*",
-    "*:1",
-    "1,2,3:5",
-    "0",
-    "4294967296",
-    "9" * 400,
-    "1:" + "9" * 30,
-    "٣",
-    "/",
-    "//",
-    "a/",
-    "/a",
-    "a//b",
-    ".",
-    "..",
-    "../..",
-    "a/b",
-    "a/b/c",
-    "Clients",
-    "Clients/Eve",
-    "INBOX",
-    "inbox",
-    "InBoX/a",
-    "Trash",
-    "Sent/x",
-    "&AOk-",
-    "/".join("abcdefghijklmnopqrstuvwxyz"),
-    "/".join(["deep"] * 60),
-    "x" * 256,
-    "x" * 5000,
-    "é" * 200,
-    "a " * 2000,
-    "a@example.org",
-    "ada@example.org",
-    "ADA@EXAMPLE.ORG",
-    "a@b",
-    "@",
-    "@example.org",
-    "a@",
-    "a@@b",
-    "a@[127.0.0.1]",
-    '"a b"@example.org',
-    "a@xn--",
-    "a@xn--a.example",
-    "a@bücher.example",
-    "bücher@example.org",
-    "a@" + "x" * 64 + ".example",
-    "a@" + "x." * 130 + "example",
-    "x" * 65 + "@example.org",
-    "a+b@example.org",
-    "*@example.org",
-    "a@exam\u3002ple",
-    "ada",
-    "domain:example.org",
-    "SEEN",
-    "\\Seen",
-    "$label",
-    "Subject: Hi\n\nHello\n",
-    "From: \0\n\n",
-    "Content-Type: multipart/mixed; boundary=a\n\n--a\n\n--a--\n",
-    "=?utf-8?q?=00?=",
-    "Received",
-    "X-A: b",
-    "text/plain",
-    "text/plain; charset=nonsense",
-    "a/b/c",
-    "SGVsbG8=",
-    "SGVsbG8",
-    "zz",
-    "<a@b>",
-    "<>",
-    "127.0.0.1",
-    "::1",
-    "::ffff:1.2.3.4",
-    "fe80::1%eth0",
-    "1.2",
-    "1",
-]
-DATE_TIMES = [
-    "2030-01-01T00:00:00Z",
-    "2031-01-01T00:00:00+02:00",
-    "2029-01-01T00:00:00.123456789Z",
-    "1970-01-01T00:00:00Z",
-    "0001-01-01T00:00:00Z",
-    "9999-12-31T23:59:59.999999Z",
-    "9999-12-31T23:59:59+14:00",
-    "0001-01-01T00:00:00+14:00",
-    "9999-12-31T23:59:59-14:00",
-    "2030-02-30T00:00:00Z",
-    "2030-01-01",
-    "2030-01-01T24:00:00Z",
-]
-DURATIONS = [
-    "PT0S",
-    "PT1S",
-    "PT20M",
-    "P1D",
-    "P30D",
-    "P180D",
-    "P9999Y",
-    "P999999D",
-    "P9999Y99999M99999W999999D",
-    "PT9999999H99999999M999999999S",
-    "PT0.000001S",
-    "-P1D",
-    "P",
-    "PT",
-]
-CURSORS = ["1.1.0", "1.0.0", "1.9223372036854775807.9223372036854775807", "1", "2.1.1", "1.1"]
-# In INTEGERS, DATE_TIMES, DURATIONS and CURSORS the invalid values are at the end.
-INTEGERS = [0, 1, -1, 2, 20, 100, 101, 1000, 1001, 2**31 - 1, -(2**31), 2**31, 2**53 - 1, 2**63]
-MAILBOX_PATHS = ["INBOX", "Sent", "Trash", "Drafts", "Junk", "Clients", "Clients/Eve", "A", "A/B"]
-ADDRESSES = ["ada@example.org", "bob@example.org", "carol@far.example", "eve@example.org"]
-FLAGS = ["work", "$label", "\\Seen", "SEEN", "a" * 50]
-PAGE_ARGUMENTS = (("first", "after"), ("last", "before"))  # a page is given by one pair
-# Values that are often valid, by field or argument, by scalar, or by type and field
-LIKELY_VALUES: Mapping[str, Sequence[str]] = {
-    "path": MAILBOX_PATHS,
-    "paths": MAILBOX_PATHS,
-    "newPath": MAILBOX_PATHS,
-    "uids": ["1", "1:*", "2,3", "*"],
-    "address": ADDRESSES,
-    "username": ["ada", "eve", "mallory", *ADDRESSES],
-    "flags": FLAGS,
-    "addFlags": FLAGS,
-    "removeFlags": FLAGS,
-    "query": ["news", "news -rich", '"news 1"', "ne*"],
-    "clientIp": ["192.0.2.1", "2001:db8::1", "localhost"],
-    "content": ["SGVsbG8=", "", "zz"],
-    "EmailAddress": ADDRESSES,
-    "CIDR": ["192.0.2.0/24", "2001:db8::/32", "10.0.0.1"],
-    "IPAddress": ["192.0.2.1", "2001:db8::1"],
-    "URL": ["https://example.org/hook", "http://127.0.0.1:1/", "ftp://example.org"],
-    "Domain.name": ["example.org", "example.net"],
-}
-JSON_VALUES: list[Any] = [
-    {"a": [[{}]]},
-    {"\0": "\0"},
-    {"a": "\ud800"},
-    {"a": 2**70},
-    {"a": 1e308},
-    {"": None},
-]
+from tests.support.attacks.likely_values import (
+    CURSORS,
+    DATE_TIMES,
+    DURATIONS,
+    INTEGERS,
+    JSON_VALUES,
+    LIKELY_VALUES,
+    ODD_TEXTS,
+    PAGE_ARGUMENTS,
+    WORDS,
+)
 
 
 @dataclass(frozen=True)
@@ -213,6 +44,7 @@ class KnownValues:
     cursors: Sequence[str]
     ids_by_type: Mapping[str, Sequence[str]]
     texts: Sequence[str]
+    texts_by_name: Mapping[str, Sequence[str]] = field(default_factory=dict)  # by field or argument
 
     @property
     def ids(self) -> list[str]:
@@ -247,6 +79,14 @@ def draw_json_value(random: Random, depth: int = 0) -> Any:
     return {name: draw_json_value(random, depth + 1) for name in names}
 
 
+class Style(StrEnum):
+    """What the values of a request are like."""
+
+    WILD = "WILD"  # some don't match their types
+    TYPED = "TYPED"  # all match their types
+    PLAUSIBLE = "PLAUSIBLE"  # most are valid, and few fields are optional
+
+
 @dataclass
 class RequestGenerator:
     """Draws the values of input types and the documents of one request."""
@@ -254,9 +94,18 @@ class RequestGenerator:
     schema: GraphQLSchema
     known_values: KnownValues
     random: Random
-    is_strict: bool = False  # True if all values match their types
+    style: Style = Style.WILD
     variables: dict[str, Any] = field(default_factory=dict)
     variable_definitions: list[str] = field(default_factory=list)
+
+    @property
+    def is_strict(self) -> bool:
+        """True if all values match their types."""
+        return self.style is not Style.WILD
+
+    @property
+    def is_plausible(self) -> bool:
+        return self.style is Style.PLAUSIBLE
 
     def happens(self, percent: int) -> bool:
         return self.random.randrange(100) < percent
@@ -269,11 +118,31 @@ class RequestGenerator:
             *LIKELY_VALUES.get(name, ()),
             *LIKELY_VALUES.get(leaf_type.name, ()),
             *LIKELY_VALUES.get(f"{owner}.{name}", ()),
+            *self.known_values.texts_by_name.get(name, ()),
             *(self.known_values.ids_by_type.get(owner, ()) if name in {"id", "ids"} else ()),
         ]
-        if likely and self.happens(80 if self.is_strict else 20):
-            return self.random.choice(likely)
+        fitting = [value for value in likely if isinstance(value, int) is (leaf_type.name == "Int")]
+        if fitting and self.happens(
+            {Style.WILD: 20, Style.TYPED: 80, Style.PLAUSIBLE: 97}[self.style]
+        ):
+            return self.random.choice(fitting)
+        if self.is_plausible and self.happens(95):
+            return self._draw_plausible_leaf(leaf_type)
         return self._draw_any_leaf(leaf_type)
+
+    def _draw_plausible_leaf(self, leaf_type: GraphQLNamedType) -> Any:
+        values: Mapping[str, Sequence[Any]] = {
+            "Boolean": [True, False],
+            "Int": [1, 2, 20],
+            "BigInt": [1, 1000],
+            "ByteSize": [2**31, "3 GiB"],
+            "ID": self.known_values.ids,
+            "Cursor": self.known_values.cursors,
+            "DateTime": DATE_TIMES[:2],
+            "Duration": DURATIONS[2:5],
+            "JSON": [{"a": "b"}, {}],
+        }
+        return self.random.choice(values.get(leaf_type.name, WORDS))
 
     def _draw_any_leaf(self, leaf_type: GraphQLNamedType) -> Any:
         end = 11 if self.is_strict else None
@@ -304,8 +173,8 @@ class RequestGenerator:
         if isinstance(value_type, GraphQLNonNull):
             return self.draw_value(value_type.of_type, depth, name, owner)
         if isinstance(value_type, GraphQLList):
-            item_count = self.random.choice([0, 1, 1, 2, 3])
-            if self.happens(2):
+            item_count = self.random.choice([1] if self.is_plausible else [0, 1, 1, 2, 3])
+            if not self.is_plausible and self.happens(2):
                 return [self.draw_value(value_type.of_type, 9, name, owner)] * 101
             return [
                 self.draw_value(value_type.of_type, depth, name, owner) for _ in range(item_count)
@@ -319,7 +188,8 @@ class RequestGenerator:
         if input_type.is_one_of and (self.is_strict or not self.happens(3)):
             name = self.random.choice([*input_type.fields])
             return {name: self.draw_value(input_type.fields[name].type, depth + 1, name, owner)}
-        percent = (45, 30, 20, 10)[min(depth, 3)]
+        percents = (20, 12, 8, 5) if self.is_plausible else (45, 30, 20, 10)
+        percent = percents[min(depth, 3)]
         values = {}
         for name, field_definition in input_type.fields.items():
             is_required = is_required_input_field(field_definition)
@@ -372,26 +242,34 @@ class RequestGenerator:
                 selections.append(f"{name}{arguments} {self.draw_selection(field_type, depth + 1)}")
         return f"{{ {' '.join(selections)} }}"
 
-    def draw_request(
-        self, operation: str, name: str, field_definition: GraphQLField
-    ) -> dict[str, Any]:
-        """Draw a request for one root field."""
+    def draw_root_field(self, alias: str, name: str, field_definition: GraphQLField) -> str:
+        """Draw a selection of a root field with its arguments."""
         arguments = self.draw_arguments(field_definition, is_root=True)
         field_type = get_named_type(field_definition.type)
         selection = "" if is_leaf_type(field_type) else self.draw_selection(field_type, 1)
+        return f"{alias}: {name}{arguments} {selection}"
+
+    def draw_request(
+        self, operation: str, root_fields: Sequence[tuple[str, GraphQLField]], directive: str = ""
+    ) -> dict[str, Any]:
+        """Draw a request for these root fields, with the aliases `it` and `it1`."""
+        selections = [
+            self.draw_root_field(f"it{number or ''}", *root_field)
+            for number, root_field in enumerate(root_fields)
+        ]
         definitions = (
             f"({', '.join(self.variable_definitions)})" if self.variable_definitions else ""
         )
-        query = f"{operation} {definitions} {{ it: {name}{arguments} {selection} }}"
+        query = f"{operation} {definitions} {directive} {{ {' '.join(selections)} }}"
         return {"query": query, "variables": self.variables}
 
 
 def draw_request(
     random: Random, schema: GraphQLSchema, known_values: KnownValues
 ) -> dict[str, Any]:
-    """Draw a request for any root field."""
+    """Draw a request for any root field, or for two mutations, maybe with `@atomic`."""
     roots = [
-        (operation, name, field_definition)
+        (operation, (name, field_definition))
         for operation, root in (
             ("query", schema.query_type),
             ("mutation", schema.mutation_type),
@@ -399,9 +277,13 @@ def draw_request(
         )
         for name, field_definition in (root.fields if root else {}).items()
     ]
-    operation, name, field_definition = random.choice(roots)
-    generator = RequestGenerator(schema, known_values, random, is_strict=random.random() < 2 / 3)
-    return generator.draw_request(operation, name, field_definition)
+    operation, root_field = random.choice(roots)
+    generator = RequestGenerator(schema, known_values, random, random.choice([*Style]))
+    if operation != "mutation" or random.random() > 0.2:
+        return generator.draw_request(operation, [root_field])
+    second_field = random.choice([one for kind, one in roots if kind == "mutation"])
+    directive = random.choice(["", "@atomic"])
+    return generator.draw_request(operation, [root_field, second_field], directive)
 
 
 BODY_MEMBERS = ("query", "variables", "operationName", "extensions", "query", "\0")

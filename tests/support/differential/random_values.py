@@ -44,6 +44,7 @@ from strawberry.schema.schema_converter import GraphQLCoreConverter
 
 from graph.types.object_views import View
 from models.errors import Conflict, Forbidden, InvalidInput, NotFound, ServiceUnavailable
+from models.validation_constraints import ValidationConstraint
 
 Item = TypeVar("Item")
 
@@ -181,7 +182,7 @@ ERROR_FACTORIES: list[Callable[[], Exception]] = [
     lambda: GraphQLError("odd", extensions={"code": "ODD", "more": {"b": 1, "a": [2]}}),
     lambda: GraphQLError("elsewhere", path=["not", "here", 1]),
     lambda: NotFound("msg_1", path=["select", "ids"], index=3),
-    lambda: InvalidInput("no good", constraint="pattern", path=["set"]),
+    lambda: InvalidInput("no good", constraint=ValidationConstraint.PATTERN, path=["set"]),
     lambda: Forbidden("never", requires="ROOT"),
     lambda: Conflict("there already"),
     lambda: ServiceUnavailable("later"),

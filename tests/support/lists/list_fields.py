@@ -68,7 +68,7 @@ MESSAGE_FILTERS = (
 ARGUMENT_VALUES = {
     "MessageFilter": MESSAGE_FILTERS,
     "UserSelection": ('{usernames: ["ada"]}', '{usernames: ["bob", "ada"]}'),
-    "Query.webhooks.type": ('"*"', '"messageAdded"', '"message*"'),
+    "Query.webhooks.type": ('"*"', '"MESSAGE_ADDED"', '"message*"'),
     "Query.keyValues.store": ('"default"',),
     "User.contactSuggestions.query": ('"a"', '"address1"'),
     "Query.messageTraceEvents.filter": (

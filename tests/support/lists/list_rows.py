@@ -22,7 +22,6 @@ from models.certificates import Certificate
 from models.connectors import Connector, ConnectorRun
 from models.domains.dkim_keys import DkimKey
 from models.domains.tables import AliasDomain, Domain
-from models.events.journal import EventType
 from models.files.tables import File
 from models.filters.sieve_scripts import SieveScript
 from models.filters.tables import Filter
@@ -194,7 +193,7 @@ async def _add_user_rows(environment: Environment, users: Sequence[int]) -> None
         await add_rows(
             environment,
             SecurityEvent,
-            action=lambda n: ["LOGIN", "LOGOUT"][n % 2],
+            action=lambda n: ["AUTHENTICATE", "TOKEN_REVOKE"][n % 2],
             result="SUCCESS",
             fold=lambda n, user=user: f"{user} {n}",
             **owner_columns,
@@ -262,7 +261,7 @@ async def _add_connector_and_webhook_rows(environment: Environment, user: int) -
     for row_id in connector_ids[:2]:
         await add_rows(environment, ConnectorRun, connector_id=row_id, user_id=user)
     webhook_ids = await add_rows(
-        environment, Webhook, types=["messageAdded"], url="https://example.com/", user_id=user
+        environment, Webhook, types=["MESSAGE_ADDED"], url="https://example.com/", user_id=user
     )
     for row_id in webhook_ids[:2]:
         await add_rows(
@@ -271,10 +270,10 @@ async def _add_connector_and_webhook_rows(environment: Environment, user: int) -
             webhook_id=row_id,
             number=lambda n: n,
             stream_id=user,
-            type="messageAdded",
+            type="MESSAGE_ADDED",
             body={
                 "user": None, "domain": None, "origin": None,
-                "kind": EventType.MESSAGE_ADDED, "objects": [],
+                "objects": [],
             },
         )  # fmt: skip
 

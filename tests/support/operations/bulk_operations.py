@@ -41,10 +41,10 @@ mutation ($input: MessageTierMoveInput!) {{ messageTierMove(input: $input) {{
 UNDO_MUTATION = f"""
 mutation ($token: String!) {{ undo(input: {{token: $token}}) {{ restoredCount {ERRORS} }} }}
 """
-MESSAGE_UPLOAD = f"""
-mutation ($input: MessageUploadInput!) {{ messageUpload(input: $input) {{
-  message {{ id uid flags size receivedAt savedAt expiresAt metadata rawSource mailbox {{ path }} }}
-  messages {{ id }} {ERRORS} }} }}
+MESSAGE_IMPORT = f"""
+mutation ($input: MessageImportInput!) {{ messageImport(input: $input) {{ messages {{
+    id uid flags size receivedAt savedAt expiresAt metadata rawSource mailbox {{ path }} }}
+  {ERRORS} }} }}
 """
 ALL_MESSAGES_QUERY = """
 { viewer { user { messages(first: 250, orderBy: RECEIVED_ASC) {
@@ -57,7 +57,7 @@ MUTATIONS_BY_NAME = {
     "messageDelete": MESSAGE_DELETE,
     "messageDeduplicate": MESSAGE_DEDUPLICATE,
     "messageTierMove": MESSAGE_TIER_MOVE,
-    "messageUpload": MESSAGE_UPLOAD,
+    "messageImport": MESSAGE_IMPORT,
 }
 
 

@@ -6,8 +6,8 @@ from typing import Any
 from resolvers.context import Context, Viewer
 from resolvers.mailboxes import loaders as mailbox_loaders
 from resolvers.mailboxes.loaders import MailboxSelector, NewMailboxes
-from resolvers.messages import upload
-from resolvers.messages.upload import NewMessage
+from resolvers.messages import message_import
+from resolvers.messages.message_import import NewMessage
 from tests.conftest import GraphQLClient, client_context, raw_message
 
 MUTATION_ERRORS = "errors { code message path }"
@@ -87,7 +87,7 @@ async def append_unread_messages(client: GraphQLClient, path: str, *subjects: st
         message = NewMessage(
             MailboxSelector(path=path), raw_message(subject).decode(), is_seen=False
         )
-        assert await upload.store_message(client_context(client), message)
+        assert await message_import.store_message(client_context(client), message)
 
 
 def context_with_options(client: GraphQLClient, **options: Any) -> Context:

@@ -9,23 +9,34 @@ from typing import Any
 
 from tests.conftest import GraphQLClient
 
-MESSAGE_UPLOAD = """
-mutation ($input: MessageUploadInput!) { messageUpload(input: $input) {
-  message { id uid modseq flags size thread { id subject messageCount } mailbox { path }
-    messageId inReplyTo references attachments { id filename inline } metadata }
-  replaced
-  warnings { code path }
-  errors { __typename code path ... on ValidationError { constraint } } } }
+MESSAGE_FIELDS = """id uid modseq flags size thread { id subject messageCount } mailbox { path }
+    messageId inReplyTo references attachments { id filename inline } metadata"""
+ERROR_FIELDS = "errors { __typename code path ... on ValidationError { constraint } }"
+DRAFT_SAVE = f"""
+mutation ($input: DraftSaveInput!) {{ draftSave(input: $input) {{
+  message {{ {MESSAGE_FIELDS} }} warnings {{ code path }} {ERROR_FIELDS} }} }}
 """
+MESSAGE_IMPORT = f"""
+mutation ($input: MessageImportInput!) {{ messageImport(input: $input) {{
+  messages {{ {MESSAGE_FIELDS} }} {ERROR_FIELDS} }} }}
+"""
+DRAFT_SAVE_ARGUMENTS = ("draft", "mailbox", "source", "user", "ifUnchangedSince", "options")
 MESSAGE_SOURCE_QUERY = """
 query ($id: ID!) { message(by: {id: $id}) { rawSource(maxBytes: 16777216) } }
 """
 
 
-async def upload_message(client: GraphQLClient, **fields: Any) -> Any:
-    """Upload a message, by default to Drafts, and return the payload."""
+async def save_draft(client: GraphQLClient, **fields: Any) -> Any:
+    """Save a draft and return the payload. Fields that are no other argument go into `set`."""
+    arguments = {name: fields.pop(name) for name in DRAFT_SAVE_ARGUMENTS if name in fields}
+    return (await client(DRAFT_SAVE, input={**arguments, "set": fields}))["draftSave"]
+
+
+async def import_message(client: GraphQLClient, **fields: Any) -> Any:
+    """Store a complete message, by default in Drafts. Return the payload, with one `message`."""
     fields = {"mailbox": {"specialUse": "DRAFTS"}, **fields}
-    return (await client(MESSAGE_UPLOAD, input=fields))["messageUpload"]
+    payload = (await client(MESSAGE_IMPORT, input=fields))["messageImport"]
+    return {**payload, "message": next(iter(payload["messages"]), None)}
 
 
 async def load_message_source(client: GraphQLClient, message_id: str) -> str:
@@ -33,7 +44,7 @@ async def load_message_source(client: GraphQLClient, message_id: str) -> str:
     return str((await client(MESSAGE_SOURCE_QUERY, id=message_id))["message"]["rawSource"])
 
 
-async def parse_uploaded_message(client: GraphQLClient, payload: Any) -> EmailMessage:
+async def parse_stored_message(client: GraphQLClient, payload: Any) -> EmailMessage:
     """Parse the message of a payload; fails on defects."""
     assert payload["errors"] == []
     raw = await load_message_source(client, payload["message"]["id"])
@@ -62,7 +73,7 @@ async def load_attached_files(client: GraphQLClient, payload: Any) -> list[tuple
             *(part.get_filename(), part.get_content_type(), part["Content-ID"]),
             part.get_payload(decode=True),
         )
-        for part in (await parse_uploaded_message(client, payload)).walk()
+        for part in (await parse_stored_message(client, payload)).walk()
         if part.get_content_disposition()
     ]
 

@@ -12,7 +12,6 @@ from mail.delivery.listener_backend import LocalBackend
 from mail.delivery.quarantine import QuarantineReason
 from mail.recipients import address_resolution
 from mail.spam.scan_result import SpamScanSymbol
-from models.events.journal import EventType
 from models.runtime.environment import CommittedOptions, Environment
 from models.spam.quarantine import QuarantineItem
 from models.store.columns import ColumnRow, core_table
@@ -20,7 +19,6 @@ from tests.conftest import GraphQLClient, raw_message
 from tests.support.operations.domain_operations import ERRORS
 from tests.support.sample_mutations.mutation_call import MutationCall
 
-QUARANTINE_CHANGED = EventType.QUARANTINE_CHANGED
 QUARANTINE_ITEM_FIELDS = """id queueId user { username } domain { name } sender recipient
   subject score symbols { name score description } virus virusName createdAt notified expiresAt"""
 QUARANTINE_QUERY = f"""query ($filter: QuarantineFilter, $first: Int, $after: String) {{

@@ -242,10 +242,10 @@ AUDIT_LOG_EXPECTATIONS: dict[str, AuditLogExpectation] = {
         "Certificate", after=("serverName", "acme", "fingerprintSha256")
     ),
     "externalTwoFactorDisable": AuditLogExpectation(
-        "User", before=("two_factor_methods",), after=("two_factor_methods",)
+        "User", before=("twoFactorMethods",), after=("twoFactorMethods",)
     ),
     "externalTwoFactorEnable": AuditLogExpectation(
-        "User", before=("two_factor_methods",), after=("two_factor_methods",)
+        "User", before=("twoFactorMethods",), after=("twoFactorMethods",)
     ),
     "dkimKeyActivate": AuditLogExpectation("DkimKey", before=("state",), after=("state",)),
     "dkimKeyCopy": AuditLogExpectation("DkimKey", after=("domain", "selector", "fingerprint")),
@@ -328,9 +328,12 @@ AUDIT_LOG_EXPECTATIONS: dict[str, AuditLogExpectation] = {
         prepare=_call_on_messages_of_ada("messageMove", to={"path": "Sent"}),
     ),
     "messageTierMove": AuditLogExpectation("User", after=("messages",)),
-    "messageUpload": AuditLogExpectation(
+    "draftSave": AuditLogExpectation(
+        "User", prepare=_call_on_account_of_ada("draftSave", set={"subject": "x"})
+    ),
+    "messageImport": AuditLogExpectation(
         "User",
-        prepare=_call_on_ada("messageUpload", mailbox={"path": "INBOX"}, raw="Subject: x\n\nx\n"),
+        prepare=_call_on_ada("messageImport", mailbox={"path": "INBOX"}, raw="Subject: x\n\nx\n"),
     ),
     "messageUpdate": AuditLogExpectation(
         "User",
@@ -375,7 +378,7 @@ AUDIT_LOG_EXPECTATIONS: dict[str, AuditLogExpectation] = {
     "userPreferencesReset": AuditLogExpectation(
         "User", prepare=_call_on_ada("userPreferencesReset")
     ),
-    "totpImport": AuditLogExpectation("User", after=("two_factor_methods",)),
+    "totpImport": AuditLogExpectation("User", after=("twoFactorMethods",)),
     "userDelete": AuditLogExpectation(
         "User", before=("username",), prepare=_call_on_ada("userDelete")
     ),
@@ -410,8 +413,8 @@ AUDIT_LOG_EXPECTATIONS: dict[str, AuditLogExpectation] = {
     ),
     "quarantineNotificationSet": AuditLogExpectation(
         "User",
-        before=("quarantine_notification",),
-        after=("quarantine_notification",),
+        before=("quarantineNotification",),
+        after=("quarantineNotification",),
         prepare=_call_on_ada("quarantineNotificationSet", frequency="WEEKLY"),
     ),
     "quarantineRelease": AuditLogExpectation(
@@ -427,8 +430,8 @@ AUDIT_LOG_EXPECTATIONS: dict[str, AuditLogExpectation] = {
     "queueRelease": AuditLogExpectation(
         "QueueEntry", before=("queueId", "sender"), after=("held",)
     ),
-    "rateLimitReset": AuditLogExpectation("User", before=("rate_limit",), after=("rate_limit",)),
-    "rateLimitSet": AuditLogExpectation("User", before=("rate_limit",), after=("rate_limit",)),
+    "rateLimitReset": AuditLogExpectation("User", before=("rateLimit",), after=("rateLimit",)),
+    "rateLimitSet": AuditLogExpectation("User", before=("rateLimit",), after=("rateLimit",)),
     "recipientRewriteCreate": AuditLogExpectation(
         "RecipientRewrite", after=("from", "to", "active")
     ),

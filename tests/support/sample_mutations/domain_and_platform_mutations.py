@@ -1,7 +1,7 @@
 """Sample calls of mutations of domains, rules, settings, the search index, tasks and webhooks."""
 
 from graph.types import global_ids
-from models.admin.tasks import Task
+from models.admin.tasks import Task, TaskKind
 from tests.conftest import GraphQLClient, deliver_to
 from tests.support.sample_mutations.mutation_call import SAMPLE_CALLS, MutationCall, register_call
 
@@ -164,7 +164,7 @@ async def task_cancel(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
         session.add(
             Task(
                 id=task_id,
-                kind="MESSAGE_UPDATE",
+                kind=TaskKind.MESSAGE_UPDATE,
                 user_id=ada.user.id,
                 order={"ids": []},
                 created_at=ada.environment.now(),
@@ -177,7 +177,7 @@ async def task_cancel(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
 
 @register_call
 async def webhook_create(_ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
-    input_fields = {"url": "https://hooks.example.com/", "types": ["user.*"]}
+    input_fields = {"url": "https://hooks.example.com/", "types": ["USER_CREATED"]}
     return MutationCall(
         "webhookCreate", input_fields, "webhook { url }", journaled=False, by_root=True
     )
@@ -225,7 +225,7 @@ async def webhook_update(_ada: GraphQLClient, root: GraphQLClient) -> MutationCa
 async def _create_webhook(root: GraphQLClient) -> str:
     payload = await MutationCall(
         "webhookCreate",
-        {"url": "https://hooks.example.com/", "types": ["user.*"]},
+        {"url": "https://hooks.example.com/", "types": ["USER_CREATED"]},
         "webhook { id }",
     )(root)
     return str(payload["webhook"]["id"])

@@ -260,24 +260,27 @@ async def saved_search_delete(ada: GraphQLClient, _root: GraphQLClient) -> Mutat
 
 
 @register_call
-async def message_upload(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
+async def message_import(_ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
+    input_fields = {"mailbox": {"path": "INBOX"}, "raw": "Subject: x\n\nx\n", "keywords": ["new"]}
+    return MutationCall("messageImport", input_fields, "messages { subject flags }")
+
+
+@register_call
+async def draft_save(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
     file = {"content": "eA==", "filename": "a.txt"}
-    draft_input = {"mailbox": {"specialUse": "DRAFTS"}, "draft": True, "attachments": [file]}
-    payload = await MutationCall("messageUpload", draft_input, "message { id }")(ada)
-    replacement = {
-        "replaces": {"id": payload["message"]["id"]},
-        "mailbox": {"path": "INBOX"},
-    }
-    input_fields = {**replacement, "subject": "Mine", "to": [{"address": "carol"}]}
-    selection = "message { subject attachments { filename } } replaced warnings { path }"
-    return MutationCall("messageUpload", input_fields, selection)
+    payload = await MutationCall(
+        "draftSave", {"set": {"addAttachments": [file]}}, "message { id }"
+    )(ada)
+    patch = {"subject": "Mine", "to": [{"address": "carol"}]}
+    input_fields = {"draft": {"id": payload["message"]["id"]}, "set": patch}
+    selection = "message { subject attachments { filename } } warnings { path }"
+    return MutationCall("draftSave", input_fields, selection)
 
 
 @register_call
 async def draft_send(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
-    draft_input = {"mailbox": {"specialUse": "DRAFTS"}, "draft": True, "text": "Hi."}
-    draft_input = {**draft_input, "to": [{"address": "carol@example.com"}]}
-    payload = await MutationCall("messageUpload", draft_input, "message { id }")(ada)
+    draft_input = {"set": {"text": "Hi.", "to": [{"address": "carol@example.com"}]}}
+    payload = await MutationCall("draftSave", draft_input, "message { id }")(ada)
     input_fields = {"message": {"id": payload["message"]["id"]}}
     return MutationCall("draftSend", input_fields, "submission { state } message { draft }")
 

@@ -69,7 +69,10 @@ async def rate_limit_reset(ada: GraphQLClient, root: GraphQLClient) -> MutationC
 
 @register_call
 async def rate_limit_set(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
-    input_fields = {"users": {"ids": [_user_ref(ada)["id"]]}, "messages": 100, "per": "DAY"}
+    input_fields = {
+        "users": {"ids": [_user_ref(ada)["id"]]},
+        "rateLimit": {"messages": 100, "per": "DAY"},
+    }
     return MutationCall("rateLimitSet", input_fields, "rateLimits { messages per }", by_root=True)
 
 

@@ -23,7 +23,8 @@ from graph.types.scalars import SCALARS, Cursor
 from merganser.server import sockets
 from merganser.settings.settings import Settings
 from models.events import journal
-from models.events.journal import EventType, JournalEntry
+from models.events.event_types import EventType
+from models.events.journal import JournalEntry
 from models.runtime.environment import Environment
 from tests.conftest import GraphQLClient
 from tests.support.servers.http_server import EmbeddedUvicorn

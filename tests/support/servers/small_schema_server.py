@@ -36,6 +36,7 @@ from models.errors import (
 from models.runtime.environment import Environment
 from models.store.database import Database
 from models.users.roles import Role
+from models.validation_constraints import ValidationConstraint
 from resolvers.context import Context, Viewer
 
 Info = strawberry.Info[Context, None]
@@ -55,10 +56,10 @@ ERRORS_BY_KIND: dict[str, RequestError] = {
     "unauthenticated": Unauthenticated(),
     "forbidden": Forbidden("never"),
     "missing": NotFound("x"),
-    "id": InvalidInput("no id", constraint="id"),
-    "cursor": InvalidInput("no cursor", constraint="cursor"),
-    "page": InvalidInput("no page", constraint="page"),
-    "pattern": InvalidInput("no pattern", constraint="pattern"),
+    "id": InvalidInput("no id", constraint=ValidationConstraint.ID),
+    "cursor": InvalidInput("no cursor", constraint=ValidationConstraint.CURSOR),
+    "page": InvalidInput("no page", constraint=ValidationConstraint.PAGE),
+    "pattern": InvalidInput("no pattern", constraint=ValidationConstraint.PATTERN),
     "conflict": Conflict("there already"),
     "limited": RateLimited("slowly", retry_after=timedelta(seconds=7)),
 }

@@ -143,7 +143,7 @@ WEBHOOK_LOG_QUERY = """query ($id: ID!) { node(id: $id) { ... on Webhook {
 
 async def run_webhook_create(client: GraphQLClient, url: str, *types: str, **fields: Any) -> Any:
     """Run webhookCreate and return its payload."""
-    input_fields = {"url": url, "types": list(types or "*"), **fields}
+    input_fields = {"url": url, "types": list(types) or None, **fields}
     return (await client(WEBHOOK_CREATE, input=input_fields))["webhookCreate"]
 
 

@@ -5,7 +5,8 @@ from typing import Any
 from sqlalchemy import text
 
 from mail.consistency import check_consistency
-from models.events.journal import Change, EventType
+from models.events.event_types import EventType
+from models.events.journal import Change
 from models.runtime.environment import Environment
 from models.store.columns import core_table
 from tests.support.run_scope import CI

@@ -39,7 +39,8 @@ ADDED_MEMBERS: dict[str, dict[str, Any]] = {
     "messageDeduplicate": {"select": ANY_MESSAGES},
     "messageDelete": {"select": ANY_MESSAGES},
     "messageUpdate": {"select": ANY_MESSAGES, "set": {"seen": True}},
-    "messageUpload fields": {"mailbox": {"path": "INBOX"}, "subject": "x", "text": "x"},
+    "draftSave": {"set": {"subject": "x"}},
+    "messageImport": {"mailbox": {"path": "INBOX"}, "raw": "Subject: x\n\nx\n"},
     "sieveScriptSet": {"content": "keep;"},
     "spamPolicySet": {"level": 10},
     "userRoleSet": {"role": "USER"},
@@ -47,7 +48,7 @@ ADDED_MEMBERS: dict[str, dict[str, Any]] = {
     "userUpdate allowedSenders": {"set": {"allowedSenders": ["x@elsewhere.example"]}},
     "userUpdate password": {"set": {"password": "correct horse battery"}},
     "userUpdate forwardTo": {"set": {"forwardTo": ["x@elsewhere.example"]}},
-    "webhookCreate": {"types": ["user.*"]},
+    "webhookCreate": {"types": ["USER_CREATED"]},
 }
 # Inputs that name an object of the account. If it is allowed, there is no error.
 OBJECT_INPUTS: dict[str, dict[str, Any]] = {

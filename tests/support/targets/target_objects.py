@@ -22,7 +22,7 @@ from models.admin.tasks import Task, UndoRecord
 from models.auth.application_passwords import ApplicationPassword
 from models.auth.credentials import AccessToken, ApiKey
 from models.auth.second_factors import RecoveryCode, WebauthnKey
-from models.auth.security_log import SecurityEvent
+from models.auth.security_log import AuthEventAction, AuthEventResult, SecurityEvent
 from models.autoreply import Autoreply
 from models.certificates import Certificate
 from models.connectors import Connector, ConnectorRun
@@ -223,7 +223,9 @@ async def _insert_legal_hold_and_task_rows(target: TargetObjects, message: Colum
     await target.insert_row(
         "HeldCopy", HeldCopy, **legal_hold, blob_id=message.blob_id, origin_id=message.id
     )
-    task = await target.insert_row("Task", Task, kind="EXPORT", state="QUEUED", not_before=FUTURE)
+    task = await target.insert_row(
+        "Task", Task, kind="USER_EXPORT", state="QUEUED", not_before=FUTURE
+    )
     await target.insert_row("UserExport", Export, task_id=task, expires_at=FUTURE, format="JSON")
     target.text_by_name["undo"] = f"undo {target.marker}"
     before = {"kind": "MESSAGE_UPDATE", "messages": {}}
@@ -295,7 +297,7 @@ async def _rules(target: TargetObjects) -> None:
         "ConnectorRun", ConnectorRun, connector_id=connector, error=target.marker
     )
     webhook = await target.insert_row(
-        "Webhook", Webhook, types=["*"], url=f"https://{target.marker}.example/"
+        "Webhook", Webhook, types=None, url=f"https://{target.marker}.example/"
     )
     await target.insert_row(
         "WebhookDelivery",
@@ -331,8 +333,8 @@ async def _credentials(target: TargetObjects) -> None:
     await target.insert_row(
         "AuthEvent",
         SecurityEvent,
-        action="authenticate",
-        result="fail",
+        action=AuthEventAction.AUTHENTICATE,
+        result=AuthEventResult.FAILURE,
         detail={"text": target.marker},
         **owner,
     )

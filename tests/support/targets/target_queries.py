@@ -61,7 +61,7 @@ QUERIES = {
     "nodes": "nodes(ids: [@User, @Mailbox, @Message]) { id }",
     "quarantine": "quarantine(filter: {users: @users}) { nodes { id } }",
     "queue": "queue(filter: {users: @users}) { nodes { queueId } }",
-    "rateLimitHolds": "rateLimitHolds(users: @users) { nodes { id } }",
+    "rateLimitHolds": "rateLimitHolds(filter: {users: @users}) { nodes { id } }",
     "rateLimits": "rateLimits(filter: {users: @users}) { nodes { id } }",
     "searchDiagnostics": 'searchDiagnostics { expansion(users: @users, filter: {query: "@mark"}) '
     "{ terms } }",
@@ -76,7 +76,7 @@ QUERIES = {
     "thread": "thread(by: {id: @Thread}) { id }",
     "user": "user(by: @user) { RECORD }",
     "users": "users(filter: {patterns: [@username]}) { nodes { id } }",
-    "webhooks": "webhooks(user: @user) { nodes { url } }",
+    "webhooks": "webhooks(filter: {user: @user}) { nodes { url } }",
 }
 SUBSCRIPTIONS = {
     "changes": "changes(user: @user, after: @cursor) { events { "

@@ -103,21 +103,21 @@ async def purge_account(stage: WritePathContext) -> WriteAction:
     return lambda: _run_tasks(stage.environment)
 
 
-@register_write_path("LIMIT_LETTER")
+@register_write_path("LIMIT_WARNING")
 async def send_quota_warning(stage: WritePathContext) -> WriteAction:
     await set_user_limits(stage.ada, quota=10_000)
     await receive_messages_of_sizes(stage.ada, 7_500, 600)
     return lambda: _run_tasks(stage.environment)
 
 
-@register_write_path("SECURITY_LETTER")
+@register_write_path("SECURITY_NOTIFICATION")
 async def send_password_reset_notice(stage: WritePathContext) -> WriteAction:
     reset = await SAMPLE_CALLS["userPasswordReset"](stage.ada, stage.root)
     assert (await reset(stage.root))["errors"] == []
     return lambda: _run_tasks(stage.environment)
 
 
-@register_write_path("QUARANTINE_LETTER")
+@register_write_path("QUARANTINE_NOTIFICATION")
 async def send_quarantine_digest(stage: WritePathContext) -> WriteAction:
     await quarantine_message(stage.ada)
     stage.clock.tick(days=1)

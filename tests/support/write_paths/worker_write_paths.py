@@ -212,7 +212,7 @@ async def _post_webhook(stage: WritePathContext, response: bytes) -> WriteAction
     receiver = await stage.stack.enter_async_context(webhook_receiver.run_webhook_receiver())
     receiver.response = response
     stage.clock.tick(seconds=1)
-    await webhook_receiver.create_webhook(stage.root, receiver.url, "message.received")
+    await webhook_receiver.create_webhook(stage.root, receiver.url, "MESSAGE_RECEIVED")
     await deliver_to(stage.ada, "News")
     worker = webhook_receiver.make_webhook_worker(stage.environment)
 

@@ -15,7 +15,7 @@ from mail.consistency import check_consistency
 from mail.storage.blobs.garbage_collector import collect_garbage
 from mail.storage.blobs.object_stores import FolderStore
 from mail.storage.blobs.tiered_store import TieredStore
-from models.events.journal import EventType
+from models.events.event_types import EventType
 from models.files.blobs import StorageTier
 from models.runtime.environment import Environment
 from models.users.roles import Role

@@ -1,8 +1,10 @@
-"""Test that a saved draft keeps its ID, and the attachments that are not sent again."""
+"""Test draftSave: a saved draft keeps its ID, and all that the patch does not change."""
 
 import asyncio
 import base64
+import email
 from dataclasses import replace
+from email import policy
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from mail.storage.blobs.object_stores import FolderStore
 from mail.storage.draft_replacement import EarlierDraft
 from mail.storage.message_insert import MessagePlacement
 from models.errors import Conflict, StaleObject
-from models.events.journal import EventType
+from models.events.event_types import EventType
 from models.runtime.environment import Environment
 from models.users.tables import User
 from resolvers.mailboxes import loaders as mailbox_loaders
@@ -27,10 +29,13 @@ from resolvers.mailboxes.loaders import NewMailboxes
 from tests.conftest import GraphQLClient, ManualClock, client_context, deliver_to, raw_message
 from tests.support.mail.multipart_message import pseudo_random_bytes
 from tests.support.operations.message_sources import (
+    import_message,
     load_attached_files,
-    parse_uploaded_message,
+    load_message_source,
+    names_and_addresses,
+    parse_stored_message,
+    save_draft,
     upload_bytes,
-    upload_message,
 )
 from tests.support.stores.counter_check import (
     load_journal_entries,
@@ -52,15 +57,15 @@ def new_attachment(name: str, content: bytes = b"x", **extra: Any) -> dict[str, 
     return {"content": base64.b64encode(content).decode(), "filename": name, **extra}
 
 
-async def save_draft(client: GraphQLClient, **fields: Any) -> Any:
-    answer = await upload_message(client, **{"draft": True, "text": "Dear Carol,", **fields})
+async def create_draft(client: GraphQLClient, **fields: Any) -> Any:
+    answer = await save_draft(client, **{"text": "Dear Carol,", **fields})
     assert answer["errors"] == []
     return answer["message"]
 
 
 async def save_draft_again(client: GraphQLClient, draft: Any, **fields: Any) -> Any:
     fields = {"text": "Dear Carol, more", **fields}
-    return await upload_message(client, replaces={"id": draft["id"]}, **fields)
+    return await save_draft(client, draft={"id": draft["id"]}, **fields)
 
 
 async def search_message_ids(client: GraphQLClient, query: str) -> list[str]:
@@ -71,21 +76,21 @@ async def search_message_ids(client: GraphQLClient, query: str) -> list[str]:
 async def test_saved_draft_keeps_id_and_unchanged_fields(
     ada: GraphQLClient, environment: Environment, clock: ManualClock
 ) -> None:
-    draft = await save_draft(ada, subject="Ducks", to=[{"address": "carol@example.net"}])
+    draft = await create_draft(ada, subject="Ducks", to=[{"address": "carol@example.net"}])
     await ada(MESSAGE_UPDATE, id=draft["id"])
     before = await load_stream_position(environment, ada.user.id)
     clock.tick(minutes=1)
     answer = await save_draft_again(ada, draft, subject="Geese")
     current = answer["message"]
-    assert (answer["errors"], answer["replaced"]) == ([], True)
+    assert answer["errors"] == []
     assert (current["id"], current["messageId"]) == (draft["id"], draft["messageId"])
     assert current["uid"] > draft["uid"]
     assert current["modseq"] == before + 1
     assert current["flags"] == ["\\Seen", "\\Flagged", "\\Draft", "work"]
     assert current["metadata"] == {"a": 1}
     assert current["thread"] == {"id": draft["thread"]["id"], "subject": "Geese", "messageCount": 1}
-    message = await parse_uploaded_message(ada, answer)
-    assert (str(message["Subject"]), message["To"]) == ("Geese", None)
+    message = await parse_stored_message(ada, answer)
+    assert (str(message["Subject"]), message["To"]) == ("Geese", "carol@example.net")
     assert str(message["Date"]) == "Tue, 01 Jan 2030 00:01:00 +0000"
     expected_journal = [(EventType.MESSAGE_UPDATED, [global_ids.decode("Message", draft["id"])])]
     assert await load_journal_entries(environment, ada.user.id, before) == expected_journal
@@ -97,10 +102,10 @@ async def test_saved_draft_keeps_id_and_unchanged_fields(
         current["uid"] + 1,
     )
     old_reference = {"mailbox": {"specialUse": "DRAFTS"}, "uid": draft["uid"]}
-    stale_save = await upload_message(ada, text="x", replaces={"uid": old_reference})
-    assert [(e["code"], e["path"]) for e in stale_save["errors"]] == [("NOT_FOUND", ["replaces"])]
+    stale_save = await save_draft(ada, text="x", draft={"uid": old_reference})
+    assert [(e["code"], e["path"]) for e in stale_save["errors"]] == [("NOT_FOUND", ["draft"])]
     by_uid = {"uid": {**old_reference, "uid": current["uid"]}}
-    third = await upload_message(ada, raw="Subject: Swans\n\nx", unseen=True, replaces=by_uid)
+    third = await import_message(ada, raw="Subject: Swans\n\nx", seen=False, replaces=by_uid)
     assert third["message"]["id"] == draft["id"]
     assert third["message"]["flags"] == ["\\Flagged", "\\Draft", "work"]
 
@@ -115,36 +120,31 @@ IMAGE = new_attachment("dot.gif", PIXEL, contentType="image/gif", contentId="dot
 OTHER_IMAGE = new_attachment("new.gif", b"GIF87a", contentType="image/gif", contentId="dot@here")
 HTML = '<img src="cid:dot@here">'
 ATTACHMENT_CASES: list[tuple[dict[str, Any], list[str]]] = [
-    ({}, ["a.txt", "b.txt"]),
+    ({}, ["dot.gif", "a.txt", "b.txt"]),
     ({"html": HTML}, ["dot.gif", "a.txt", "b.txt"]),
-    ({"attachments": []}, []),
-    ({"attachments": [], "html": HTML}, ["dot.gif"]),
-    ({"attachments": [FILE_C]}, ["c.txt"]),
-    ({"attachments": [FILE_C], "html": HTML}, ["dot.gif", "c.txt"]),
-    ({"attachments": [OTHER_IMAGE], "html": HTML}, ["new.gif"]),
-    ({"attachments": [FILE_C], "keep": [1]}, ["a.txt", "c.txt"]),
-    ({"keep": [2, 1]}, ["a.txt", "b.txt"]),
-    ({"keep": []}, []),
-    ({"keep": [0]}, ["dot.gif"]),
-    ({"attachments": [FILE_C], "keepAttachments": {"all": True}}, ["a.txt", "b.txt", "c.txt"]),
-    ({"attachments": None, "keepAttachments": {"all": False}}, []),
+    ({"html": None}, ["a.txt", "b.txt"]),
+    ({"html": "<p>No image.</p>"}, ["a.txt", "b.txt"]),
+    ({"addAttachments": []}, ["dot.gif", "a.txt", "b.txt"]),
+    ({"addAttachments": [FILE_C]}, ["dot.gif", "a.txt", "b.txt", "c.txt"]),
+    ({"addAttachments": [FILE_C], "html": None}, ["a.txt", "b.txt", "c.txt"]),
+    ({"addAttachments": [OTHER_IMAGE]}, ["new.gif", "a.txt", "b.txt"]),
+    ({"addAttachments": [FILE_C], "remove": [2]}, ["dot.gif", "a.txt", "c.txt"]),
+    ({"remove": [2, 1]}, ["dot.gif"]),
+    ({"remove": [0]}, ["a.txt", "b.txt"]),
+    ({"remove": [1, 1, 2], "html": None}, []),
 ]
 
 
 @pytest.mark.parametrize(("arguments", "names"), ATTACHMENT_CASES, ids=str)
-async def test_saved_draft_keeps_attachments_unless_replaced(
+async def test_saved_draft_keeps_attachments_unless_removed(
     ada: GraphQLClient, arguments: dict[str, Any], names: list[str]
 ) -> None:
-    draft = await save_draft(ada, html=HTML, attachments=[FILE_A, IMAGE, FILE_B])
+    draft = await create_draft(ada, html=HTML, addAttachments=[FILE_A, IMAGE, FILE_B])
     filenames = [item["filename"] for item in draft["attachments"]]
     assert filenames == ["dot.gif", "a.txt", "b.txt"]
     arguments = dict(arguments)
-    if "keep" in arguments:
-        kept_indexes = arguments.pop("keep")
-        arguments["keepAttachments"] = {
-            "ids": [draft["attachments"][nth]["id"] for nth in kept_indexes]
-        }
-    answer = await save_draft_again(ada, draft, **arguments)
+    removed = [{"id": draft["attachments"][nth]["id"]} for nth in arguments.pop("remove", ())]
+    answer = await save_draft_again(ada, draft, removeAttachments=removed, **arguments)
     assert [name for name, *_ in await load_attached_files(ada, answer)] == names
     contents = {"a.txt": b"A", "b.txt": b"B", "c.txt": b"C", "dot.gif": PIXEL, "new.gif": b"GIF87a"}
     assert [data for *_, data in await load_attached_files(ada, answer)] == [
@@ -159,29 +159,31 @@ async def test_kept_large_attachment_is_not_stored_again(
     upload_id = await upload_bytes(
         ada, content, content_disposition="attachment; filename=large.bin"
     )
-    draft = await save_draft(ada, attachments=[{"upload": upload_id}])
+    draft = await create_draft(ada, addAttachments=[{"upload": upload_id}])
     blob_names = [name async for name in environment.object_store.list()]
     for text in ("one", "two"):
         answer = await save_draft_again(ada, draft, text=text)
         ((name, _, _, data),) = await load_attached_files(ada, answer)
         assert (name, data) == ("large.bin", content)
     assert [name async for name in environment.object_store.list()] == blob_names
-    emptied = await save_draft_again(ada, draft, attachments=[])
+    (attachment,) = answer["message"]["attachments"]
+    emptied = await save_draft_again(ada, draft, removeAttachments=[{"id": attachment["id"]}])
     assert await load_attached_files(ada, emptied) == []
     reference_rows = await select_rows(environment, "SELECT blob_id FROM message_blobs")
     assert len(reference_rows) == 1
 
 
-async def test_saved_reply_keeps_reference_and_attaches_files_once(ada: GraphQLClient) -> None:
+async def test_saved_reply_keeps_source_and_its_attachments(ada: GraphQLClient) -> None:
     raw = (
         b"From: carol@example.com\r\nSubject: Plans\r\nMessage-ID: <1@example.com>\r\n"
         b"Content-Type: text/csv\r\nContent-Disposition: attachment; filename=p.csv\r\n\r\n1;2\r\n"
     )
     message_id = global_ids.encode("Message", (await deliver_to(ada, raw)).message_id)
-    reference = {"message": {"id": message_id}, "relation": "REPLY", "attachments": {"all": True}}
-    draft = await save_draft(ada, source=reference)
-    for arguments in ({"subject": "Re: Plans"}, {"source": reference}):
-        answer = await save_draft_again(ada, draft, **arguments)
+    source = {"message": {"id": message_id}, "relation": "REPLY", "attachments": {"all": True}}
+    draft = await create_draft(ada, source=source)
+    patches: list[dict[str, Any]] = [{"subject": "Re: Plans"}, {"text": "Yes."}, {"cc": []}]
+    for arguments in patches:
+        answer = await save_draft(ada, draft={"id": draft["id"]}, **arguments)
         current = answer["message"]
         assert [name for name, *_ in await load_attached_files(ada, answer)] == ["p.csv"]
         assert (current["inReplyTo"], current["references"]) == (
@@ -189,38 +191,37 @@ async def test_saved_reply_keeps_reference_and_attaches_files_once(ada: GraphQLC
             ["<1@example.com>"],
         )
         assert current["thread"] == {**draft["thread"], "messageCount": 2}
+        message = await parse_stored_message(ada, answer)
+        assert (message["Subject"], message["To"]) == ("Re: Plans", "carol@example.com")
+    refused = await save_draft_again(ada, draft, source=source)
+    assert [(e["code"], e["path"]) for e in refused["errors"]] == [("VALIDATION", ["source"])]
 
 
-async def test_draft_joins_and_leaves_thread_with_its_reference(
+async def test_draft_joins_and_leaves_thread_by_subject(
     ada: GraphQLClient, environment: Environment
 ) -> None:
-    draft = await save_draft(ada, subject="Plans")
     message_id = global_ids.encode(
         "Message", (await deliver_to(ada, raw_message("Plans"))).message_id
     )
-    reference = {"message": {"id": message_id}, "relation": "REPLY"}
-    joined = (await save_draft_again(ada, draft, source=reference))["message"]
-    assert joined["thread"]["id"] != draft["thread"]["id"]
+    source = {"message": {"id": message_id}, "relation": "REPLY"}
+    joined = await create_draft(ada, subject="Plans", source=source)
     assert (joined["thread"]["subject"], joined["thread"]["messageCount"]) == ("Plans", 2)
     assert len(await select_rows(environment, "SELECT id FROM threads")) == 1
-    separated = (await save_draft_again(ada, draft, subject="Other plans"))["message"]
-    assert separated["thread"]["id"] not in (joined["thread"]["id"], draft["thread"]["id"])
-    assert separated["thread"]["messageCount"] == 1
+    kept = (await save_draft_again(ada, joined, cc=[]))["message"]
+    assert kept["thread"] == joined["thread"]
 
 
 async def test_saved_draft_moves_to_given_mailbox(
     ada: GraphQLClient, environment: Environment
 ) -> None:
-    draft = await save_draft(ada)
+    draft = await create_draft(ada)
     await mailbox_loaders.create_mailboxes(client_context(ada), NewMailboxes(["Later"]))
     before = await load_stream_position(environment, ada.user.id)
-    answer = await save_draft_again(ada, draft, mailbox={"path": "Later"}, unseen=True)
+    answer = await save_draft_again(ada, draft, mailbox={"path": "Later"})
     assert answer["message"]["mailbox"] == {"path": "Later"}
     assert (await ada.load_mailbox("Drafts")).total == 0
-    assert ((await ada.load_mailbox("Later")).total, (await ada.load_mailbox("Later")).unseen) == (
-        1,
-        1,
-    )
+    later = await ada.load_mailbox("Later")
+    assert (later.total, later.unseen) == (1, 0)
     ((facts,),) = await select_rows(
         environment, "SELECT facts FROM changes WHERE last > :n", n=before
     )
@@ -231,8 +232,8 @@ async def test_saved_draft_moves_to_given_mailbox(
 async def test_removed_words_of_draft_are_not_found(
     ada: GraphQLClient, environment: Environment
 ) -> None:
-    draft = await save_draft(
-        ada, subject="Ducks", text="quack quack", attachments=[new_attachment("pond.txt")]
+    draft = await create_draft(
+        ada, subject="Ducks", text="quack quack", addAttachments=[new_attachment("pond.txt")]
     )
     for indexed in (True, False, True):
         if indexed:
@@ -265,7 +266,8 @@ async def test_draft_saved_during_indexing_is_indexed_with_new_content(
     ada: GraphQLClient, environment: Environment, tmp_path: Path
 ) -> None:
     text = base64.encodebytes(pseudo_random_bytes(400_000)).decode()
-    draft = await save_draft(ada, text=None, raw=f"Subject: Ducks\n\n{text}")
+    raw = f"Subject: Ducks\n\n{text}"
+    draft = (await import_message(ada, draft=True, raw=raw))["message"]
     blob_store = DelayedBlobStore(tmp_path / "blobs")
     indexing = asyncio.create_task(
         index_worker.index_next_batch(replace(environment, object_store=blob_store))
@@ -285,10 +287,10 @@ async def test_draft_saved_during_indexing_is_indexed_with_new_content(
 async def test_concurrent_saves_leave_one_complete_version(
     ada: GraphQLClient, environment: Environment
 ) -> None:
-    draft = await save_draft(ada, attachments=[FILE_A])
+    draft = await create_draft(ada, addAttachments=[FILE_A])
     versions = [
-        {"subject": "One", "attachments": [FILE_B]},
-        {"subject": "Two", "attachments": [FILE_C]},
+        {"subject": "One", "addAttachments": [FILE_B]},
+        {"subject": "Two", "addAttachments": [FILE_C]},
     ]
     answers = await asyncio.gather(*(save_draft_again(ada, draft, **item) for item in versions))
     saved_drafts = [answer["message"] for answer in answers if not answer["errors"]]
@@ -297,15 +299,17 @@ async def test_concurrent_saves_leave_one_complete_version(
     assert set(error_codes) <= {"STALE"}
     newest = max(saved_drafts, key=lambda message: message["modseq"])
     stored = await select_rows(environment, "SELECT uid, modseq, subject FROM messages")
-    (name,) = [item["filename"] for item in newest["attachments"]]
-    subject = "One" if name == "b.txt" else "Two"
-    assert stored == [(newest["uid"], newest["modseq"], subject)]
+    names = [item["filename"] for item in newest["attachments"]]
+    ((uid, modseq, subject),) = stored
+    assert (uid, modseq) == (newest["uid"], newest["modseq"])
+    assert names[-1] == {"One": "b.txt", "Two": "c.txt"}[subject]
+    assert len(names) == 1 + len(saved_drafts)  # a second save begins with the result of the first
 
 
 async def test_changed_or_deleted_draft_is_not_replaced(
     ada: GraphQLClient, environment: Environment
 ) -> None:
-    draft = await save_draft(ada)
+    draft = await create_draft(ada)
     draft_id = global_ids.decode("Message", draft["id"])
     ((digest,),) = await select_rows(environment, "SELECT digest FROM messages")
     message = await received_messages.parse_storable_message(raw_message("Mine"))
@@ -338,35 +342,20 @@ async def test_changed_or_deleted_draft_is_not_replaced(
 
 
 async def test_only_own_drafts_are_replaced(ada: GraphQLClient, bob: GraphQLClient) -> None:
-    foreign_draft = await save_draft(bob, attachments=[FILE_A])
-    own_draft = await save_draft(ada)
+    foreign_draft = await create_draft(bob, addAttachments=[FILE_A])
+    own_draft = await create_draft(ada)
     received_message = {"id": global_ids.encode("Message", (await deliver_to(ada)).message_id)}
-    foreign_files = {"ids": [foreign_draft["attachments"][0]["id"]]}
-    missing_file = {
-        "ids": [download_urls.attachment_id(global_ids.decode("Message", own_draft["id"]), 5)]
-    }
+    foreign_file = {"id": foreign_draft["attachments"][0]["id"]}
+    missing_id = download_urls.attachment_id(global_ids.decode("Message", own_draft["id"]), 5)
+    removed, added = ["set", "removeAttachments", "0"], ["set", "addAttachments", "0"]
     for previous, extra, code, path in (
-        (foreign_draft, {}, "NOT_FOUND", ["replaces"]),
-        (received_message, {}, "CONFLICT", ["replaces"]),
-        (
-            own_draft,
-            {"keepAttachments": foreign_files},
-            "NOT_FOUND",
-            ["keepAttachments", "ids", "0"],
-        ),
-        (
-            own_draft,
-            {"keepAttachments": missing_file},
-            "NOT_FOUND",
-            ["keepAttachments", "ids", "0"],
-        ),
-        (
-            own_draft,
-            {"keepAttachments": {"ids": ["x"]}},
-            "VALIDATION",
-            ["keepAttachments", "ids", "0"],
-        ),
-        (own_draft, {"from": {"address": bob.address}}, "FORBIDDEN_OPERATION", ["from"]),
+        (foreign_draft, {}, "NOT_FOUND", ["draft"]),
+        (received_message, {}, "CONFLICT", ["draft"]),
+        (own_draft, {"removeAttachments": [foreign_file]}, "NOT_FOUND", removed),
+        (own_draft, {"removeAttachments": [{"id": missing_id}]}, "NOT_FOUND", removed),
+        (own_draft, {"removeAttachments": [{"id": "x"}]}, "VALIDATION", [*removed, "id"]),
+        (own_draft, {"addAttachments": [{"content": "!"}]}, "VALIDATION", [*added, "content"]),
+        (own_draft, {"from": {"address": bob.address}}, "FORBIDDEN_OPERATION", ["set", "from"]),
         (own_draft, {"mailbox": {"path": "Nowhere"}}, "NOT_FOUND", ["mailbox"]),
     ):
         before = (
@@ -380,42 +369,42 @@ async def test_only_own_drafts_are_replaced(ada: GraphQLClient, bob: GraphQLClie
             await load_stream_position(ada.environment, bob.user.id),
         )
         assert after == before
-    raw_save = await upload_message(
-        ada, raw="a: b", replaces={"id": own_draft["id"]}, keepAttachments={"all": True}
-    )
-    assert [error["path"] for error in raw_save["errors"]] == [["keepAttachments"]]
 
 
 async def test_quota_counts_only_size_difference_of_saved_draft(
     ada: GraphQLClient, environment: Environment
 ) -> None:
-    def raw_draft(size: int, character: str) -> dict[str, str | None]:
+    def raw_draft(size: int, character: str) -> str:
         header = "Subject: x\r\n\r\n"
-        return {"text": None, "raw": header + character * (size - len(header))}
+        return header + character * (size - len(header))
 
-    draft = await save_draft(ada, **raw_draft(1000, "w"))
+    draft = (await import_message(ada, draft=True, raw=raw_draft(1000, "w")))["message"]
+
+    async def replace_draft(size: int, character: str) -> list[str]:
+        raw, replaced = raw_draft(size, character), {"id": draft["id"]}
+        answer = await import_message(ada, raw=raw, replaces=replaced)
+        return [error["code"] for error in answer["errors"]]
 
     async def set_quota(quota: int | None) -> None:
         async with environment.write_session() as session:
             await session.exec(update(User).where(col(User.id) == ada.user.id).values(quota=quota))
 
     await set_quota(1010)
-    refused = await save_draft_again(ada, draft, **raw_draft(1011, "x"))
-    assert [error["code"] for error in refused["errors"]] == ["QUOTA_EXCEEDED"]
-    assert (await save_draft_again(ada, draft, **raw_draft(1010, "y")))["errors"] == []
+    assert await replace_draft(1011, "x") == ["QUOTA_EXCEEDED"]
+    assert await replace_draft(1010, "y") == []
     await set_quota(10)  # less than the stored size
-    assert (await save_draft_again(ada, draft, **raw_draft(1010, "z")))["errors"] == []
-    assert (await save_draft_again(ada, draft, **raw_draft(500, "z")))["errors"] == []
-    assert [
-        e["code"] for e in (await save_draft_again(ada, draft, **raw_draft(501, "z")))["errors"]
-    ] == ["QUOTA_EXCEEDED"]
+    assert await replace_draft(1010, "z") == []
+    assert await replace_draft(500, "z") == []
+    assert await replace_draft(501, "z") == ["QUOTA_EXCEEDED"]
+    grown = await save_draft_again(ada, draft, text="x" * 1000)
+    assert [error["code"] for error in grown["errors"]] == ["QUOTA_EXCEEDED"]
     await set_quota(None)
 
 
 async def test_save_statement_count_is_independent_of_save_count(
     ada: GraphQLClient, statements: list[str]
 ) -> None:
-    draft = await save_draft(ada, attachments=[FILE_A, FILE_B])
+    draft = await create_draft(ada, addAttachments=[FILE_A, FILE_B])
 
     async def count_statements() -> int:
         del statements[:]
@@ -431,11 +420,154 @@ async def test_save_statement_count_is_independent_of_save_count(
 async def test_old_draft_content_is_garbage_collected(
     ada: GraphQLClient, environment: Environment, clock: ManualClock
 ) -> None:
-    draft = await save_draft(
-        ada, attachments=[new_attachment("big.bin", pseudo_random_bytes(20_000))]
+    draft = await create_draft(
+        ada, addAttachments=[new_attachment("big.bin", pseudo_random_bytes(20_000))]
     )
-    await save_draft_again(ada, draft, attachments=[])
+    removed = [{"id": draft["attachments"][0]["id"]}]
+    await save_draft_again(ada, draft, removeAttachments=removed)
     clock.tick(days=2)
     await collect_garbage(environment, environment.object_store, list_objects=True)
     assert len(await select_rows(environment, "SELECT id FROM blobs")) == 1
     assert await search_message_ids(ada, "more") == [draft["id"]]
+
+
+async def read_fields(client: GraphQLClient, draft: Any) -> dict[str, Any]:
+    """Read what the fields of a draft say, without those that each save changes."""
+    raw = await load_message_source(client, draft["id"])
+    message = email.message_from_string(raw, policy=policy.SMTPUTF8)
+    names = ("From", "To", "Cc", "Bcc", "Reply-To", "Subject", "X-Priority", "X-Tag", "Message-ID")
+    values: dict[str, Any] = {name: message.get_all(name) for name in names}
+    for part in message.walk():
+        if not part.is_multipart():
+            values[part.get_filename() or part.get_content_type()] = part.get_content()
+    return values
+
+
+FULL_DRAFT: dict[str, Any] = {
+    "from": {"address": "ada@example.org", "name": "Ada, \u00dcnal"},
+    "to": [{"address": "carol@example.net", "name": "Carol \u00dc"}],
+    "cc": [{"address": "dan@example.net"}],
+    "bcc": [{"address": "eve@example.net"}],
+    "replyTo": [{"address": "desk@example.net", "name": "Desk"}],
+    "subject": "D\u00fccks  and geese, = ?",
+    "text": "Gr\u00fc\u00dfe \n\n-- \nAda",
+    "html": "<p>Gr\u00fc\u00dfe</p>",
+    "headers": [{"key": "X-Tag", "value": "one \u00fc"}, {"key": "X-Tag", "value": "two"}],
+    "priority": "HIGH",
+    "addAttachments": [FILE_A, FILE_B],
+}
+
+
+@pytest.mark.parametrize(
+    ("patch", "changed"),
+    [
+        ({"subject": "Geese"}, {"Subject": ["Geese"]}),
+        ({"subject": None}, {"Subject": [""]}),
+        ({"to": None}, {"To": None}),
+        ({"cc": []}, {"Cc": None}),
+        ({"bcc": None}, {"Bcc": None}),
+        ({"replyTo": None}, {"Reply-To": None}),
+        ({"headers": None}, {"X-Tag": None}),
+        ({"priority": None}, {"X-Priority": None}),
+        ({"from": None}, {"From": ["ada@example.org"]}),
+        ({"text": "Bye.\n"}, {"text/plain": "Bye.\n"}),
+        ({"html": "<p>Bye.</p>"}, {"text/plain": "Bye.", "text/html": "<p>Bye.</p>"}),
+        ({"html": None}, {"text/html": ...}),
+        ({"metadata": {"a": 1}}, {}),
+    ],
+    ids=str,
+)
+async def test_patch_changes_only_its_fields(
+    ada: GraphQLClient, patch: dict[str, Any], changed: dict[str, Any]
+) -> None:
+    draft = await create_draft(ada, **FULL_DRAFT)
+    expected = await read_fields(ada, draft)
+    for name, value in changed.items():
+        if value is ...:
+            del expected[name]
+        else:
+            expected[name] = value
+    for _ in range(3):
+        answer = await save_draft(ada, draft={"id": draft["id"]}, **patch)
+        assert answer["errors"] == []
+        assert answer["message"]["id"] == draft["id"]
+        found = await read_fields(ada, draft)
+        for values in (found, expected):
+            values["text/plain"] = values["text/plain"].rstrip("\r\n")
+        assert found == expected
+
+
+async def test_null_clears_metadata_and_absence_keeps_it(ada: GraphQLClient) -> None:
+    draft = await create_draft(ada, metadata={"a": 1})
+    assert draft["metadata"] == {"a": 1}
+    kept = await save_draft(ada, draft={"id": draft["id"]}, subject="x")
+    assert kept["message"]["metadata"] == {"a": 1}
+    cleared = await save_draft(ada, draft={"id": draft["id"]}, metadata=None)
+    assert (cleared["errors"], cleared["message"]["metadata"]) == ([], None)
+
+
+async def test_save_without_changes_is_refused(ada: GraphQLClient) -> None:
+    draft = await create_draft(ada)
+    answer = await save_draft(ada, draft={"id": draft["id"]})
+    assert [(e["code"], e["path"]) for e in answer["errors"]] == [("VALIDATION", ["set"])]
+    assert (await save_draft(ada))["errors"] == []  # a new draft can be empty
+
+
+async def test_save_after_other_change_is_stale(ada: GraphQLClient) -> None:
+    draft = await create_draft(ada, addAttachments=[FILE_A, FILE_B])
+    condition = {"draft": {"id": draft["id"]}, "ifUnchangedSince": draft["modseq"]}
+    saved = await save_draft(ada, **condition, subject="One")
+    assert saved["errors"] == []
+    removed = [{"id": draft["attachments"][0]["id"]}]
+    for patch in ({"subject": "Two"}, {"removeAttachments": removed}):
+        refused = await save_draft(ada, **condition, **patch)
+        assert [(e["code"], e["path"]) for e in refused["errors"]] == [
+            ("STALE", ["ifUnchangedSince"])
+        ]
+    condition["ifUnchangedSince"] = saved["message"]["modseq"]
+    assert (await save_draft(ada, **condition, removeAttachments=removed))["errors"] == []
+
+
+async def test_header_change_keeps_body_byte_for_byte(ada: GraphQLClient) -> None:
+    body = (
+        'Content-Type: multipart/mixed; boundary="b"\r\nMIME-Version: 1.0\r\n\r\npreamble\r\n'
+        "--b\r\nContent-Type: text/calendar; method=REQUEST\r\n\r\nBEGIN:VCALENDAR\r\n"
+        "--b\r\nContent-Type: message/rfc822\r\n\r\nSubject: in\r\n\r\nx\r\n--b--\r\nend\r\n"
+    )
+    raw = "Subject: old\r\nFrom: ada@example.org\r\n" + body
+    draft = (await import_message(ada, raw=raw, draft=True))["message"]
+    assert (await save_draft(ada, draft={"id": draft["id"]}, subject="new"))["errors"] == []
+    source = await load_message_source(ada, draft["id"])
+    assert source.endswith(body)
+    assert "Subject: new\r\n" in source
+
+
+async def test_attached_message_stays_a_message(ada: GraphQLClient) -> None:
+    message_id = global_ids.encode(
+        "Message", (await deliver_to(ada, raw_message("Plans"))).message_id
+    )
+    source = {"message": {"id": message_id}, "relation": "FORWARD", "includeMessage": True}
+    draft = await create_draft(ada, source=source)
+    for text in ("one", "two"):
+        answer = await save_draft(ada, draft={"id": draft["id"]}, text=text)
+        message = await parse_stored_message(ada, answer)
+        types = [part.get_content_type() for part in message.iter_attachments()]
+        assert types == ["message/rfc822"]
+
+
+async def test_changed_sender_replaces_fields_of_earlier_identity(ada: GraphQLClient) -> None:
+    document = """mutation ($input: IdentityCreateInput!) {
+      identityCreate(input: $input) { identity { id } errors { code path } } }"""
+    identity = {
+        "address": "ada@example.org", "name": "Desk", "replyTo": "desk@example.org",
+        "bcc": ["archive@example.net"],
+    }  # fmt: skip
+    created = (await ada(document, input=identity))["identityCreate"]
+    assert created["errors"] == []
+    by_identity = {"identity": {"id": created["identity"]["id"]}}
+    draft = await create_draft(ada, **by_identity)
+    to = {"to": [{"address": "carol@example.net"}]}
+    answer = await save_draft(ada, draft={"id": draft["id"]}, **to)
+    message = await parse_stored_message(ada, answer)
+    assert names_and_addresses(message, "Bcc") == [("", "archive@example.net")]
+    assert names_and_addresses(message, "Reply-To") == [("", "desk@example.org")]

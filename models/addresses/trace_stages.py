@@ -1,0 +1,16 @@
+"""Stages of the address trace."""
+
+from enum import StrEnum
+
+
+class TraceStage(StrEnum):
+    """The kind of record that decides about mail for an address."""
+
+    RECIPIENT_REWRITE = "RECIPIENT_REWRITE"
+    DOMAIN_ALIAS = "DOMAIN_ALIAS"
+    BACKUP_MX = "BACKUP_MX"
+    ADDRESS = "ADDRESS"
+    ACCOUNT = "ACCOUNT"
+    SENDER_RULE = "SENDER_RULE"
+    FILTER = "FILTER"
+    AUTOREPLY = "AUTOREPLY"

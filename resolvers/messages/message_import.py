@@ -1,0 +1,402 @@
+"""Store complete messages in mailboxes; one can replace a draft."""
+
+import base64
+import binascii
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import select
+from sqlmodel import col
+
+from mail.authentication.results_removal import own_authserv_ids, remove_own_results, remove_results
+from mail.search import index_worker
+from mail.storage import draft_replacement, message_opening, openpgp_encryption
+from mail.storage.blobs.blob_writer import BlobRowDeleted, StoredMessageBlobs
+from mail.storage.blobs.message_layout import NewBlob
+from mail.storage.draft_replacement import INPUT_PATH, EarlierDraft
+from mail.storage.message_content import StoredMessage
+from mail.storage.message_flags import MAX_KEYWORDS
+from mail.storage.message_insert import (
+    SELECT_QUOTA,
+    InsertedMessage,
+    InsertItem,
+    MessagePlacement,
+    insert_message,
+)
+from mail.storage.received_messages import parse_storable_message, store_blobs
+from mail.storage.storable_message import StorableMessage
+from models.errors import (
+    Conflict,
+    Forbidden,
+    InvalidInput,
+    NotFound,
+    OverQuota,
+    check_limit,
+    require_found,
+)
+from models.mailboxes.shares import ALL_RIGHTS, Rights, ShareRight
+from models.messages.tables import Message
+from models.runtime.environment import DatabaseTransaction
+from models.store.columns import ColumnRow, select_columns
+from models.validation_constraints import ValidationConstraint
+from resolvers.access import require_user_id
+from resolvers.admin import audit_log
+from resolvers.context import Context
+from resolvers.files import uploads
+from resolvers.mailboxes import loaders as mailbox_loaders
+from resolvers.mailboxes import rights as mailbox_rights
+from resolvers.mailboxes.loaders import MailboxSelector, require_own_or_shared_mailbox
+from resolvers.mailboxes.owners import load_managed_mail_owners, lock_mail_owners_and_log_change
+from resolvers.messages import loaders as message_loaders
+from resolvers.messages.bulk import row_changes
+from resolvers.messages.loaders import is_not_deleted_sql
+from resolvers.submission import composition, file_attachments
+from resolvers.submission.file_attachments import DraftFileChanges
+from resolvers.submission.send_on_behalf import context_as_user
+from resolvers.users.selection import UserSelector
+
+
+@dataclass(frozen=True, slots=True)
+class NewMessage:
+    """A complete message to store: `raw`, `upload_id` or `received_source`.
+
+    `raw` is text or base64. As a replacement of a draft, it is always a draft.
+    """
+
+    mailbox: MailboxSelector
+    raw: str | None = None
+    upload_id: int | None = None
+    received_source: bytes | Path | None = None  # already received, within the limits
+    is_seen: bool = True
+    is_flagged: bool = False
+    is_draft: bool = False
+    keywords: Sequence[str] = ()
+    received_at: datetime | None = None
+    public_metadata: dict[str, Any] | None = None
+    replaced_draft_id: int | None = None
+
+
+async def require_upload_allowed(ctx: Context, mailbox: MailboxSelector, byte_count: int) -> None:
+    """Check that the viewer can store this many bytes in the mailbox, before they are received.
+
+    Raises Forbidden, NotFound or OverQuota.
+    """
+    message_loaders.require_can_change_messages(ctx)
+    box = await require_own_or_shared_mailbox(ctx, mailbox, ShareRight.INSERT)
+    given = {"user": box.user_id, "platform": ctx.environment.options.users_default_quota}
+    row = require_found(next(iter(await ctx.read(SELECT_QUOTA, given)), None))
+    if row.allowed and row.used + byte_count > row.allowed:
+        with mailbox_rights.hide_quota_figures_from_others(ctx, box.user_id):
+            raise OverQuota(used=row.used, limit=row.allowed)
+
+
+async def store_message(ctx: Context, new_message: NewMessage) -> ColumnRow | None:
+    """Store the message and return it; None if the viewer can't read it.
+
+    Raises OverQuota or NotFound, and Conflict or Stale for a draft that is replaced.
+    """
+    mailbox = await require_own_or_shared_mailbox(ctx, new_message.mailbox, ShareRight.INSERT)
+    replaced = await _find_replaced_draft(ctx, new_message, mailbox)
+    if replaced:
+        new_message = replace(new_message, is_draft=True)
+    source = await _message_source(ctx, new_message)
+    parsed_message = await parse_storable_message(source)
+    share_rights = await ctx.load(mailbox_rights.load_rights, (mailbox.user_id, mailbox.id))
+    placement = _placement(ctx, new_message, mailbox, share_rights)
+    earlier = await draft_to_replace(ctx, replaced, INPUT_PATH) if replaced else None
+    owner = await composition.read_account(ctx, mailbox.user_id)
+    if not placement.draft:
+        parsed_message = await openpgp_encryption.encrypt_if_required(
+            ctx.environment, source, parsed_message, owner, mailbox
+        )
+    insert = MessageInsert(parsed_message, owner.tenant_id, placement, earlier)
+    message_id = await insert_or_replace_draft(ctx, insert)
+    return await ctx.load(message_loaders.load_visible_by_ids, message_id)
+
+
+async def store_for_users(
+    ctx: Context, new_message: NewMessage, users: UserSelector
+) -> list[ColumnRow]:
+    """Store a message in the mailbox of each of these users: of all or of none.
+
+    Only administrators can do this for other users. A draft can be replaced for one user only.
+    Raises NotFound if a user lacks the mailbox, and OverQuota.
+    """
+    rows = await load_managed_mail_owners(ctx, users, "users")
+    if new_message.replaced_draft_id is not None:
+        if len(rows) == 1:
+            return await _store_as_user(ctx, rows[0], new_message)
+        text = "a draft is replaced in one account: select one user"
+        raise InvalidInput(text, constraint=ValidationConstraint.EXCLUSIVE, path=["users"])
+    mailboxes = await ctx.load_many(
+        mailbox_loaders.load_by_selectors, [(row.id, new_message.mailbox) for row in rows]
+    )
+    for row, mailbox in zip(rows, mailboxes, strict=True):
+        if mailbox is None:
+            raise NotFound(f"{row.username}: {new_message.mailbox}", path=["mailbox"])
+    pairs = zip(rows, mailboxes, strict=True)
+    targets = [
+        ImportTarget(row, mailbox, _placement(ctx, new_message, mailbox))
+        for row, mailbox in pairs
+        if mailbox
+    ]
+    try:
+        ids = await _insert_for_each(ctx, new_message, targets, users, rewrite_blobs=False)
+    except BlobRowDeleted:
+        ids = await _insert_for_each(ctx, new_message, targets, users, rewrite_blobs=True)
+    return [row for row in await ctx.load_many(message_loaders.load_visible_by_ids, ids) if row]
+
+
+async def _store_as_user(ctx: Context, user: ColumnRow, new_message: NewMessage) -> list[ColumnRow]:
+    """Store a message as this user. It is logged if the viewer is another user."""
+    async with ctx.combined_transaction():
+        stored = await store_message(_context_of_user(ctx, user.id), new_message)
+        if user.id != ctx.viewer.user_id:
+            async with ctx.write_session(user.id) as session:
+                log = audit_log.NewAuditLogEntry("messageImport", "User", user.id, user.domain_id)
+                await audit_log.log_changes(ctx, session, log)
+        ctx.clear_loaded()
+        ids = [stored.id] if stored else []
+        return [row for row in await ctx.load_many(message_loaders.load_visible_by_ids, ids) if row]
+
+
+def _context_of_user(ctx: Context, user_id: int) -> Context:
+    """Return a context in which this user stores a message. It can't read mail or files."""
+    return ctx if user_id == ctx.viewer.user_id else context_as_user(ctx, user_id)
+
+
+@dataclass(frozen=True, slots=True)
+class ImportTarget:
+    """A user and mailbox that a message is stored for, with the placement."""
+
+    user: ColumnRow
+    mailbox: ColumnRow
+    placement: MessagePlacement
+
+
+async def _insert_for_each(
+    ctx: Context,
+    new_message: NewMessage,
+    targets: Sequence[ImportTarget],
+    users: UserSelector,
+    *,
+    rewrite_blobs: bool,
+) -> list[int]:
+    source = await _message_source(ctx, new_message)
+    unencrypted = await parse_storable_message(source)
+    prepared_inserts = list[InsertItem]()
+    stored_digests = set[tuple[int, str]]()  # with the tenant id
+    for target in targets:
+        parsed_message = unencrypted
+        if not target.placement.draft:
+            parsed_message = await openpgp_encryption.encrypt_if_required(
+                ctx.environment, source, unencrypted, target.user, target.mailbox
+            )
+        tenant_and_digest = (target.user.tenant_id, parsed_message.layout_blob.digest)
+        stored_blobs = await store_blobs(
+            ctx.environment,
+            target.user.tenant_id,
+            parsed_message,
+            store_again=rewrite_blobs and tenant_and_digest not in stored_digests,
+        )
+        stored_digests.add(tenant_and_digest)
+        if parsed_message is not unencrypted:
+            parsed_message = _without_content(parsed_message)
+        prepared_inserts.append(InsertItem(parsed_message, stored_blobs, target.placement))
+
+    def insert_in_transaction(transaction: DatabaseTransaction) -> list[int]:
+        return [insert_message(transaction, *item).message_id for item in prepared_inserts]
+
+    async with lock_mail_owners_and_log_change(ctx, users, "messageImport") as locked_owners:
+        return await ctx.environment.run_in_session(locked_owners.session, insert_in_transaction)
+
+
+def _without_content(parsed_message: StorableMessage) -> StorableMessage:
+    """Return a parsed message without its bytes, which are stored already."""
+    return replace(
+        parsed_message,
+        layout_blob=NewBlob(parsed_message.layout_blob.digest, b""),
+        part_blobs=(),
+        stored_blobs_by_tenant={},
+    )
+
+
+def _placement(
+    ctx: Context, new_message: NewMessage, mailbox: Any, rights: Rights = ALL_RIGHTS
+) -> MessagePlacement:
+    """Return the placement in the mailbox.
+
+    Flags that the rights exclude are left out (RFC 4314, section 4).
+    """
+    return MessagePlacement(
+        mailbox.user_id,
+        mailbox.id,
+        new_message.received_at or ctx.environment.now(),
+        seen=new_message.is_seen and ShareRight.SEEN in rights,
+        flagged=new_message.is_flagged and ShareRight.WRITE in rights,
+        draft=new_message.is_draft and ShareRight.WRITE in rights,
+        keywords=new_message.keywords if ShareRight.WRITE in rights else (),
+        public_metadata=new_message.public_metadata if ShareRight.WRITE in rights else None,
+        origin=ctx.origin,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class MessageInsert:
+    """A message to insert, or to put in the place of an earlier draft."""
+
+    message: StorableMessage
+    tenant_id: int
+    placement: MessagePlacement
+    earlier: EarlierDraft | None = None
+    files: DraftFileChanges | None = None
+
+
+async def insert_or_replace_draft(ctx: Context, insert: MessageInsert) -> int:
+    """Store the blobs of a message, and its row in one transaction. Return the id of the message.
+
+    If a blob is deleted in between, both are done once more.
+    """
+    environment, tenant_id, message = ctx.environment, insert.tenant_id, insert.message
+    try:
+        blobs = await store_blobs(environment, tenant_id, message)
+        return (await _insert_in_session(ctx, insert, blobs)).message_id
+    except BlobRowDeleted:
+        blobs = await store_blobs(environment, tenant_id, message, store_again=True)
+        return (await _insert_in_session(ctx, insert, blobs)).message_id
+
+
+async def _insert_in_session(
+    ctx: Context, insert: MessageInsert, blobs: StoredMessageBlobs
+) -> InsertedMessage:
+    to = insert.placement
+
+    def insert_in_transaction(transaction: DatabaseTransaction) -> InsertedMessage:
+        if insert.earlier:
+            inserted = draft_replacement.replace_message(
+                transaction, insert.message, blobs, to, insert.earlier
+            )
+        else:
+            inserted = insert_message(transaction, insert.message, blobs, to)
+        if to.draft and insert.files:
+            file_attachments.change_file_list_of_draft(
+                transaction, inserted.message_id, insert.files
+            )
+        return inserted
+
+    async with ctx.write_session(to.user_id) as session:
+        if to.user_id != require_user_id(ctx):  # the share may have ended
+            await require_own_or_shared_mailbox(
+                ctx, MailboxSelector(id=to.mailbox_id), ShareRight.INSERT
+            )
+        with mailbox_rights.hide_quota_figures_from_others(ctx, to.user_id):
+            return await ctx.environment.run_in_session(session, insert_in_transaction)
+
+
+def validated_keywords(names: Sequence[str]) -> list[str]:
+    """Return valid keywords, each once. Raises InvalidInput if there are too many."""
+    keywords = list[str]()
+    for index, name in enumerate(names):
+        try:
+            keywords.append(row_changes.validate_keyword(name))
+        except InvalidInput as error:
+            path = ["keywords", str(index)]
+            raise InvalidInput(error.message, constraint=error.constraint, path=path) from error
+    keywords = list(dict.fromkeys(keywords))
+    if len(keywords) > MAX_KEYWORDS:
+        text = f"a message has at most {MAX_KEYWORDS} keywords"
+        raise InvalidInput(text, constraint=ValidationConstraint.MAX, path=["keywords"])
+    return keywords
+
+
+async def _find_replaced_draft(
+    ctx: Context, new_message: NewMessage, mailbox: ColumnRow
+) -> StoredMessage | None:
+    """Return the viewer's draft to replace. Raises NotFound, or Conflict if it is no draft."""
+    if new_message.replaced_draft_id is None:
+        return None
+    if mailbox.user_id != require_user_id(ctx):
+        raise Forbidden("a draft can't move to another user's mailbox", path=["mailbox"])
+    return await open_own_draft(ctx, new_message.replaced_draft_id, INPUT_PATH)
+
+
+async def open_own_draft(ctx: Context, message_id: int, path: Sequence[str]) -> StoredMessage:
+    """Return a draft of the viewer. Raises NotFound, or Conflict if it is no draft."""
+    statement = select(*select_columns(Message)).where(
+        col(Message.user_id) == require_user_id(ctx),
+        is_not_deleted_sql(),
+        col(Message.id) == message_id,
+    )
+    found = next(iter(await ctx.read(statement)), None)
+    row = require_found(found, str(message_id), path=path)
+    if not row.draft:
+        raise Conflict("the message is not a draft", path=path)
+    (message,) = await message_opening.open_messages_unlogged(ctx.environment, [row], ctx.read)
+    return message
+
+
+async def draft_to_replace(
+    ctx: Context, message: StoredMessage, path: Sequence[str]
+) -> EarlierDraft:
+    """Return the draft to replace, with the search words it had when it was read.
+
+    `path` is that of the input field with the draft, for errors.
+    """
+    row = message.row
+    index_row = await index_worker.load_index_values(ctx.environment, row, message)
+    return EarlierDraft(row.id, row.digest, index_row, path)
+
+
+async def _message_source(ctx: Context, new_message: NewMessage) -> bytes | Path:
+    """Return the bytes of the message. Raises InvalidInput unless exactly one source is given."""
+    if new_message.received_source is not None:
+        return await remove_own_results(ctx.environment.options, new_message.received_source)
+    has_raw, has_upload = new_message.raw is not None, new_message.upload_id is not None
+    if has_raw is has_upload:
+        path = ["rawUpload" if has_upload else "raw"]
+        constraint = ValidationConstraint.EXCLUSIVE if has_raw else ValidationConstraint.REQUIRED
+        text = "give raw or rawUpload, one of them"
+        raise InvalidInput(text, constraint=constraint, path=path)
+    return await bytes_of_complete_message(ctx, new_message.raw, new_message.upload_id)
+
+
+async def bytes_of_complete_message(
+    ctx: Context, raw_message: str | None, upload_id: int | None
+) -> bytes:
+    """Return a complete message, given as text or base64 or uploaded before.
+
+    Raises InvalidInput.
+    """
+    path = ["rawUpload" if upload_id is not None else "raw"]
+    if upload_id is not None:
+        content = await uploads.read_and_verify_upload(ctx, upload_id, path="rawUpload")
+    else:
+        content = decode_raw_message(raw_message or "")
+    limit = ctx.environment.options.message_max_size
+    if not content.strip():
+        raise InvalidInput(
+            "the message is empty", constraint=ValidationConstraint.REQUIRED, path=path
+        )
+    check_limit(len(content), limit, f"a message has at most {limit} bytes", path=path)
+    return remove_results(content, own_authserv_ids(ctx.environment.options))
+
+
+def decode_raw_message(text: str) -> bytes:
+    """Return the bytes of a message, given as text with any line ends or as base64.
+
+    A message begins with a field name and a colon, which base64 never contains. Raises
+    InvalidInput.
+    """
+    if ":" not in text:
+        try:
+            return base64.b64decode("".join(text.split()), validate=True)
+        except (binascii.Error, ValueError) as problem:
+            raise InvalidInput(
+                "neither a message nor base64",
+                constraint=ValidationConstraint.ENCODING,
+                path=["raw"],
+            ) from problem
+    return text.replace("\r\n", "\n").replace("\n", "\r\n").encode()
