@@ -10,7 +10,7 @@ SCRATCH := $(shell [ "$$(df -k --output=avail /dev/shm 2>/dev/null | tail -1)" -
 run: .venv/installed  ## a server with a demo account, on this machine alone
 	@merganser serve --demo
 
-check: check-format check-types check-imports check-schema  ## format, lint, types, import layers, printed schema; no tests
+check: check-format check-types check-imports check-schema  ## format, lint, types, import layers, printed schema and its descriptions; no tests
 
 check-format: .venv/ready
 	ruff format --check . && ruff check .
@@ -23,6 +23,7 @@ check-imports: .venv/ready
 
 check-schema: .venv/ready
 	python -m merganser schema | diff - schema.graphql
+	python -m tests.support.schema.description_rules
 
 collect: .venv/ready  ## import all test modules once, so that not every test process compiles them
 	pytest --collect-only -qq >/dev/null

@@ -58,6 +58,19 @@ class Setting:
         "Key of the setting, such as `submission.maxRecipients`. Keys of custom settings begin "
         "with `custom.`."
     )
+    value: JSON | None = attribute_field(
+        "Current value. Durations are in ISO 8601, sizes in bytes."
+    )
+    name: str | None = attribute_field(
+        "Name of the setting for people, in English. Null for custom settings."
+    )
+    description: str | None = attribute_field(
+        "Description of the setting, in English. Null for custom settings."
+    )
+    default: JSON | None = attribute_field(
+        "Value that applies if none is stored: the value of the environment variable or the "
+        "built-in default. Null for custom settings."
+    )
     type: SettingKind = attribute_field("Kind of the value.")
     custom: bool = attribute_field("True if a value is stored and replaces the default.")
     restart_required: bool = attribute_field("True if a new value applies only after a restart.")

@@ -26,6 +26,12 @@ class Notification:
         "Type of the event: MESSAGE_RECEIVED, SUBMISSION_BOUNCED, LIMIT_REACHED, an event of the "
         "security log, or RESYNC if events may be missing. New types can be added."
     )
+    title: str = attribute_field(
+        "Title for people, in English. For a received message: its sender."
+    )
+    text: str | None = attribute_field(
+        "Text for people, in English. For a received message: its subject. Null: there is none."
+    )
     message: Message | None = link(
         "message_id",
         message_loaders.load_visible_by_ids,

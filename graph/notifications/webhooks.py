@@ -18,6 +18,7 @@ from graph.types import global_ids
 from graph.types.connections import Connection, connection_of_page, page_request
 from graph.types.errors import DeletePayload, MutationPayload, Options, attribute_field
 from graph.types.fields import Auth, Info, field, query
+from graph.types.input_conditions import ConditionsInput
 from graph.types.mutations import mutation
 from graph.types.object_references import id_from_ref, ids_from_refs
 from graph.types.object_views import DerivedField
@@ -276,7 +277,7 @@ class WebhooksPayload(MutationPayload):
 
 
 @strawberry.input(description="Conditions for webhooks. All of them must hold.")
-class WebhookFilter:
+class WebhookFilter(ConditionsInput):
     type: EventType | None = attribute_field(
         "Webhooks that receive events of this type.", default=UNSET
     )

@@ -17,7 +17,6 @@ FACTOR_IS_NO_OBJECT = "a factor is no object of ours: it is on, or it is not"
 PART_OF_USER = "acts on a part of a User, which is no type of its own"
 ENTRY_OF_STORE = "acts on a KeyValueEntry by its key"
 PART_OF_MAILBOX = "acts on a part of a Mailbox, which is no type of its own"
-FORWARD_LIST = "a list that is short, and read forwards only"
 CONNECTOR_FIELDS = (*("autoMapFolders", "mirrorDeletes", "removeDuplicates", "virusCheck"),)
 EXCEPTIONS: dict[str, dict[str, str]] = {  # by rule: the exceptions with their reasons
     "find_wrong_suffix": {
@@ -188,14 +187,6 @@ EXCEPTIONS: dict[str, dict[str, str]] = {  # by rule: the exceptions with their 
         "QueueFilter.since": ESTABLISHED_NAME,
         "FileAttachmentInput.expiresAt": "a time, or a duration until then",
         "FileShareCreateInput.expiresAt": "a time, or a duration until then",
-    },
-    "find_wrong_connections": {
-        "SearchDiagnostics.hits": FORWARD_LIST,
-        "User.addresses": FORWARD_LIST,
-        "User.filters": FORWARD_LIST,
-        "User.sieveScripts": FORWARD_LIST,
-        "User.quarantine": FORWARD_LIST,
-        "User.temporaryAddresses": FORWARD_LIST,
     },
     "find_public_root_fields": {
         "Mutation.authenticate": "where one signs in",

@@ -366,7 +366,7 @@ async def test_root_can_export_and_the_access_is_logged(
         environment, "SELECT mutation FROM audit_log ORDER BY id DESC LIMIT 1"
     ) == [("userExport",)]
     statement_text = (
-        "SELECT sum(count) FROM auth_events WHERE user_id = :u AND action = 'read mail'"
+        "SELECT sum(count) FROM auth_events WHERE user_id = :u AND action = 'MESSAGES_READ'"
     )
     before = await select_rows(environment, statement_text, u=ada.user.id)
     path = (await load_export(root, payload["userExport"]["id"]))["url"].partition("?")[0]

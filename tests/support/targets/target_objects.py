@@ -223,7 +223,9 @@ async def _insert_legal_hold_and_task_rows(target: TargetObjects, message: Colum
     await target.insert_row(
         "HeldCopy", HeldCopy, **legal_hold, blob_id=message.blob_id, origin_id=message.id
     )
-    task = await target.insert_row("Task", Task, kind="EXPORT", state="QUEUED", not_before=FUTURE)
+    task = await target.insert_row(
+        "Task", Task, kind="USER_EXPORT", state="QUEUED", not_before=FUTURE
+    )
     await target.insert_row("UserExport", Export, task_id=task, expires_at=FUTURE, format="JSON")
     target.text_by_name["undo"] = f"undo {target.marker}"
     before = {"kind": "MESSAGE_UPDATE", "messages": {}}

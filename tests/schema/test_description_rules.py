@@ -1,0 +1,39 @@
+"""Descriptions of the schema are understandable alone."""
+
+import pytest
+
+from tests.support.schema.description_rules import (
+    broken_rules,
+    read_known,
+    shared_texts,
+    unclear_descriptions,
+)
+from tests.support.schema.printed_schema import SDL
+
+
+def test_no_other_description_breaks_a_rule() -> None:
+    found = unclear_descriptions(SDL)
+    assert {name: rules for name, rules in found.items() if name not in read_known()} == {}
+    assert read_known() <= found.keys(), "remove clear descriptions from the list"
+
+
+@pytest.mark.parametrize(
+    ("coordinate", "text", "rule"),
+    [
+        ("Autoreply.name", "Whose name.", "begins as a fragment"),
+        ("Query.tasks(users:)", "Of these accounts.", "begins as a fragment"),
+        ("User.quota", "Bytes; null = unlimited.", "contains 'null = '"),
+        ("Connector.port", "The port.", "only repeats the name"),
+        ("Connector.lastRunAt", "Start of the last run.", ""),
+        ("Query.users", "All users, by name.", "does not begin with a verb"),
+        ("Query.users", "Lists users, by name.", ""),
+        ("Query.users(first:)", "Page size, 1 to 250. Default: 20.", ""),
+    ],
+)
+def test_rules_find_unclear_texts(coordinate: str, text: str, rule: str) -> None:
+    assert list(broken_rules(coordinate, text)) == [rule][: bool(rule)]
+
+
+def test_texts_of_different_fields_are_found() -> None:
+    texts = {"A.host": "Name.", "B.hosts": "Name.", "A.port": "Number.", "B.id": "Number.", "A": ""}
+    assert list(shared_texts(texts)) == ["A.port", "B.id"]

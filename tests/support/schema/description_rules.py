@@ -1,0 +1,108 @@
+"""Rules for descriptions of the schema, as a command for `make check`.
+
+`python -m tests.support.schema.description_rules` prints the descriptions that break a rule and
+are not in the list of known ones. With `--write` it writes that list.
+"""
+
+import re
+import sys
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from graphql import GraphQLSchema
+
+from tests.support.schema.naming_rules import iter_describable
+from tests.support.schema.printed_schema import SDL
+
+KNOWN_FILE = Path(__file__).parents[2] / "schema" / "unclear_descriptions.txt"
+ROOT_TYPES = ("Query", "Mutation", "Subscription")
+# Sentences that graph/types/requirement_texts.py appends.
+REQUIREMENT = re.compile(
+    r" ?(Requires|A USER also needs|A DOMAIN_ADMIN also needs|Needs no sign-in|Cost:)[^.]*\."
+)
+# A description that begins so depends on another one, which the sorted schema moves away.
+FRAGMENT_START = re.compile(
+    r"(And|Or|Of|To|By|Whose|Who|Which|Where|Whether|Also|Then|What|How|If absent|Nothing)\b"
+)
+UNCLEAR_PHRASES = (
+    "whoever", "of ours", "stand", "stands", "by itself", "letter", "letters", "told", "tell of",
+    "tells of", "elsewhere", "nothing given", "the viewer's", "those there", "afresh", "anew",
+    "such as are", "one's own", "in the house",
+)  # fmt: skip
+UNCLEAR_WORDS = re.compile(
+    rf"\b(nothing|null|absent|empty) = |\b({'|'.join(UNCLEAR_PHRASES)})\b", re.IGNORECASE
+)
+ROOT_VERB = re.compile(r"[A-Z][a-z]+s\b")
+WORD = re.compile(r"[a-z0-9]+")
+FILLER_WORDS = frozenset({"a", "an", "the", "of", "this", "is", "its", "it"})
+
+
+def words_of(text: str) -> set[str]:
+    """The words of a name or a text, in lower case and without plural."""
+    spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", text).replace("_", " ").lower()
+    return {word.removesuffix("s") for word in WORD.findall(spaced)} - FILLER_WORDS
+
+
+def broken_rules(coordinate: str, text: str) -> Iterator[str]:
+    """Yield the rules that a description breaks. `text` has no sentences about requirements."""
+    type_name, _, field_name = coordinate.partition(".")
+    if FRAGMENT_START.match(text):
+        yield "begins as a fragment"
+    if word := UNCLEAR_WORDS.search(text):
+        yield f"contains {word[0]!r}"
+    if field_name and words_of(text) <= words_of(coordinate):
+        yield "only repeats the name"
+    is_root_field = type_name in ROOT_TYPES and field_name and "(" not in field_name
+    if is_root_field and not ROOT_VERB.match(text):
+        yield "does not begin with a verb"
+
+
+def shared_texts(texts: Mapping[str, str]) -> Iterator[str]:
+    """Yield the coordinates of descriptions that fields of different names share."""
+    coordinates_by_text = defaultdict[str, list[str]](list)
+    for coordinate, text in texts.items():
+        if "." in coordinate:
+            coordinates_by_text[text].append(coordinate)
+    for coordinates in coordinates_by_text.values():
+        names = {re.split(r"[.(]", one)[-1].rstrip(":)").removesuffix("s") for one in coordinates}
+        if len(names) > 1:
+            yield from coordinates
+
+
+def unclear_descriptions(schema: GraphQLSchema) -> dict[str, list[str]]:
+    """The broken rules of the descriptions that break one, by coordinate."""
+    texts = {
+        coordinate: REQUIREMENT.sub("", value.description or "").strip()
+        for coordinate, value in iter_describable(schema)
+    }
+    result = defaultdict[str, list[str]](list)
+    for coordinate, text in texts.items():
+        for rule in broken_rules(coordinate, text):
+            result[coordinate].append(rule)
+    for coordinate in shared_texts(texts):
+        result[coordinate].append("is shared by fields of different names")
+    return dict(result)
+
+
+def read_known() -> set[str]:
+    """The coordinates of descriptions that are known to break a rule."""
+    return set(KNOWN_FILE.read_text().split("\n")) - {""}
+
+
+def main() -> None:
+    """Print the unclear descriptions that are not known, or write the list of known ones."""
+    found = unclear_descriptions(SDL)
+    if "--write" in sys.argv:
+        KNOWN_FILE.write_text("".join(f"{coordinate}\n" for coordinate in sorted(found)))
+        return
+    known = read_known()
+    for coordinate in sorted(found.keys() - known):
+        sys.stdout.write(f"{coordinate}: the description {', '.join(found[coordinate])}\n")
+    for coordinate in sorted(known - found.keys()):
+        sys.stdout.write(f"{coordinate}: is clear, remove it from {KNOWN_FILE.name}\n")
+    sys.exit(found.keys() != known)
+
+
+if __name__ == "__main__":
+    main()
