@@ -227,7 +227,7 @@ async def test_connector_without_password_is_enabled_with_a_password(
     ((connector_id,), *_) = await select_rows(
         bob.environment, "SELECT id FROM connectors WHERE user_id = :u ORDER BY id", u=bob.user.id
     )
-    with pytest.raises(InvalidInput, match="it has no password"):
+    with pytest.raises(InvalidInput, match="An active connector requires a password"):
         await connector_mutations.update_connectors(
             client_context(bob), [connector_id], {"active": True}, None
         )

@@ -149,7 +149,7 @@ TARGET_ERROR_MEMBERS = {
 # Errors of checks that run after the target was accepted.
 LATER_ERRORS = {
     "domainDelete": "nobody deletes the own account",
-    "mailImport source": "the mail is in this account already",
+    "mailImport source": "Source and destination are the same account",
     "webauthnDelete": "prove a second factor that is on",
 }
 
