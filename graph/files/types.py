@@ -186,7 +186,9 @@ class FutureTimeInput:
         after = self.from_now.value if self.from_now else timedelta(0)  # one of the two is given
         if after > MAX_LIFETIME:
             raise InvalidInput(
-                "at most a hundred years", constraint=ValidationConstraint.RANGE, path=["expiresAt"]
+                "At most 100 years from now",
+                constraint=ValidationConstraint.RANGE,
+                path=["expiresAt"],
             )
         return info.context.environment.now() + after
 
@@ -234,7 +236,8 @@ class FileMutation:
         ctx, owner = info.context, await load_named_user_id(info, input.user or None)
         if owner not in (None, ctx.viewer.user_id):
             raise Forbidden(
-                "others' files are stored by acting as them", requires="userImpersonate"
+                "Files of another user can be stored with a token of userImpersonate",
+                requires="userImpersonate",
             )
         key = await stored_files.create_file(ctx, input.to_new_file())
         return FilePayload(

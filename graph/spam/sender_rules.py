@@ -139,7 +139,7 @@ class SenderScopeInput:
             )
             return RuleOwner(user_id=row.id)
         if self.global_ and not self.global_.value:
-            text = "name somebody, or say true"
+            text = "Must be true, or name a user, tag or domain instead"
             raise InvalidInput(
                 text, constraint=ValidationConstraint.EXCLUSIVE, path=["scope", "global"]
             )

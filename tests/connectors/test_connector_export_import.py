@@ -320,7 +320,7 @@ async def test_task_fails_if_its_passphrase_cannot_be_decrypted(
         pass
     task = await load_task(ada, payload["userExport"]["task"]["id"])
     assert (task["state"], task["error"]) == (
-        "FAILED", "it cannot be opened any more: begin anew"
+        "FAILED", "The passphrase can't be decrypted any more: start again"
     )  # fmt: skip
 
 

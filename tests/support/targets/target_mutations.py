@@ -150,7 +150,7 @@ TARGET_ERROR_MEMBERS = {
 LATER_ERRORS = {
     "domainDelete": "nobody deletes the own account",
     "mailImport source": "Source and destination are the same account",
-    "webauthnDelete": "prove a second factor that is on",
+    "webauthnDelete": "A proof of a second factor that is on is required",
 }
 
 
