@@ -376,8 +376,8 @@ async def test_admin_needs_a_reason_to_disable_factors(
         entry = (await load_all_rows(ada.environment, AuditLogEntry))[-1]
         assert (entry.mutation, entry.target_id) == (name, ada.user.id)
         assert (entry.before, entry.after) == (
-            {"two_factor_methods": ["TOTP"]},
-            {"two_factor_methods": []},
+            {"twoFactorMethods": ["TOTP"]},
+            {"twoFactorMethods": []},
         )
         assert entry.reason == "lost his phone"
         ada.environment.clock.read.tick(minutes=5)  # type: ignore[attr-defined]
