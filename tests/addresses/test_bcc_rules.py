@@ -15,7 +15,7 @@ from mail.delivery.listener_backend import LocalBackend
 from mail.mime.header_encoding import NamedAddress
 from models.addresses.rewrites import BccDirection
 from models.errors import NotFound
-from models.events.event_types import EventType
+from models.events.event_types import SUBMISSION_EVENT_TYPES, EventType
 from models.events.journal import PLATFORM, Change
 from models.queue.tables import DeliveryState
 from models.runtime.environment import Environment
@@ -226,7 +226,7 @@ async def test_received_message_is_copied_by_recipient_rules(
 async def platform_submission_states(environment: Environment) -> list[tuple[int, str]]:
     """Return submission ID and state of the platform's events, each pair once."""
     statement = select(col(Change.ids), col(Change.facts)).where(
-        col(Change.stream_id) == PLATFORM, col(Change.type) == EventType.SUBMISSION_CHANGED
+        col(Change.stream_id) == PLATFORM, col(Change.type).in_(SUBMISSION_EVENT_TYPES)
     )
     changes = await environment.database.read(statement.order_by(col(Change.last)))
     return list(dict.fromkeys((row.ids[0], row.facts["state"]) for row in changes))
@@ -416,7 +416,7 @@ async def test_sent_message_is_copied_without_notice_to_the_sender(
     changed_ids = [
         ids
         for kind, ids in await load_journal_entries(environment, ada.user.id, position)
-        if kind == EventType.SUBMISSION_CHANGED
+        if kind in SUBMISSION_EVENT_TYPES
     ]
     assert {changed_id for ids in changed_ids for changed_id in ids} == {submission_id}
     ((copy_id,),) = await select_rows(

@@ -125,7 +125,7 @@ async def test_password_change_by_admin_is_logged(
     assert NEW_PASSWORD not in str(log_entry)
     assert "argon2" not in str(log_entry)
     ((maker_id, user_id),) = await select_rows(
-        root.environment, "SELECT \"by\", user_id FROM auth_events WHERE action = 'password change'"
+        root.environment, "SELECT \"by\", user_id FROM auth_events WHERE action = 'PASSWORD_CHANGE'"
     )
     assert (bool(maker_id), user_id) == (True, eve.user.id)
     _, (error,) = await try_update_users(root, eve, bob, password=NEW_PASSWORD)
@@ -186,7 +186,7 @@ async def test_temporary_password_keeps_regular_password(
     for table in ("audit_log", "auth_events", "changes", "replays"):
         assert password not in str(await select_rows(root.environment, f"SELECT * FROM {table}"))  # noqa: S608
     (event,) = await select_rows(
-        root.environment, "SELECT user_id FROM auth_events WHERE action = 'password reset'"
+        root.environment, "SELECT user_id FROM auth_events WHERE action = 'PASSWORD_RESET'"
     )
     assert event == (eve.user.id,)
     # A temporary password can set a new password, and is deleted then.

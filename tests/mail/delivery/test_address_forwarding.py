@@ -10,7 +10,7 @@ from sqlmodel import col
 from mail.addresses import srs
 from mail.mime.header_encoding import NamedAddress
 from mail.recipients import recipient_routes
-from models.events.event_types import EventType
+from models.events.event_types import SUBMISSION_EVENT_TYPES
 from models.events.journal import PLATFORM, Change
 from models.events.wakeups import QUEUE
 from models.queue.tables import DeliveryState, QueueEntry
@@ -50,7 +50,7 @@ async def test_forwarded_message_has_an_srs_sender(
         assert await send_transaction(lmtp_client, raw, LIST_ADDRESS) == ACCEPTED_REPLIES
         await wait_for_messages(smtp_server)
     statement = select(func.count().label("many")).where(
-        col(Change.stream_id) == PLATFORM, col(Change.type) == EventType.SUBMISSION_CHANGED
+        col(Change.stream_id) == PLATFORM, col(Change.type).in_(SUBMISSION_EVENT_TYPES)
     )
     # one when it is queued, one when it is sent
     assert (await environment.database.read(statement))[0].many == 2

@@ -11,7 +11,7 @@ from sqlmodel import col
 from mail.mime.header_encoding import NamedAddress
 from mail.smtp.mx_server import MxListener
 from mail.smtp.smtp_server import SmtpListenerConfig
-from models.events.event_types import EventType
+from models.events.event_types import SUBMISSION_EVENT_TYPES
 from models.events.journal import Change
 from models.queue.tables import QueueEntry
 from models.runtime.environment import Environment
@@ -90,7 +90,7 @@ async def stored_message_id(environment: Environment, submission_id: int) -> str
 async def journaled_states(environment: Environment, user_id: int) -> list[str]:
     """Submission states in the journal of the account."""
     statement = select(col(Change.facts)).where(
-        col(Change.stream_id) == user_id, col(Change.type) == EventType.SUBMISSION_CHANGED
+        col(Change.stream_id) == user_id, col(Change.type).in_(SUBMISSION_EVENT_TYPES)
     )
     rows = await environment.database.read(statement.order_by(col(Change.last)))
     return [row.facts["state"] for row in rows]

@@ -24,7 +24,7 @@ from mail.queue.delivery_results import (
 )
 from mail.queue.dsn_writer import report_from_results
 from mail.routing.mx_hosts import OutboundSettings, parse_next_hop
-from models.events.event_types import EventType
+from models.events.event_types import SUBMISSION_EVENT_TYPES, EventType
 from models.events.journal import Change, JournalEntry, record_entry
 from models.files.blobs import Blob, SubmissionBlob
 from models.queue.tables import DeliveryState
@@ -142,7 +142,7 @@ async def test_submission_states_are_in_user_journal(
         key = await queue_message(ada)
         await wait_until_tried(environment, key)
     query = select(col(Change.facts)).where(
-        col(Change.stream_id) == ada.user.id, col(Change.type) == EventType.SUBMISSION_CHANGED
+        col(Change.stream_id) == ada.user.id, col(Change.type).in_(SUBMISSION_EVENT_TYPES)
     )
     rows = await environment.database.read(query.order_by(col(Change.last)))
     assert [row.facts["state"] for row in rows] == ["QUEUED", "SENDING", "PARTIAL"]
