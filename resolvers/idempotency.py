@@ -39,7 +39,10 @@ async def find_stored_payload(ctx: Context, request: IdempotentRequest) -> Any:
     )
     stored = next(iter(await ctx.read(statement)), None)
     if stored and stored.asked != request.digest(ctx.environment.signing_secret):
-        raise Conflict("this key was used for something else", path=["options", "idempotencyKey"])
+        raise Conflict(
+            "The idempotency key was used for another mutation or input",
+            path=["options", "idempotencyKey"],
+        )
     return stored and stored.answer
 
 
@@ -59,4 +62,6 @@ async def store_payload(ctx: Context, request: IdempotentRequest, payload: Any) 
         async with ctx.write_session() as session:
             await session.exec(insert(IdempotentPayload).values(row.model_dump()))
     except IntegrityError as clash:  # a concurrent request has stored it
-        raise Conflict("the same call is being answered", path=["options"]) from clash
+        raise Conflict(
+            "A request with this idempotency key is in progress", path=["options"]
+        ) from clash

@@ -23,7 +23,7 @@ def contains_text_sql(column: Any, part: str) -> ColumnElement[bool]:
     1,000 characters.
     """
     if len(part) > MAX_SEARCH_LENGTH:
-        text = f"what is looked for has at most {MAX_SEARCH_LENGTH} characters"
+        text = f"A search text has at most {MAX_SEARCH_LENGTH} characters"
         raise InvalidInput(text, constraint=ValidationConstraint.MAX, path=["filter"])
     folded = fold_text(part)
     if part and not folded:
@@ -61,7 +61,7 @@ def validate_text(text: str | None, *, max_length: int, path: Sequence[str]) -> 
     """
     text = (text or "").strip()
     if len(text) > max_length or _NUL_OR_SURROGATE.search(text):
-        message = f"at most {max_length} characters, and none that no store takes"
+        message = f"At most {max_length} characters, without NUL and unpaired surrogates"
         raise InvalidInput(message, constraint=ValidationConstraint.LENGTH, path=path)
     return text or None
 

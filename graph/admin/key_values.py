@@ -116,7 +116,7 @@ class KeyValueEntryFilter(ConditionsInput):
         """
         has_exact_key = is_given(self.exact_key)
         if has_exact_key and is_given(self.prefix):
-            text = "give either prefix or exactKey"
+            text = "prefix and exactKey can't be combined"
             raise InvalidInput(
                 text, constraint=ValidationConstraint.EXCLUSIVE, path=["filter", "exactKey"]
             )
@@ -201,7 +201,7 @@ class KeyValueDeletePayload(MutationPayload):
 def _shared_namespace(user_ref: UserRef | None, store: str) -> KeyValueNamespace:
     """Return the namespace of shared entries. Raises Invalid if a user is named as well."""
     if user_ref:
-        text = "what is shared is nobody's: name no user"
+        text = "shared and user can't be combined"
         raise InvalidInput(text, constraint=ValidationConstraint.EXCLUSIVE, path=["shared"])
     return KeyValueNamespace(PLATFORM, store)
 

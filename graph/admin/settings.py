@@ -216,7 +216,7 @@ class SettingMutation:
     async def setting_set(self, info: Info, input: SettingSetInput) -> SettingPayload:
         if input.value is UNSET:
             raise InvalidInput(
-                "give a value", constraint=ValidationConstraint.REQUIRED, path=["value"]
+                "A value is required", constraint=ValidationConstraint.REQUIRED, path=["value"]
             )
         setting = await admin_settings.set_setting(info.context, input.key, input.value)
         return SettingPayload(setting=Setting.from_stored_setting(setting))

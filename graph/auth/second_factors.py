@@ -306,7 +306,7 @@ def _validated_webauthn_response(response: object, error_path: list[str]) -> dic
     """Return a WebAuthn response. Raises Invalid at `error_path` if it is not a JSON object."""
     if not isinstance(response, dict):
         raise InvalidInput(
-            "what a key says is a JSON object",
+            "The response of a security key must be a JSON object",
             constraint=ValidationConstraint.OBJECT,
             path=error_path,
         )

@@ -41,7 +41,7 @@ UNKNOWN_USER_ID = 0  # no account has this id
     directives=[Auth(scope=Scope.READ)],
 )
 class AuthEvent(NodeView):
-    action: AuthEventAction = attribute_field("The action.")
+    action: AuthEventAction = attribute_field("Action that the event records.")
     result: AuthEventResult = attribute_field(
         "Result of the action, or the state of the user that prevented it."
     )
@@ -83,13 +83,13 @@ class AuthLogFilter(ConditionsInput):
     user: UserRef | None = attribute_field(
         "User that the events are about. `User.authLog` refuses this condition.", default=UNSET
     )
-    action: AuthEventAction | None = attribute_field("The action.", default=UNSET)
+    action: AuthEventAction | None = attribute_field("Action of the events.", default=UNSET)
     ip: IPAddress | None = attribute_field("IP address of the client.", default=UNSET)
     network: CIDR | None = attribute_field(
         "Network that contains the IP address of the client.", default=UNSET
     )
-    result: AuthEventResult | None = attribute_field("The result.", default=UNSET)
-    protocol: AuthProtocol | None = attribute_field("The protocol of the client.", default=UNSET)
+    result: AuthEventResult | None = attribute_field("Result of the events.", default=UNSET)
+    protocol: AuthProtocol | None = attribute_field("Protocol that the client used.", default=UNSET)
     since: datetime | None = attribute_field(
         "Earliest time of the first of equal events, inclusive.", default=UNSET
     )

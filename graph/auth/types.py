@@ -569,7 +569,7 @@ def _proof_from_input(input: AuthenticateInput) -> SecondFactorProof:
     Raises Invalid if the WebAuthn response is not a JSON object.
     """
     if input.webauthn and not isinstance(input.webauthn, dict):
-        text = "what a key has signed is an object"
+        text = "The response of a security key must be a JSON object"
         raise InvalidInput(text, constraint=ValidationConstraint.OBJECT, path=["webauthn"])
     return SecondFactorProof(
         input.totp or None, cast("Mapping[str, Any] | None", input.webauthn or None)
@@ -583,7 +583,7 @@ def _validated_root_field_names(info: Info, operation_names: Sequence[str]) -> l
     known_names = {name for root in roots if root for name in root.fields}
     for index, name in enumerate(operation_names):
         if name not in known_names:
-            text = "no field of Query, Mutation or Subscription"
+            text = "Must be the name of a field of Query, Mutation or Subscription"
             raise InvalidInput(
                 text, constraint=ValidationConstraint.UNKNOWN, path=["operations"], index=index
             )

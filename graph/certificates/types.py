@@ -40,28 +40,48 @@ def _fingerprint_with_colons(fingerprint: str | None) -> str | None:
 
 
 @strawberry.type(
-    description="What a server shows to who asks for its name by TLS: key and certificate. It "
-    "serves other names in it, too, where these have none of their own.",
+    description="A TLS certificate chain with its private key for a server name (SNI, RFC "
+    "6066). It also serves other names in it that have no certificate "
+    "themselves.",
     directives=[Auth(role=Role.ADMIN)],
 )
 class Certificate(NodeView):
-    server_name: str = attribute_field("Name of the server, in ASCII form.")
-    alt_names: list[str] = attribute_field("Names in the certificate; *. stands for one label.")
-    description: str | None = attribute_field("For administrators.")
+    server_name: str = attribute_field(
+        "Server name that the certificate is stored for, in ASCII form."
+    )
+    alt_names: list[str] = attribute_field(
+        "DNS names in the certificate (subjectAltName, RFC 5280). A wildcard covers one label."
+    )
+    description: str | None = attribute_field("Description for administrators. Null: none.")
     fingerprint: str | None = attribute_field(
-        "SHA-1, in hex with colons; null = none was issued yet."
+        "SHA-1 fingerprint of the certificate in hex, with a colon after each byte. "
+        "Null: no certificate was issued yet."
     )
-    fingerprint_sha256: str | None = attribute_field("SHA-256, likewise.")
-    issuer: str | None = attribute_field("Who signed it, such as CN=R11,O=Let's Encrypt,C=US.")
-    acme: bool = attribute_field("Renewed by itself.")
+    fingerprint_sha256: str | None = attribute_field(
+        "SHA-256 fingerprint of the certificate in hex, with a colon after each "
+        "byte. Null: no certificate was issued yet."
+    )
+    issuer: str | None = attribute_field(
+        "Distinguished name of the issuer, such as CN=R11,O=Let's Encrypt,C=US. "
+        "Null: no certificate was issued yet."
+    )
+    acme: bool = attribute_field(
+        "True if the certificate is ordered and renewed by ACME (RFC 8555)."
+    )
     acme_names: list[str] = attribute_field(
-        "Names that ACME puts into it beside serverName, in ASCII form."
+        "Names that ACME orders in addition to serverName, in ASCII form."
     )
-    acme_state: str | None = attribute_field("Last step or error.")
-    created_at: datetime = attribute_field("Creation.")
-    updated_at: datetime = attribute_field("Last change or step.")
-    starts_at: datetime | None = attribute_field("Valid from.")
-    expires_at: datetime | None = attribute_field("Valid until.")
+    acme_state: str | None = attribute_field("Last step or error of ACME, as text. Null: none.")
+    created_at: datetime = attribute_field(
+        "Time when the certificate was first stored for the server name."
+    )
+    updated_at: datetime = attribute_field("Time of the last change or ACME step.")
+    starts_at: datetime | None = attribute_field(
+        "Time from which the certificate is valid. Null: no certificate was issued yet."
+    )
+    expires_at: datetime | None = attribute_field(
+        "Time when the certificate expires. Null: no certificate was issued yet."
+    )
 
     load_batch = staticmethod(certificates.load_visible_certificates_by_id)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
@@ -80,12 +100,12 @@ class CertificateRef(ObjectRef):
     )
 
 
-@strawberry.input(description="Selects certificates.")
+@strawberry.input(description="Conditions on certificates.")
 class CertificateFilter(ConditionsInput):
     query: str | None = attribute_field("Part of the server name, in any case.", default=UNSET)
     include_alt_names: bool | None = attribute_field(
-        "Compares `query` with all names in the certificate. A wildcard name matches the names "
-        "that it covers. Default: false.",
+        "Compares `query` with all names in the certificate. A wildcard name "
+        "matches the names that it covers. Default: false.",
         default=UNSET,
     )
 
@@ -96,55 +116,68 @@ class CertificateFilter(ConditionsInput):
 
 @strawberry.input(description="Input of certificateSet.")
 class CertificateSetInput(Options):
-    server_name: str = attribute_field("Name it is served for, also where it does not stand in it.")
+    server_name: str = attribute_field(
+        "Server name (SNI) that the certificate is served for. If the certificate "
+        "does not contain the name, the payload has a warning."
+    )
     description: str | None = attribute_field(
-        "For administrators; absent = unchanged.", default=UNSET
+        "Description for administrators, at most 500 printable characters. Default: "
+        "unchanged. Null: none.",
+        default=UNSET,
     )
     acme: bool | None = attribute_field(
-        "Key and certificate are made by ACME, and renewed; those sent are served until then.",
+        "Orders and renews the certificate by ACME (RFC 8555). A certificate in the "
+        "input is served until then. False stops the renewal.",
         default=False,
     )
     acme_names: list[str] | None = attribute_field(
-        "Names that ACME puts into it beside serverName, at most 100 with that; those that do not "
-        "stand in it yet are ordered at once. Absent = unchanged; without acme there are none.",
+        "Names that ACME orders in addition to serverName: at most 100 with it. "
+        "Names that the certificate does not contain are ordered at once. Refused "
+        "without acme. Default: unchanged.",
         default=UNSET,
     )
     private_key: str | None = attribute_field(
-        "PEM, not encrypted: of RSA with 2048 bits or more, ECDSA or EdDSA. Absent = it lies in "
-        "cert, or stays.",
+        "Private key in PEM, not encrypted: RSA with at least 2,048 bits, ECDSA or "
+        "EdDSA. Default: the key in cert, else the stored key.",
         default=UNSET,
     )
     cert: str | None = attribute_field(
-        "PEM; may be a bundle of key, certificate and chain in any order. Absent = unchanged.",
+        "Certificate in PEM, or a bundle of private key, certificate and chain in "
+        "any order. Default: unchanged.",
         default=UNSET,
     )
     ca: list[str] | None = attribute_field(
-        "PEM of the chain, where cert has it not.", default=UNSET
+        "Intermediate certificates in PEM, if cert does not contain the chain.", default=UNSET
     )
 
 
-@strawberry.type(description="Answer of certificateSet.")
+@strawberry.type(description="Payload of certificateSet.")
 class CertificatePayload(MutationPayload):
-    certificate: Certificate | None = attribute_field("As it is now.", default=None)
+    certificate: Certificate | None = attribute_field(
+        "The certificate after the change.", default=None
+    )
 
 
 @strawberry.input(description="Input of certificateDelete.")
 class CertificateDeleteInput(Options):
     certificates: list[CertificateRef] = attribute_field("The certificates to delete.")
     revoke: RevocationReason | None = attribute_field(
-        "Those that ACME has made are revoked by their authorities before, at most "
-        f"{acme_revocation.MAX_REVOCATIONS} at a time; where one is not, nothing is deleted, and "
-        "what was "
-        "revoked before it says so in its acmeState.",
+        "Revokes the certificates at their ACME authorities first, with this "
+        f"reason: at most {acme_revocation.MAX_REVOCATIONS}. If a revocation fails, "
+        "no certificate is deleted, and acmeState names the revoked ones. Default: "
+        "not revoked.",
         default=UNSET,
     )
 
 
-@strawberry.type(description="Answer of certificateDelete.")
+@strawberry.type(description="Payload of certificateDelete.")
 class CertificateDeletePayload(MutationPayload):
-    deleted_ids: list[strawberry.ID] = attribute_field("What is gone.", default_factory=list)
+    deleted_ids: list[strawberry.ID] = attribute_field(
+        "Global IDs of the deleted certificates.", default_factory=list
+    )
     revoked_ids: list[strawberry.ID] = attribute_field(
-        "Of those, what was revoked; others had ended, or had never been issued.",
+        "Global IDs of the deleted certificates that were revoked. Expired "
+        "certificates and certificates that were never issued are not revoked.",
         default_factory=list,
     )
 
@@ -163,7 +196,11 @@ class CertificatesPayload(MutationPayload):
 
 @strawberry.type
 class CertificateQuery:
-    @query("A certificate; null where there is none.", role=Role.ADMIN, scope=Scope.READ)
+    @query(
+        "Returns one certificate. Null: there is no such certificate.",
+        role=Role.ADMIN,
+        scope=Scope.READ,
+    )
     async def certificate(self, info: Info, by: CertificateRef) -> Certificate | None:
         if by.id:
             key = global_ids.decode("Certificate", by.id.value, path="by")
@@ -177,7 +214,7 @@ class CertificateQuery:
         )
 
     @query(
-        "Certificates, oldest first.",
+        "Returns certificates. Oldest first.",
         role=Role.ADMIN,
         scope=Scope.READ,
     )
@@ -206,8 +243,9 @@ class CertificateQuery:
 @strawberry.type
 class CertificateMutation:
     @mutation(
-        "Makes the certificate of a server, or changes it. It is served at once, without a "
-        "restart. The key must fit, and is shown to nobody again.",
+        "Creates or replaces the certificate of a server name. New connections use "
+        "it at once, without a restart. The private key must belong to the "
+        "certificate and is never returned.",
         **WRITE_GUARD,
     )
     async def certificate_set(self, info: Info, input: CertificateSetInput) -> CertificatePayload:
@@ -222,7 +260,7 @@ class CertificateMutation:
         return CertificatePayload(certificate=Certificate.from_row_or_none(row), warnings=warnings)
 
     @mutation(
-        "All or none. Connections that are open stay as they are.",
+        "Deletes certificates, all or none. Open connections are not affected.",
         atomic_exclusion=AtomicExclusion("a revocation", lambda given: bool(given.revoke)),
         **WRITE_GUARD,
     )
@@ -239,8 +277,8 @@ class CertificateMutation:
         )
 
     @mutation(
-        "Has certificates renewed by ACME now, whatever they failed by before; all or none. How "
-        "it ends says acmeState.",
+        "Starts the renewal of certificates by ACME now, all or none, even after "
+        "failures. acmeState shows the result.",
         **WRITE_GUARD,
     )
     async def certificate_renew(

@@ -104,7 +104,7 @@ def column_values(connector_input: Any) -> dict[str, Any]:
         }
     if _input_value(getattr(connector_input, "delete_source", UNSET)) is True:
         if values.get("source_retention"):
-            text = "the same as sourceRetention PT0S: one of both"
+            text = "deleteSource and sourceRetention can't be combined"
             raise InvalidInput(
                 text, constraint=ValidationConstraint.EXCLUSIVE, path=["deleteSource"]
             )
@@ -448,7 +448,7 @@ class ConnectorEditMutation:
         shortest, longest = CHECK_TIMEOUT_RANGE
         if not shortest <= input.timeout <= longest:
             raise InvalidInput(
-                "PT1S to PT1M", constraint=ValidationConstraint.RANGE, path=["timeout"]
+                "From PT1S to PT1M", constraint=ValidationConstraint.RANGE, path=["timeout"]
             )
         values = {**column_values(input), "remote_timeout": input.timeout}
         is_dry_run = bool(input.options and input.options.validate_only)

@@ -37,15 +37,20 @@ from resolvers.files.uploads import DEFAULT_MEDIA_TYPE
 from resolvers.messages.content_access import load_access_refusals, require_readable_row
 
 
-@strawberry.type(description="Link to a file.", directives=[Auth(scope=Scope.MAIL_READ)])
+@strawberry.type(
+    description="A link to a stored file, which works without a credential.",
+    directives=[Auth(scope=Scope.MAIL_READ)],
+)
 class FileShare(NodeView):
-    mode: FileAttachmentMode = attribute_field("What it leads to.")
-    has_password: bool = attribute_field("Asks for a password.")
+    mode: FileAttachmentMode = attribute_field("Access that the link gives.")
+    has_password: bool = attribute_field("True if the link requires a password.")
     expires_at: datetime | None = attribute_field(
-        "Ends then; where nobody said when, each use delays it."
+        "Time when the link expires. If no time was set: 100 days after the last access."
     )
-    last_access_at: datetime | None = attribute_field("Followed; null = never.")
-    access_count: int = attribute_field("How often it was followed.")
+    last_access_at: datetime | None = attribute_field(
+        "Time of the last access by the link. Null: never."
+    )
+    access_count: int = attribute_field("Number of accesses by the link.")
 
     load_batch = staticmethod(shares.load_own_shares_by_id)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
@@ -53,19 +58,21 @@ class FileShare(NodeView):
         "has_password": DerivedField(("password",), lambda stored: stored is not None),
     }
 
-    @field("For whoever is to have it.")
+    @field("URL of the link, for the people who get the file.")
     def url(self, info: Info) -> URL:
         token = shares.create_share_token(info.context.environment, self.row.id)
         return download_urls.absolute_url(info, f"/share/{token}")
 
 
-@strawberry.type(description="Stored file.", directives=[Auth(scope=Scope.MAIL_READ)])
+@strawberry.type(
+    description="A file in a user's file storage.", directives=[Auth(scope=Scope.MAIL_READ)]
+)
 class File(NodeView):
-    filename: str = attribute_field("Name.")
-    content_type: str = attribute_field("MIME type.")
-    size: ByteSize = attribute_field("Bytes.")
+    filename: str = attribute_field("Name of the file.")
+    content_type: str = attribute_field("Media type of the file (RFC 2046).")
+    size: ByteSize = attribute_field("Size of the file.")
     sha256: str = attribute_field("SHA-256 of the content, in hexadecimal.")
-    created_at: datetime = attribute_field("Uploaded.")
+    created_at: datetime = attribute_field("Time when the file was stored.")
 
     load_batch = staticmethod(stored_files.load_visible_files_by_id)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
@@ -73,13 +80,13 @@ class File(NodeView):
         "sha256": DerivedField(("digest",), lambda digest: digest),
     }
 
-    @field("Download.", "user_id")
+    @field("Signed download URL of the file, valid for 15 to 20 minutes.", "user_id")
     def url(self, info: Info) -> URL:
         return download_urls.signed_download_url(
             info, download_urls.file_path(self.row.id), self.row
         )
 
-    @field("Links given out, the oldest first.", "user_id")
+    @field("Links to the file. Oldest first.", "user_id")
     async def shares(self, info: Info) -> list[FileShare]:
         require_readable_row(info.context, self.row)
         rows = await info.context.load(shares.load_shares_by_file, self.row.id)
@@ -109,23 +116,36 @@ async def load_file_page(
     )
 
 
-@strawberry.input(one_of=True, description="What is in a file.")
+@strawberry.input(one_of=True, description="Content of a file.")
 class FileContent:
     upload: strawberry.Maybe[Upload] = attribute_field(
-        "Bytes sent before; the file takes them over."
+        "Upload with the bytes, sent before to POST /rest/uploads. The upload can't be used again."
     )
-    text: strawberry.Maybe[str] = attribute_field("Written as encoding says.")
+    text: strawberry.Maybe[str] = attribute_field(
+        "Text or encoded bytes, in the encoding that the input names."
+    )
 
 
 @strawberry.input(description="Input of fileUpload.")
 class FileUploadInput(Options):
-    user: UserRef | None = attribute_field("Whose: the viewer's, where it is given.", default=UNSET)
-    filename: str | None = attribute_field(
-        "Default: that of the upload, or upload-DATE.", default=UNSET
+    user: UserRef | None = attribute_field(
+        "User who stores the file: no other than the signed-in user. Default: the signed-in user.",
+        default=UNSET,
     )
-    content_type: str | None = attribute_field("Default: by the name.", default=UNSET)
-    content: FileContent = attribute_field("What.")
-    encoding: ContentEncoding = attribute_field("Of content.text.", default=ContentEncoding.UTF8)
+    filename: str | None = attribute_field(
+        "Name of the file. Default: the name of the upload, else upload-DATE with a "
+        "suffix for the media type.",
+        default=UNSET,
+    )
+    content_type: str | None = attribute_field(
+        "Media type of the file. Default: the type that the name's suffix or the "
+        "upload has, else text/plain for text.",
+        default=UNSET,
+    )
+    content: FileContent = attribute_field("Content of the file.")
+    encoding: ContentEncoding = attribute_field(
+        "Encoding of `content.text`.", default=ContentEncoding.UTF8
+    )
 
     def to_new_file(self) -> NewFile:
         """Convert the input to the file to store.
@@ -144,17 +164,17 @@ class FileUploadInput(Options):
         )
 
 
-@strawberry.type(description="A file that was stored.")
+@strawberry.type(description="Payload of fileUpload.")
 class FilePayload(MutationPayload):
-    file: File | None = attribute_field("Its record.", default=None)
+    file: File | None = attribute_field("The stored file.", default=None)
 
 
 @strawberry.input(
     one_of=True,
-    description="A future time that is given absolutely or relative to the current time.",
+    description="A future time, absolute or relative to the current time.",
 )
 class FutureTimeInput:
-    at: strawberry.Maybe[datetime] = attribute_field("The time itself.")
+    at: strawberry.Maybe[datetime] = attribute_field("The absolute time.")
     from_now: strawberry.Maybe[Duration] = attribute_field(
         "Duration after the current time (ISO 8601), such as P30D. At most 100 years."
     )
@@ -166,7 +186,9 @@ class FutureTimeInput:
         after = self.from_now.value if self.from_now else timedelta(0)  # one of the two is given
         if after > MAX_LIFETIME:
             raise InvalidInput(
-                "at most a hundred years", constraint=ValidationConstraint.RANGE, path=["expiresAt"]
+                "At most 100 years from now",
+                constraint=ValidationConstraint.RANGE,
+                path=["expiresAt"],
             )
         return info.context.environment.now() + after
 
@@ -175,13 +197,15 @@ class FutureTimeInput:
 class FileShareCreateInput(Options):
     file: FileRef = attribute_field("The file to share.")
     mode: FileAttachmentMode = attribute_field(
-        "What the link gives access to.", default=FileAttachmentMode.LINK
+        "Access that the link gives. ATTACH is refused.", default=FileAttachmentMode.LINK
     )
     expires_at: FutureTimeInput | None = attribute_field(
-        "End of the link. Default: 100 days after the last access.", default=UNSET
+        "Time when the link expires, at most 100 years from now. Default: 100 days "
+        "after the last access.",
+        default=UNSET,
     )
     password: str | None = attribute_field(
-        "Password that the link asks for. Default: none.", default=UNSET
+        "Password that the link requires. Default: none.", default=UNSET
     )
 
 
@@ -195,7 +219,7 @@ class FileShareDeleteInput(Options):
     file_shares: list[FileShareRef] = attribute_field("The links to delete.")
 
 
-@strawberry.type(description="Result of fileShareCreate.")
+@strawberry.type(description="Payload of fileShareCreate.")
 class FileSharePayload(MutationPayload):
     file_share: FileShare | None = attribute_field("The new link.", default=None)
 
@@ -203,28 +227,33 @@ class FileSharePayload(MutationPayload):
 @strawberry.type
 class FileMutation:
     @mutation(
-        "Stores a file: from bytes sent to POST /rest/uploads, or text. In one step: POST "
-        "/rest/files/{filename}.",
+        "Creates a stored file from an upload (POST /rest/uploads) or from text. A "
+        "user can have 10,000 files. POST /rest/files/{filename} does the same in "
+        "one step.",
         scope=Scope.MAIL,
     )
     async def file_upload(self, info: Info, input: FileUploadInput) -> FilePayload:
         ctx, owner = info.context, await load_named_user_id(info, input.user or None)
         if owner not in (None, ctx.viewer.user_id):
             raise Forbidden(
-                "others' files are stored by acting as them", requires="userImpersonate"
+                "Files of another user can be stored with a token of userImpersonate",
+                requires="userImpersonate",
             )
         key = await stored_files.create_file(ctx, input.to_new_file())
         return FilePayload(
             file=File.from_row_or_none(await ctx.load(stored_files.load_own_files_by_id, key))
         )
 
-    @mutation("Deletes files and the links to them: all or none.", scope=Scope.MAIL)
+    @mutation("Deletes files and the links to them, all or none.", scope=Scope.MAIL)
     async def file_delete(self, info: Info, input: FileDeleteInput) -> DeletePayload:
         keys = ids_from_refs(info, input.files, "files")
         await stored_files.delete_files(info.context, keys)
         return DeletePayload(deleted_ids=[global_ids.encode("File", key) for key in keys])
 
-    @mutation("Creates a link to a file. The link works without a credential.", scope=Scope.MAIL)
+    @mutation(
+        "Creates a link to a file, which works without a credential. A file can have 100 links.",
+        scope=Scope.MAIL,
+    )
     async def file_share_create(self, info: Info, input: FileShareCreateInput) -> FileSharePayload:
         new = NewShare(
             id_from_ref(input.file, "file"),
@@ -236,7 +265,7 @@ class FileMutation:
         row = await info.context.load(shares.load_own_shares_by_id, key)
         return FileSharePayload(file_share=FileShare.from_row_or_none(row))
 
-    @mutation("Deletes links to files: all or none.", scope=Scope.MAIL)
+    @mutation("Deletes links to files, all or none.", scope=Scope.MAIL)
     async def file_share_delete(self, info: Info, input: FileShareDeleteInput) -> DeletePayload:
         keys = ids_from_refs(info, input.file_shares, "fileShares")
         await shares.delete_shares(info.context, keys)

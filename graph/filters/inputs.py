@@ -124,7 +124,7 @@ class FilterQueryInput(RestrictionsInput):
         deep.
         """
         if depth > MAX_DEPTH:
-            message = f"all, any and not go {MAX_DEPTH} levels deep"
+            message = f"Groups (all, any, not) are nested at most {MAX_DEPTH} levels deep"
             raise InvalidInput(message, constraint=ValidationConstraint.DEPTH, path=error_path)
         tests = {
             stored_name: value

@@ -194,7 +194,7 @@ async def _select_scripts(
     if selection or not owner_ids:
         return user_selector_from_selection(selection), selectors
     if len(owner_ids) < len(refs):  # a name would select the scripts of all these owners
-        text = "name all scripts by ID, or all by name, or give `users`"
+        text = "Refer to all scripts by ID, or to all by name, or give `users`"
         raise InvalidInput(text, constraint=ValidationConstraint.EXCLUSIVE, path=[field_name])
     return UserSelector(was_sent=True, ids=tuple(dict.fromkeys(owner_ids))), selectors
 

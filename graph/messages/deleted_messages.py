@@ -200,9 +200,9 @@ class DeletedMessageRestorePayload(MutationPayload):
     )
 
 
-@strawberry.type(description="Work goes on in the background.")
+@strawberry.type(description="Payload of a mutation that starts a task.")
 class TaskPayload(MutationPayload):
-    task: Task | None = attribute_field("What does it.", default=None)
+    task: Task | None = attribute_field("Task that does the work.", default=None)
 
 
 @strawberry.type

@@ -51,13 +51,15 @@ RATE_LIMIT_GUARD: dict[str, Any] = {
     "admin_permission": AdminPermission.RATE_LIMITS,
 }
 MESSAGES_DESCRIPTION = (
-    "Messages in the time window. Null is unlimited, even if the settings have a limit."
+    "Messages that can be sent in the time window, 1 to 1,000,000,000. Null: unlimited, even if "
+    "the settings have a limit."
 )
 
 
 @strawberry.type(
-    description="How many messages an account, or all accounts of a domain together, may send in a "
-    "time. It begins with the first message; each counts once, however many it goes to."
+    description="Number of messages that a user, or all users of a domain together, can "
+    "send in a time window. The window begins with the first message. A message "
+    "counts once for any number of recipients."
 )
 class RateLimit(NodeView):
     messages: int | None = attribute_field(MESSAGES_DESCRIPTION)
@@ -66,17 +68,19 @@ class RateLimit(NodeView):
         "user_id",
         users.load_visible_users_by_id,
         lazy_view_factory("graph.users.types", "User"),
-        description="Whose.",
+        description="User that the limit is set on. Null: the limit is that of a domain.",
     )
     domain: Annotated["Domain", strawberry.lazy("graph.domains.types")] | None = link(
         "domain_id",
         domain_loaders.load_visible_domains_by_id,
         lazy_view_factory("graph.domains.types", "Domain"),
-        description="Whose.",
+        description="Domain that the limit is set on. Null: the limit is that of a user.",
     )
-    used: int = attribute_field("Sent in the time that is running.")
-    exhausted: bool = attribute_field("No more can be sent until resetsAt.")
-    resets_at: datetime | None = attribute_field("When that time ends; null = none is running.")
+    used: int = attribute_field("Messages sent in the current time window.")
+    exhausted: bool = attribute_field("True if no more messages can be sent until resetsAt.")
+    resets_at: datetime | None = attribute_field(
+        "Time when the current time window ends. Null: no window has begun."
+    )
 
     load_batch = staticmethod(rate_limits.load_limits_by_owner)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
@@ -91,25 +95,30 @@ class RateLimit(NodeView):
     }
 
 
-@strawberry.type(description="An account that was turned away, and cannot send for now.")
+@strawberry.type(
+    description="A user who can't send at present, because a message exceeded a rate limit."
+)
 class RateLimitHold(NodeView):
     user: Annotated["User", strawberry.lazy("graph.users.types")] | None = link(
         "id",
         users.load_visible_users_by_id,
         lazy_view_factory("graph.users.types", "User"),
-        description="Who is held up.",
+        description="User who can't send.",
     )
-    source: LimitSource = attribute_field("Whose messages have been too many.")
+    source: LimitSource = attribute_field(
+        "Owner of the exceeded limit: the user, the domain, or the platform."
+    )
     domain: Annotated["Domain", strawberry.lazy("graph.domains.types")] | None = link(
         "domain_id",
         domain_loaders.load_visible_domains_by_id,
         lazy_view_factory("graph.domains.types", "Domain"),
-        description="Whose accounts have sent too many together, where it is a domain.",
+        description="Domain whose users have together exceeded the limit. Null: the limit is "
+        "not that of a domain.",
     )
     messages: int = attribute_field("Messages that can be sent in the time window.")
     per: RatePeriod = attribute_field("Length of the time window.")
     held_at: datetime = attribute_field("Time of the first message that was refused.")
-    resets_at: datetime = attribute_field("When it can send again.")
+    resets_at: datetime = attribute_field("Time when the user can send again.")
 
     load_batch = staticmethod(rate_limits.load_holds_by_user)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
@@ -121,7 +130,7 @@ class RateLimitHold(NodeView):
     }
 
 
-@strawberry.input(description="So many messages in a time.")
+@strawberry.input(description="A number of messages in a time window.")
 class RateLimitInput:
     messages: int | None = attribute_field(MESSAGES_DESCRIPTION)
     per: RatePeriod = attribute_field("Length of the time window.")
@@ -133,42 +142,58 @@ class RateLimitInput:
         return Rate(self.messages or REFUSED_COUNT, self.per)
 
 
-@strawberry.input(description="Which limits: of these users or domains, or of all.")
+@strawberry.input(
+    description="Conditions on rate limits. With both users and domains, limits of either match."
+)
 class RateLimitFilter(ConditionsInput):
-    users: UserSelection | None = attribute_field("Of these.", default=UNSET)
-    domains: list[str] | None = attribute_field("Of these, by name.", default=UNSET)
+    users: UserSelection | None = attribute_field(
+        "Users that the limits are set on.", default=UNSET
+    )
+    domains: list[str] | None = attribute_field(
+        "Names of domains that the limits are set on.", default=UNSET
+    )
     exhausted: bool | None = attribute_field(
-        "No more can be sent for now, or some can.", default=UNSET
+        "True: limits that are used up. False: limits that are not.", default=UNSET
     )
 
 
-@strawberry.input(description="Selects accounts that have reached a rate limit.")
+@strawberry.input(description="Conditions on users who can't send at present.")
 class RateLimitHoldFilter(ConditionsInput):
     users: UserSelection | None = attribute_field(
-        "Only these accounts. Default: all that the viewer sees.", default=UNSET
+        "Users who can't send. Default: all that the caller can see.", default=UNSET
     )
 
 
-@strawberry.input(description="Input of rateLimitSet.")
+@strawberry.input(description="Input of rateLimitSet. Users or domains are required.")
 class RateLimitSetInput(Options):
-    users: UserSelection | None = attribute_field("Of these.", default=UNSET)
-    domains: list[DomainRef] | None = attribute_field("Of these.", default=UNSET)
+    users: UserSelection | None = attribute_field("Users to set the limit on.", default=UNSET)
+    domains: list[DomainRef] | None = attribute_field(
+        "Domains to set the limit on. It applies to all users of the domain together.",
+        default=UNSET,
+    )
     rate_limit: RateLimitInput | None = attribute_field(
-        "The new limit. Null removes the limit: the settings apply.", default=UNSET
+        "The new limit. Null: removes the limit, so that the settings apply.", default=UNSET
     )
 
 
-@strawberry.input(description="Input of rateLimitReset.")
+@strawberry.input(
+    description="Input of rateLimitReset. Users, domains or includePlatform is required."
+)
 class RateLimitResetInput(Options):
-    users: UserSelection | None = attribute_field("Of these.", default=UNSET)
-    domains: list[DomainRef] | None = attribute_field("Of these.", default=UNSET)
-    include_platform: bool = attribute_field("Of the platform too; needs ADMIN.", default=False)
+    users: UserSelection | None = attribute_field("Users whose counters are reset.", default=UNSET)
+    domains: list[DomainRef] | None = attribute_field(
+        "Domains whose counters are reset. Counters of their users stay.", default=UNSET
+    )
+    include_platform: bool = attribute_field(
+        "Resets the counter of the platform. Requires the role ADMIN.", default=False
+    )
 
 
-@strawberry.type(description="Answer of rateLimitSet and rateLimitReset.")
+@strawberry.type(description="Payload of rateLimitSet and rateLimitReset.")
 class RateLimitsPayload(MutationPayload):
     rate_limits: list[RateLimit] = attribute_field(
-        "Those that are set, of users, then of domains.", default_factory=list
+        "Limits that are set on the users and domains of the input: first users, then domains.",
+        default_factory=list,
     )
 
 
@@ -231,7 +256,8 @@ async def _load_payload(info: Info, limit_ids: list[int]) -> RateLimitsPayload:
 @strawberry.type
 class RateLimitQuery:
     @query(
-        "Rates that are set, in the order they were; of others settings say it.",
+        "Returns the rate limits that are set on users and domains. Users and "
+        "domains without one have the limits of the settings. Oldest first.",
         scope=Scope.READ,
         **RATE_LIMIT_GUARD,
     )
@@ -259,8 +285,8 @@ class RateLimitQuery:
         )
 
     @query(
-        "Accounts that were turned away and cannot send for now, the last one first: by a rate "
-        "of their own, of their domain, or of the platform.",
+        "Returns users who can't send at present, because a message exceeded the "
+        "rate limit of the user, the domain or the platform. Newest first.",
         scope=Scope.READ,
         **RATE_LIMIT_GUARD,
     )
@@ -292,8 +318,8 @@ class RateLimitQuery:
 @strawberry.type
 class RateLimitMutation:
     @mutation(
-        "How many messages users, and domains, may send in a time: all or none. What is counted "
-        "counts on.",
+        "Sets or removes the rate limits of users and domains, all or none. "
+        "Messages that are counted already still count.",
         scope=Scope.FULL,
         **RATE_LIMIT_GUARD,
     )
@@ -306,7 +332,7 @@ class RateLimitMutation:
         )
 
     @mutation(
-        "Lets messages that were sent be counted anew: who is held up may send again.",
+        "Resets counters of sent messages, so that users who exceeded a rate limit can send again.",
         scope=Scope.FULL,
         **RATE_LIMIT_GUARD,
     )

@@ -12,7 +12,9 @@ from resolvers.queue import loaders as queue_loaders
 
 @strawberry.input(one_of=True, description="Names one queue entry.")
 class QueueEntryRef(ObjectRef):
-    queue_id: strawberry.Maybe[str] = attribute_field("Queue ID, as the logs name it.")
+    queue_id: strawberry.Maybe[str] = attribute_field(
+        "Queue ID of the entry, as it occurs in logs."
+    )
 
 
 async def load_queue_entry_ids(

@@ -39,29 +39,31 @@ if TYPE_CHECKING:
     from graph.users.types import User
 
 
-@strawberry.type(description="Message waiting to go out.")
+@strawberry.type(description="A message in the outbound queue with its deliveries.")
 class QueueEntry(NodeView):
-    queue_id: str = attribute_field("By which logs and mutations name it.")
-    sender: str = attribute_field('Envelope sender, "" of a report.')
-    size: ByteSize = attribute_field("Of the message.")
-    arrived_at: datetime = attribute_field("Handed in.")
+    queue_id: str = attribute_field("Queue ID, by which logs and mutations name the entry.")
+    sender: str = attribute_field("Envelope sender. Empty: the null sender of a delivery report.")
+    size: ByteSize = attribute_field("Size of the message.")
+    arrived_at: datetime = attribute_field("Time when the message entered the queue.")
     recipients: list[RecipientDelivery] = link(
         "id",
         queue_loaders.load_deliveries_by_entry,
         lambda rows: [RecipientDelivery.from_row(row) for row in rows],
-        description="Each recipient, also those that were served.",
+        description="Delivery to each recipient, including finished deliveries.",
     )
     user: Annotated["User", strawberry.lazy("graph.users.types")] | None = link(
         "user_id",
         user_loaders.load_visible_users_by_id,
         lazy_view_factory("graph.users.types", "User"),
-        description="Who sent it; null = the platform itself, as reports and what is sent on.",
+        description="User who sent the message. Null: the platform sent it, such as a delivery "
+        "report or a forwarded message.",
     )
     submission: Submission | None = link(
         "id",
         submission_loaders.load_own_submissions_by_id,
         Submission.from_row_or_none,
-        description="The same as its sender sees it; null = another's.",
+        description="Submission of the message, as its sender sees it. Null: another user sent "
+        "the message.",
     )
 
     load_batch = staticmethod(queue_loaders.load_visible_entries_by_id)
@@ -71,40 +73,45 @@ class QueueEntry(NodeView):
         "arrived_at": DerivedField(("created_at",), lambda at: at),
     }
 
-    @field("Where it stands: the first of ACTIVE, HOLD, DEFERRED, INCOMING; null = it has gone.")
+    @field(
+        "Queue of the entry: the first of ACTIVE, HOLD, DEFERRED and INCOMING that "
+        "one of its deliveries is in. Null: every delivery is finished."
+    )
     async def queue_name(self, info: Info) -> QueueName | None:
         return (await info.context.load(queue_loaders.load_entry_states, self.row.id)).queue_name
 
-    @field("Next try; null = none: it is being sent, is held, or has gone.")
+    @field(
+        "Time of the next delivery attempt. Null: the entry is being sent, is held, or is finished."
+    )
     async def next_attempt_at(self, info: Info) -> datetime | None:
         return (
             await info.context.load(queue_loaders.load_entry_states, self.row.id)
         ).next_attempt_at
 
-    @field("What was said last to what is to be tried again.")
+    @field("Last error reply to an unfinished delivery. Null: no attempt failed.")
     async def last_error(self, info: Info) -> str | None:
         return await info.context.load(queue_loaders.load_last_errors_by_entry, self.row.id)
 
 
-@strawberry.input(description="Which entries of the queue; all conditions hold.")
+@strawberry.input(description="Conditions on queue entries; all must hold.")
 class QueueFilter(ConditionsInput):
     fields_with_empty_texts = frozenset({"sender"})
 
-    queue_name: QueueName | None = attribute_field("Where they stand.", default=UNSET)
+    queue_name: QueueName | None = attribute_field("Queue of the entries.", default=UNSET)
     users: UserSelection | None = attribute_field(
-        "Of these accounts. Default: all in view.", default=UNSET
+        "Users who sent the messages. Default: all that the caller can see.", default=UNSET
     )
     sender: str | None = attribute_field(
-        'Part of the envelope sender, in any case; "" = without one.', default=UNSET
+        "Part of the envelope sender, in any case. Empty: the null sender.", default=UNSET
     )
     recipient: str | None = attribute_field(
-        "Part of a recipient who is still to be served, in any case.", default=UNSET
+        "Part of a recipient with an unfinished delivery, in any case.", default=UNSET
     )
     since: datetime | None = attribute_field(
-        "Entries that arrived at this time or later.", default=UNSET
+        "Earliest time of arrival in the queue, inclusive.", default=UNSET
     )
     before: datetime | None = attribute_field(
-        "Entries that arrived before this time.", default=UNSET
+        "Latest time of arrival in the queue, exclusive.", default=UNSET
     )
 
     def to_conditions(self) -> QueueEntryConditions:
@@ -131,7 +138,7 @@ class QueueDeleteInput(Options):
     )
     all: bool = attribute_field("Deletes every entry. Requires the role ADMIN.", default=False)
     notify_sender: bool = attribute_field(
-        "Sends a delivery report (DSN) to each sender.", default=False
+        "Sends a delivery report (DSN, RFC 3464) to each sender.", default=False
     )
 
 
@@ -156,26 +163,36 @@ class QueueReleaseInput(Options):
     queue_entries: list[QueueEntryRef] = attribute_field("The entries to release.")
 
 
-@strawberry.type(description="Answer of queueDelete.")
+@strawberry.type(description="Payload of queueDelete.")
 class QueueDeletePayload(MutationPayload):
     deleted_count: int = attribute_field(
-        "Recipients that will not have it; 0 where a task does it.", default=0
+        "Number of cancelled deliveries, one for each recipient. 0 if a task deletes the entries.",
+        default=0,
     )
     task: Task | None = attribute_field(
-        "Does it, where there is much, or reports are made.", default=None
+        "Task that deletes the entries, if there are many or senders are notified. "
+        "Null: they are deleted already.",
+        default=None,
     )
 
 
-@strawberry.type(description="Answer of queueFlush.")
+@strawberry.type(description="Payload of queueFlush.")
 class QueueFlushPayload(MutationPayload):
-    scheduled_count: int = attribute_field("Recipients tried now; 0: a task sees to it.", default=0)
-    task: Task | None = attribute_field("Does it, where there is much.", default=None)
+    scheduled_count: int = attribute_field(
+        "Number of deliveries that are due now, one for each recipient. 0 if a task "
+        "retries the entries.",
+        default=0,
+    )
+    task: Task | None = attribute_field(
+        "Task that retries the entries, if there are many. Null: the deliveries are due now.",
+        default=None,
+    )
 
 
-@strawberry.type(description="Result of queueHold and queueRelease.")
+@strawberry.type(description="Payload of queueHold and queueRelease.")
 class QueueEntriesPayload(MutationPayload):
     queue_entries: list[QueueEntry] = attribute_field(
-        "The entries, in the order of the references.", default_factory=list
+        "The entries after the change, in the order of the references.", default_factory=list
     )
 
 
@@ -208,8 +225,9 @@ async def _hold_or_release(
 @strawberry.type
 class QueueQuery:
     @query(
-        "Lists queue entries of the viewer. A DOMAIN_ADMIN also sees those of the users in the "
-        "administered domains, an ADMIN sees all.",
+        "Returns queue entries with unfinished deliveries that the signed-in user "
+        "sent. A DOMAIN_ADMIN also sees entries of the users of administered "
+        "domains, an ADMIN all entries.",
         scope=Scope.MAIL_READ,
     )
     async def queue(
@@ -245,9 +263,9 @@ WRITE_GUARD: dict[str, Any] = {"role": Role.ADMIN, "scope": Scope.FULL}
 @strawberry.type
 class QueueMutation:
     @mutation(
-        "Sends these no more, but to recipients that are being served right now: the own; for "
-        "DOMAIN_ADMIN those of the domains' accounts, too; for ADMIN any. More than a request "
-        "takes at once is a task's work.",
+        "Deletes queue entries: cancels all deliveries that are not in progress. A "
+        "DOMAIN_ADMIN can delete entries of the users of administered domains, an "
+        "ADMIN all entries. A task deletes large numbers in the background.",
         scope=Scope.SUBMIT,
     )
     async def queue_delete(self, info: Info, input: QueueDeleteInput) -> QueueDeletePayload:
@@ -258,7 +276,11 @@ class QueueMutation:
             deleted_count=result.recipient_count, task=Task.from_row_or_none(result.task)
         )
 
-    @mutation("Tries at once what was to be tried again later, and is not held.", **WRITE_GUARD)
+    @mutation(
+        "Retries deferred deliveries at once, except held ones. A task retries "
+        "large numbers in the background.",
+        **WRITE_GUARD,
+    )
     async def queue_flush(self, info: Info, input: QueueFlushInput) -> QueueFlushPayload:
         result = await queue_mutations.flush_entries(
             info.context, await _load_selection(info, input)
@@ -272,8 +294,8 @@ class QueueMutation:
         return await _hold_or_release(info, input.queue_entries, is_held=True)
 
     @mutation(
-        "Releases held queue entries. The time in which an entry was held does not count "
-        "towards its lifetime in the queue.",
+        "Releases held queue entries. The time in which an entry was held does not "
+        "count towards its lifetime in the queue.",
         **WRITE_GUARD,
     )
     async def queue_release(self, info: Info, input: QueueReleaseInput) -> QueueEntriesPayload:
@@ -283,8 +305,9 @@ class QueueMutation:
 @strawberry.type
 class QueueSubscription:
     @subscription(
-        "Entries that arrive, are tried, changed or gone, each as it is then; of one account in "
-        "the order it happened. What has gone is told whatever queue is asked for.",
+        "Streams queue entries when they arrive, when a delivery is attempted, and "
+        "when they change or finish. Entries of one user keep their order. Finished "
+        "entries match every queueName of the filter.",
         role=Role.ADMIN,
         scope=Scope.READ,
     )

@@ -28,20 +28,39 @@ from resolvers.routing import mutations as routing_mutations
 from resolvers.routing.loaders import POLICIES, RELAYS, TRANSPORTS, RoutingTable
 
 WRITE_GUARD: dict[str, Any] = {"role": Role.ADMIN, "scope": Scope.FULL}
-HOST_DESCRIPTION = "Its name or address; name:port says both."
-TLS_DESCRIPTION = "Nothing goes there without TLS, and its certificate is checked."
-USERNAME_DESCRIPTION = "Whom we sign in as, with a password."
-PASSWORD_DESCRIPTION = "Sealed, and never told."  # noqa: S105 - words
-CHANGED_CREDENTIAL_DESCRIPTION = (
-    "Given once more where the way leads to another server. Sealed, and never told."
+HOST_DESCRIPTION = "Host name or IP address of the relay host, or host:port."
+TLS_DESCRIPTION = (
+    "Requires TLS with a verified certificate. If false, TLS is opportunistic; "
+    "with a user name it is always required."
 )
-NULLABLE_USERNAME_DESCRIPTION = "Whom we sign in as; null = nobody, and the password is forgotten."
-DESTINATION_DESCRIPTION = "Domain, .domain for all below it, address, or /regular expression/."
-NEXT_HOP_DESCRIPTION = "host:port, [host]:port, or with lookupMx a domain; the usual port is 25."
-LOOKUP_MX_DESCRIPTION = "Next hop is a domain, whose mail servers are looked up."
+USERNAME_DESCRIPTION = (
+    "User name to authenticate with (SMTP AUTH), at most 255 printable "
+    "characters; it requires a password. Default: no authentication."
+)
+PASSWORD_DESCRIPTION = "Password for SMTP AUTH. It is stored encrypted, never returned."  # noqa: S105 - words
+CHANGED_CREDENTIAL_DESCRIPTION = (
+    "New password to authenticate with (SMTP AUTH). It is required if another "
+    "server than before would receive the stored one. It is stored encrypted "
+    "and never returned."
+)
+NULLABLE_USERNAME_DESCRIPTION = (
+    "User name to authenticate with (SMTP AUTH). Null: no authentication, and "
+    "the stored password is deleted."
+)
+DESTINATION_DESCRIPTION = (
+    "Recipients that the transport is for: a domain, .domain for all its "
+    "subdomains, an address, or a /regular expression/."
+)
+NEXT_HOP_DESCRIPTION = (
+    "Server that receives the mail: host:port or [host]:port, by default port "
+    "25. With lookupMx: a domain."
+)
+LOOKUP_MX_DESCRIPTION = "Sends to the MX hosts of the next hop, which is a domain."
 PARAMETERS_DESCRIPTION = (
-    "protocols=>=TLSv1.2; of VERIFY and SECURE match=a.example:.example; of FINGERPRINT "
-    "match= and fingerprints of SHA-256 with | between them."
+    "Parameters in the syntax of Postfix, with spaces between them: "
+    "`protocols=>=TLSv1.2` for every level with TLS; `match=a.example:.example` "
+    "for VERIFY and SECURE; `match=` and SHA-256 fingerprints with | between "
+    "them for FINGERPRINT. At most 2,000 ASCII characters."
 )
 NON_COLUMN_FIELDS = frozenset({"options", "password"})
 NULLABLE_FIELDS = frozenset({"username", "parameters"})
@@ -74,28 +93,32 @@ def _column_values(record_input: Any) -> dict[str, Any]:
 class RelayHostCreateInput(Options):
     host: str = attribute_field(HOST_DESCRIPTION)
     port: int | None = attribute_field(
-        "TCP port; 25 where neither it nor host says one.", default=UNSET
+        "TCP port. Default: the port in host, else 25.", default=UNSET
     )
     username: str | None = attribute_field(USERNAME_DESCRIPTION, default=UNSET)
     password: str | None = attribute_field(PASSWORD_DESCRIPTION, default=UNSET)
     tls: bool = attribute_field(TLS_DESCRIPTION, default=True)
-    active: bool = attribute_field("In force.", default=True)
+    active: bool = attribute_field(
+        "Uses the relay host for the mail of domains that have it.", default=True
+    )
 
 
 @strawberry.input(description="New values of relay hosts. An absent field leaves the value.")
 class RelayHostPatch:
     host: strawberry.Maybe[str] = attribute_field(HOST_DESCRIPTION)
-    port: strawberry.Maybe[int] = attribute_field("TCP port.")
+    port: strawberry.Maybe[int] = attribute_field("TCP port, 1 to 65535.")
     username: str | None = attribute_field(NULLABLE_USERNAME_DESCRIPTION, default=UNSET)
     password: str | None = attribute_field(CHANGED_CREDENTIAL_DESCRIPTION, default=UNSET)
     tls: strawberry.Maybe[bool] = attribute_field(TLS_DESCRIPTION)
-    active: strawberry.Maybe[bool] = attribute_field("In force.")
+    active: strawberry.Maybe[bool] = attribute_field(
+        "Uses the relay hosts for the mail of domains that have them."
+    )
 
 
 @strawberry.input(description="Input of relayHostUpdate.")
 class RelayHostUpdateInput(Options):
     relay_hosts: list[RelayHostRef] = attribute_field("The relay hosts to change.")
-    set: RelayHostPatch = attribute_field("New values.")
+    set: RelayHostPatch = attribute_field("Values to set on each of the relay hosts.")
 
 
 @strawberry.input(description="Input of relayHostDelete.")
@@ -110,7 +133,7 @@ class TransportCreateInput(Options):
     lookup_mx: bool = attribute_field(LOOKUP_MX_DESCRIPTION, default=False)
     username: str | None = attribute_field(USERNAME_DESCRIPTION, default=UNSET)
     password: str | None = attribute_field(PASSWORD_DESCRIPTION, default=UNSET)
-    active: bool = attribute_field("In force.", default=True)
+    active: bool = attribute_field("Uses the transport for mail to its destination.", default=True)
 
 
 @strawberry.input(description="New values of transports. An absent field leaves the value.")
@@ -120,13 +143,17 @@ class TransportPatch:
     lookup_mx: strawberry.Maybe[bool] = attribute_field(LOOKUP_MX_DESCRIPTION)
     username: str | None = attribute_field(NULLABLE_USERNAME_DESCRIPTION, default=UNSET)
     password: str | None = attribute_field(CHANGED_CREDENTIAL_DESCRIPTION, default=UNSET)
-    active: strawberry.Maybe[bool] = attribute_field("In force.")
+    active: strawberry.Maybe[bool] = attribute_field(
+        "Uses the transports for mail to their destinations."
+    )
 
 
 @strawberry.input(description="Input of transportUpdate.")
 class TransportUpdateInput(Options):
-    transports: list[TransportRef] = attribute_field("The transports to change.")
-    set: TransportPatch = attribute_field("New values.")
+    transports: list[TransportRef] = attribute_field(
+        "The transports to change. If the destination is changed: one."
+    )
+    set: TransportPatch = attribute_field("Values to set on each of the transports.")
 
 
 @strawberry.input(description="Input of transportDelete.")
@@ -137,26 +164,29 @@ class TransportDeleteInput(Options):
 @strawberry.input(description="Input of tlsPolicyCreate.")
 class TlsPolicyCreateInput(Options):
     destination: str = attribute_field(
-        "Domain, .domain for all below it, or [host]:port of a next hop."
+        "Destination that the policy is for: a domain, .domain for all its "
+        "subdomains, or a next hop as [host] or [host]:port."
     )
-    level: TlsPolicyLevel = attribute_field("How much encryption.")
+    level: TlsPolicyLevel = attribute_field(
+        "TLS level and certificate check that the destination requires."
+    )
     parameters: str | None = attribute_field(PARAMETERS_DESCRIPTION, default=UNSET)
-    active: bool = attribute_field("In force.", default=True)
+    active: bool = attribute_field("Applies the TLS policy.", default=True)
 
 
 @strawberry.input(description="New values of TLS policies. An absent field leaves the value.")
 class TlsPolicyPatch:
-    level: strawberry.Maybe[TlsPolicyLevel] = attribute_field("How much encryption.")
-    parameters: str | None = attribute_field(
-        f"{PARAMETERS_DESCRIPTION} Null = none.", default=UNSET
+    level: strawberry.Maybe[TlsPolicyLevel] = attribute_field(
+        "TLS level and certificate check that the destinations require."
     )
-    active: strawberry.Maybe[bool] = attribute_field("In force.")
+    parameters: str | None = attribute_field(f"{PARAMETERS_DESCRIPTION} Null: none.", default=UNSET)
+    active: strawberry.Maybe[bool] = attribute_field("Applies the TLS policies.")
 
 
 @strawberry.input(description="Input of tlsPolicyUpdate.")
 class TlsPolicyUpdateInput(Options):
     tls_policies: list[TlsPolicyRef] = attribute_field("The TLS policies to change.")
-    set: TlsPolicyPatch = attribute_field("New values.")
+    set: TlsPolicyPatch = attribute_field("Values to set on each of the TLS policies.")
 
 
 @strawberry.input(description="Input of tlsPolicyDelete.")
@@ -167,11 +197,13 @@ class TlsPolicyDeleteInput(Options):
 @strawberry.input(description="Input of forwardingHostCreate.")
 class ForwardingHostCreateInput(Options):
     hostname: str = attribute_field(
-        "Name, resolved at once: what its SPF record lets send, else its mail servers, else its "
-        "own addresses. Or an address or network."
+        "Host name, domain, IP address or network. A name is looked up at once: its "
+        "SPF record, else its MX hosts, else its addresses."
     )
     filter_spam: bool = attribute_field(
-        "Filter its spam; false: its mail is never taken for spam.", default=False
+        "Runs the spam filter on mail from the host. If false, mail from the host "
+        "skips the spam filter.",
+        default=False,
     )
 
 
@@ -226,12 +258,12 @@ class ForwardingHostsPayload(MutationPayload):
 @strawberry.type
 class RoutingMutation:
     @mutation(
-        "Creates a relay host, by which the mail of domains leaves that name it.", **WRITE_GUARD
+        "Creates a relay host, which sends the mail of the domains that have it.", **WRITE_GUARD
     )
     async def relay_host_create(self, info: Info, input: RelayHostCreateInput) -> RelayHostPayload:
         return RelayHostPayload(relay_host=await _create_record(info, RELAYS, RelayHost, input))
 
-    @mutation("Changes relay hosts, all or none.", **WRITE_GUARD)
+    @mutation("Updates relay hosts, all or none.", **WRITE_GUARD)
     async def relay_host_update(self, info: Info, input: RelayHostUpdateInput) -> RelayHostsPayload:
         records = await _update_records(
             info, RELAYS, RelayHost, "relayHosts", input.relay_hosts, input.set
@@ -239,8 +271,8 @@ class RoutingMutation:
         return RelayHostsPayload(relay_hosts=records)
 
     @mutation(
-        "Deletes relay hosts, all or none. Mail of domains that used one is sent directly to its "
-        "destination afterwards.",
+        "Deletes relay hosts, all or none. Mail of domains that used one is sent "
+        "directly to its destination afterwards.",
         **WRITE_GUARD,
     )
     async def relay_host_delete(self, info: Info, input: RelayHostDeleteInput) -> DeletePayload:
@@ -250,7 +282,7 @@ class RoutingMutation:
     async def transport_create(self, info: Info, input: TransportCreateInput) -> TransportPayload:
         return TransportPayload(transport=await _create_record(info, TRANSPORTS, Transport, input))
 
-    @mutation("Changes transports, all or none.", **WRITE_GUARD)
+    @mutation("Updates transports, all or none.", **WRITE_GUARD)
     async def transport_update(self, info: Info, input: TransportUpdateInput) -> TransportsPayload:
         records = await _update_records(
             info, TRANSPORTS, Transport, "transports", input.transports, input.set
@@ -266,7 +298,7 @@ class RoutingMutation:
         return TlsPolicyPayload(tls_policy=await _create_record(info, POLICIES, TlsPolicy, input))
 
     @mutation(
-        "Changes TLS policies, all or none. If the level needs other parameters, set both.",
+        "Updates TLS policies, all or none. If the level needs other parameters, set both.",
         **WRITE_GUARD,
     )
     async def tls_policy_update(
@@ -282,9 +314,10 @@ class RoutingMutation:
         return await _delete_records(info, POLICIES, "tlsPolicies", input.tls_policies)
 
     @mutation(
-        "Creates a forwarding host for each address that a host name or a domain sends from. Mail "
-        "from there is not refused for SPF and DMARC. Existing forwarding hosts with such an "
-        "address get the new name as their source.",
+        "Creates a forwarding host for each address that a host name or a domain "
+        "sends from. Mail from these addresses is not refused for SPF and DMARC. "
+        "Existing forwarding hosts with such an address get the new name as their "
+        "source.",
         atomic_exclusion=NOT_ATOMIC,
         **WRITE_GUARD,
     )

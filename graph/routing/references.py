@@ -18,7 +18,7 @@ from resolvers.routing import forwarding_hosts
 from resolvers.routing import loaders as routing_loaders
 from resolvers.routing.loaders import POLICIES, TRANSPORTS
 
-DESTINATION_DESCRIPTION = "Destination, in any spelling that the creation accepts."
+DESTINATION_DESCRIPTION = "Destination, in any form that the create mutation accepts."
 
 
 @strawberry.input(one_of=True, description="Names one relay host.")
@@ -38,7 +38,7 @@ class TlsPolicyRef(ObjectRef):
 
 @strawberry.input(one_of=True, description="Names one forwarding host.")
 class ForwardingHostRef(ObjectRef):
-    host: strawberry.Maybe[CIDR] = attribute_field("IP address or network.")
+    host: strawberry.Maybe[CIDR] = attribute_field("IP address or network of the forwarding host.")
 
 
 async def load_routing_ids(info: Info, refs: Sequence[ObjectRef], list_field: str) -> list[int]:

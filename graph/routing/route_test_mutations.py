@@ -15,35 +15,43 @@ from resolvers.routing import route_tests
 from resolvers.routing.route_tests import RouteTestRequest
 
 
-@strawberry.input(description="Input of routeTest: a recipient, a way, or a recipient by this way.")
+@strawberry.input(
+    description="Input of routeTest. A recipient, a relay host or a transport is required, "
+    "and not both of the last two."
+)
 class RouteTestInput(Options):
     relay_host: RelayHostRef | None = attribute_field(
-        "Sends by this relay host, even if it is not active.", default=UNSET
+        "Relay host to connect to, even if it is not active. Default: the route of the recipient.",
+        default=UNSET,
     )
     transport: TransportRef | None = attribute_field(
-        "Sends by this transport, even if it is not active.", default=UNSET
+        "Transport to connect by, even if it is not active. Default: the route of the recipient.",
+        default=UNSET,
     )
     sender: EmailAddress | None = attribute_field(
-        "Of the envelope; absent = nobody.", default=UNSET
+        "Envelope sender for MAIL FROM. Default: the null sender <>.", default=UNSET
     )
     recipient: EmailAddress | None = attribute_field(
-        "Of the envelope; absent = none is named.", default=UNSET
+        "Envelope recipient for RCPT TO. Default: RCPT is not sent.", default=UNSET
     )
 
 
-@strawberry.type(description="Answer of routeTest.")
+@strawberry.type(description="Payload of routeTest.")
 class RouteTestPayload(MutationPayload):
-    ok: bool = attribute_field("A message would be taken now.", default=False)
+    ok: bool = attribute_field(
+        "True if the server accepted the sender and the recipient.", default=False
+    )
     log: list[str] = attribute_field(
-        "Which way was found and why, and what was said; no password.", default_factory=list
+        "Steps of the route selection and the SMTP dialogue, without passwords.",
+        default_factory=list,
     )
 
 
 @strawberry.type
 class RouteTestMutation:
     @mutation(
-        "Finds the way of a message, connects, and names sender and recipient; nothing is sent. "
-        "At most a minute.",
+        "Selects the route of a message, connects to its server, and sends MAIL and "
+        "RCPT, but no message. It takes at most one minute.",
         atomic_exclusion=AtomicExclusion("a try of a way out"),
         role=Role.ADMIN,
         scope=Scope.FULL,

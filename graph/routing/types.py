@@ -30,21 +30,31 @@ READ_GUARD: dict[str, Any] = {**ADMIN_GUARD, "scope": Scope.READ}
 
 
 @strawberry.type(
-    description="Way out for the mail of domains that name it.", directives=[Auth(**ADMIN_GUARD)]
+    description="A server that sends the mail of the domains that have it as their relay "
+    "host (smarthost).",
+    directives=[Auth(**ADMIN_GUARD)],
 )
 class RelayHost(NodeView):
-    host: str = attribute_field("Its name, or its address.")
-    port: int = attribute_field("TCP port.")
-    username: str | None = attribute_field("Whom we sign in as.")
-    has_password: bool = attribute_field("A password is stored; it is never told.")
-    tls: bool = attribute_field("Nothing goes there without TLS, and its certificate is checked.")
-    active: bool = attribute_field("In force.")
-    created_at: datetime = attribute_field("Creation.")
+    host: str = attribute_field("Host name or IP address of the relay host.")
+    port: int = attribute_field("TCP port of the relay host.")
+    username: str | None = attribute_field(
+        "User name to authenticate with (SMTP AUTH). Null: no authentication."
+    )
+    has_password: bool = attribute_field("True if a password is stored. It is never returned.")
+    tls: bool = attribute_field(
+        "True if TLS with a verified certificate is required. If false, TLS is "
+        "opportunistic; with a user name it is always required."
+    )
+    active: bool = attribute_field(
+        "True if the relay host is used. If false, the mail of its domains is sent "
+        "by the default route."
+    )
+    created_at: datetime = attribute_field("Time when the relay host was created.")
 
     load_batch = staticmethod(routing_loaders.load_relay_hosts_by_id)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {"id": global_id_field("RelayHost")}
 
-    @field("Domains that name it, by name.", "id")
+    @field("Domains that have the relay host, in alphabetical order.", "id")
     async def used_by_domains(
         self, info: Info
     ) -> list[Annotated["Domain", strawberry.lazy("graph.domains.types")]]:
@@ -52,52 +62,66 @@ class RelayHost(NodeView):
         return await objects_from_rows_with_links(info, Domain, rows)
 
 
-@strawberry.type(description="Way to a destination.", directives=[Auth(**ADMIN_GUARD)])
+@strawberry.type(
+    description="The next hop for mail to a destination.", directives=[Auth(**ADMIN_GUARD)]
+)
 class Transport(NodeView):
     destination: str = attribute_field(
-        "Domain, .domain for all below it, address, or /regular expression/."
+        "Recipients that the transport is for: a domain, .domain for all its "
+        "subdomains, an address, or a /regular expression/."
     )
-    next_hop: str = attribute_field("host:port, [host]:port, or a domain.")
-    lookup_mx: bool = attribute_field("Next hop is a domain, whose mail servers are looked up.")
-    username: str | None = attribute_field("Whom we sign in as.")
-    has_password: bool = attribute_field("A password is stored; it is never told.")
-    active: bool = attribute_field("In force.")
-    created_at: datetime = attribute_field("Creation.")
+    next_hop: str = attribute_field(
+        "Server that receives the mail: host:port or [host]:port. With lookupMx: a domain."
+    )
+    lookup_mx: bool = attribute_field(
+        "True if mail goes to the MX hosts of the next hop, which is a domain."
+    )
+    username: str | None = attribute_field(
+        "User name to authenticate with (SMTP AUTH). Null: no authentication."
+    )
+    has_password: bool = attribute_field("True if a password is stored. It is never returned.")
+    active: bool = attribute_field("True if the transport is used for mail to its destination.")
+    created_at: datetime = attribute_field("Time when the transport was created.")
 
     load_batch = staticmethod(routing_loaders.load_transports_by_id)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {"id": global_id_field("Transport")}
 
 
 @strawberry.type(
-    description="How much encryption a destination asks for.", directives=[Auth(**ADMIN_GUARD)]
+    description="TLS level and certificate check for mail to a destination.",
+    directives=[Auth(**ADMIN_GUARD)],
 )
 class TlsPolicy(NodeView):
     destination: str = attribute_field(
-        "Domain, .domain for all below it, or [host]:port of a next hop."
+        "Destination that the policy is for: a domain, .domain for all its "
+        "subdomains, or a next hop as [host] or [host]:port."
     )
     level: TlsPolicyLevel = attribute_field("Required level of TLS.")
     parameters: str | None = attribute_field(
-        "Names or fingerprints to match, and versions, as in Postfix."
+        "TLS versions, and certificate names or fingerprints, in the syntax of Postfix. Null: none."
     )
-    active: bool = attribute_field("In force.")
-    created_at: datetime = attribute_field("Creation.")
-    updated_at: datetime | None = attribute_field("Last change.")
+    active: bool = attribute_field("True if the TLS policy is applied.")
+    created_at: datetime = attribute_field("Time when the TLS policy was created.")
+    updated_at: datetime | None = attribute_field("Time of the last change. Null: never changed.")
 
     load_batch = staticmethod(routing_loaders.load_tls_policies_by_id)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {"id": global_id_field("TlsPolicy")}
 
 
 @strawberry.type(
-    description="Where mail is forwarded to us from, and so fails SPF: it is not refused for that.",
+    description="An address or network that forwards mail to this platform, so that SPF "
+    "fails. Mail from a forwarding host is not refused for SPF and DMARC.",
     directives=[Auth(**ADMIN_GUARD)],
 )
 class ForwardingHost(NodeView):
-    host: CIDR = attribute_field("Address or network.")
-    source: str = attribute_field("Name it came from.")
-    filter_spam: bool = attribute_field(
-        "Its spam is filtered; false: its mail is never taken for spam."
+    host: CIDR = attribute_field("IP address or network of the forwarding host.")
+    source: str = attribute_field(
+        "Name, address or network that the forwarding host was created from."
     )
-    created_at: datetime = attribute_field("Creation.")
+    filter_spam: bool = attribute_field(
+        "True if mail from the host passes through the spam filter. If false, it skips the filter."
+    )
+    created_at: datetime = attribute_field("Time when the forwarding host was created.")
 
     load_batch = staticmethod(routing_loaders.load_forwarding_hosts_by_id)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {"id": global_id_field("ForwardingHost")}
@@ -124,7 +148,7 @@ async def _load_page(
 
 @strawberry.type
 class RoutingQuery:
-    @query("All relay hosts, in the order they were made.", **READ_GUARD)
+    @query("Returns all relay hosts. Oldest first.", **READ_GUARD)
     async def relay_hosts(
         self,
         info: Info,
@@ -135,7 +159,7 @@ class RoutingQuery:
     ) -> Connection[RelayHost]:
         return await _load_page(info, RELAYS, RelayHost, first, after, last, before)
 
-    @query("All transports, in the order they were made.", **READ_GUARD)
+    @query("Returns all transports. Oldest first.", **READ_GUARD)
     async def transports(
         self,
         info: Info,
@@ -146,7 +170,7 @@ class RoutingQuery:
     ) -> Connection[Transport]:
         return await _load_page(info, TRANSPORTS, Transport, first, after, last, before)
 
-    @query("All TLS policies, in the order they were made.", **READ_GUARD)
+    @query("Returns all TLS policies. Oldest first.", **READ_GUARD)
     async def tls_policies(
         self,
         info: Info,
@@ -157,7 +181,7 @@ class RoutingQuery:
     ) -> Connection[TlsPolicy]:
         return await _load_page(info, POLICIES, TlsPolicy, first, after, last, before)
 
-    @query("All forwarding hosts, in the order they were made.", **READ_GUARD)
+    @query("Returns all forwarding hosts. Oldest first.", **READ_GUARD)
     async def forwarding_hosts(
         self,
         info: Info,

@@ -220,7 +220,7 @@ def _filter_json(
         {"and": [query_fields, fields]} if query_fields and fields else query_fields or fields
     )
     if not combined:
-        text = "say what it finds: a filter or a query"
+        text = "filter or query is required"
         raise InvalidInput(text, constraint=ValidationConstraint.REQUIRED, path=[*path, "filter"])
     return combined
 

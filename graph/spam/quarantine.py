@@ -50,31 +50,33 @@ def _symbols_from_json(stored_symbols: list[dict[str, Any]]) -> list[SpamSymbol]
     return [SpamSymbol(**symbol) for symbol in stored_symbols]
 
 
-@strawberry.type(description="Held message.", directives=[Auth(scope=Scope.READ)])
+@strawberry.type(
+    description="A message that is held in the quarantine.", directives=[Auth(scope=Scope.READ)]
+)
 class QuarantineItem(NodeView):
-    queue_id: str = attribute_field("By which logs tell of it.")
+    queue_id: str = attribute_field("Queue ID of the message, as it occurs in logs.")
     user: Annotated["User", strawberry.lazy("graph.users.types")] | None = link(
         "user_id",
         user_loaders.load_visible_users_by_id,
         lazy_view_factory("graph.users.types", "User"),
-        description="For whom.",
+        description="User that the message is addressed to.",
     )
     domain: Domain | None = link(
         "domain_id",
         domain_loaders.load_visible_domains_by_id,
         Domain.from_row_or_none,
-        description="Domain of the recipient, as far as the viewer is in charge of it.",
+        description="Domain of the recipient. Null: the caller does not administer the domain.",
     )
-    sender: str = attribute_field('Envelope sender, "" of a bounce.')
+    sender: str = attribute_field("Envelope sender. Empty: the null sender of a bounce.")
     recipient: str = attribute_field("Envelope recipient.")
-    subject: str = attribute_field('Decoded, "" if none.')
-    score: float = attribute_field("Points.")
-    symbols: list[SpamSymbol] = attribute_field("Tests that matched.")
-    virus: bool = attribute_field("A virus was found.")
-    virus_name: str | None = attribute_field("Which one.")
-    created_at: datetime = attribute_field("Arrival.")
-    notified: bool = attribute_field("Told of in a letter.")
-    expires_at: datetime = attribute_field("Deleted then.")
+    subject: str = attribute_field("Subject, decoded. Empty: the message has none.")
+    score: float = attribute_field("Spam score of the message.")
+    symbols: list[SpamSymbol] = attribute_field("Spam tests that matched.")
+    virus: bool = attribute_field("True if a virus was found.")
+    virus_name: str | None = attribute_field("Name of the virus. Null: none was found.")
+    created_at: datetime = attribute_field("Time when the message arrived.")
+    notified: bool = attribute_field("True if a quarantine digest has listed the message.")
+    expires_at: datetime = attribute_field("Time when the message is deleted from the quarantine.")
 
     load_batch = staticmethod(quarantine.load_visible_items_by_id)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
@@ -85,8 +87,9 @@ class QuarantineItem(NodeView):
     }
 
     @field(
-        "Plain text, made from HTML where there is none; its first 65,536 characters. Whoever "
-        "looks at another's is noted.",
+        "Plain text of the message, converted from HTML if there is none: the first "
+        "65,536 characters. Reading another user's message is written to that "
+        "user's security log.",
         cost=20,
     )
     async def text(self, info: Info) -> str | None:
@@ -95,11 +98,14 @@ class QuarantineItem(NodeView):
         )
         return await quarantine.truncated_plain_text(stored)
 
-    @field("Names and downloads.", "attachments", **ATTACHMENT_GUARD)
+    @field("Attachments with their names and download URLs.", "attachments", **ATTACHMENT_GUARD)
     def attachments(self) -> list[Attachment]:
         return Attachment.list_from_message(self.row, is_quarantined=True)
 
-    @field("Whole message, for a quarter of an hour.", **ATTACHMENT_GUARD)
+    @field(
+        "Signed download URL of the whole message (RFC 5322), valid for 15 to 20 minutes.",
+        **ATTACHMENT_GUARD,
+    )
     def source_url(self, info: Info) -> URL:
         viewer = info.context.viewer
         return download_urls.sign_checked_path(
@@ -107,17 +113,24 @@ class QuarantineItem(NodeView):
         )
 
 
-@strawberry.input(description="Which held messages.")
+@strawberry.input(description="Conditions on quarantined messages; all must hold.")
 class QuarantineFilter(ConditionsInput):
     users: UserSelection | None = attribute_field(
-        "Of these accounts. Default: all in view.", default=UNSET
+        "Users that the messages are addressed to. Default: all that the caller can see.",
+        default=UNSET,
     )
     query: str | None = attribute_field(
-        "Part of subject, sender, recipient, or name of a test, in any case.", default=UNSET
+        "Part of the subject, the envelope addresses, the name or address in From, "
+        "or the name of a spam test, in any case.",
+        default=UNSET,
     )
-    score_above: float | None = attribute_field("More points than.", default=UNSET)
-    virus: bool | None = attribute_field("A virus was found, or none.", default=UNSET)
-    since: datetime | None = attribute_field("From this time on.", default=UNSET)
+    score_above: float | None = attribute_field(
+        "Spam score that the score of the message must exceed.", default=UNSET
+    )
+    virus: bool | None = attribute_field(
+        "True: messages with a virus. False: messages without one.", default=UNSET
+    )
+    since: datetime | None = attribute_field("Earliest time of arrival, inclusive.", default=UNSET)
 
     def to_conditions(self) -> QuarantineConditions:
         """Convert the filter to conditions of the resolvers."""
@@ -150,8 +163,9 @@ async def load_quarantine_page(
 @strawberry.type
 class QuarantineQuery:
     @query(
-        "Lists quarantined messages of the viewer. A DOMAIN_ADMIN with the permission QUARANTINE "
-        "also sees those of the users in the administered domains, an ADMIN sees all.",
+        "Returns quarantined messages of the signed-in user. A DOMAIN_ADMIN with "
+        "the permission QUARANTINE also sees messages of the users of administered "
+        "domains, an ADMIN all messages.",
         scope=Scope.READ,
         user_permission=UserPermission.QUARANTINE,
     )

@@ -42,37 +42,43 @@ class QuarantineReleaseInput(Options):
         "The quarantined messages to release: 1 to 100."
     )
     learn_ham: bool = attribute_field(
-        "Have the spam filter learn that they are good mail, where it learns; what holds a virus "
-        "it does not learn.",
+        "Trains the spam filter with the messages as ham. Messages with a virus are left out.",
         default=True,
     )
     allow_sender: bool = attribute_field(
-        "Also make a rule for each owner that mail of these authors is no spam; takes SPAM_POLICY.",
+        "Creates a sender rule for each user that allows the address in From. "
+        "Requires the permission SPAM_POLICY.",
         default=False,
     )
 
 
-@strawberry.type(description="Answer of quarantineRelease.")
+@strawberry.type(description="Payload of quarantineRelease.")
 class QuarantineReleasePayload(MutationPayload):
     messages: list[Message] = attribute_field(
-        "As they lie there, in the order of ids; without those that rules have sent on instead, "
-        "and those that the viewer sees none of.",
+        "The delivered messages, in the order of the references. Messages that a "
+        "filter redirected without a copy, and messages that the caller can't see, "
+        "are missing.",
         default_factory=list,
     )
 
 
 @strawberry.input(description="Input of quarantineNotificationSet.")
 class QuarantineNotificationSetInput(Options):
-    users: UserSelection | None = attribute_field("Whose; nothing = the viewer's.", default=UNSET)
-    frequency: Frequency = attribute_field("How long a letter waits for more that is held.")
+    users: UserSelection | None = attribute_field(
+        "Users who receive the digests. Default: the signed-in user.", default=UNSET
+    )
+    frequency: Frequency = attribute_field(
+        "Time from the first unlisted message to the next digest."
+    )
 
 
 @strawberry.type
 class QuarantineMutation:
     @mutation(
-        "Lets held messages in after all, all or none: where filters and the script of the account "
-        "want them, or else into INBOX. Nothing is answered. What holds a virus only an "
-        "administrator lets in.",
+        "Releases messages from the quarantine, all or none. Filters and the Sieve "
+        "script of the user select the mailbox; the default is INBOX. No automatic "
+        "reply is sent. Releasing a message with a virus requires the role "
+        "DOMAIN_ADMIN.",
         **QUARANTINE_GUARD,
     )
     async def quarantine_release(
@@ -87,14 +93,14 @@ class QuarantineMutation:
         rows = await info.context.load_many(message_loaders.load_visible_by_ids, keys)
         return QuarantineReleasePayload(messages=[Message.from_row(row) for row in rows if row])
 
-    @mutation("Deletes held messages: all or none.", **QUARANTINE_GUARD)
+    @mutation("Deletes quarantined messages, all or none.", **QUARANTINE_GUARD)
     async def quarantine_delete(self, info: Info, input: QuarantineDeleteInput) -> DeletePayload:
         item_ids = ids_from_refs(info, input.quarantine_items, "quarantineItems")
         await quarantine_mutations.delete_messages(info.context, item_ids)
         return DeletePayload.of_keys("QuarantineItem", item_ids)
 
     @mutation(
-        "How often letters tell of held messages.",
+        "Updates how often users receive a digest of quarantined messages.",
         scope=Scope.SETTINGS,
         user_permission=UserPermission.QUARANTINE_NOTIFICATION,
     )

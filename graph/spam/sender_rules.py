@@ -63,22 +63,28 @@ class SenderRuleOwner(NamedTuple):
     domain_id: int | None
 
 
-@strawberry.type(description="For whom a rule is: one of these.")
+@strawberry.type(description="Recipients that a sender rule applies to. One of the fields is set.")
 class SenderScope(View):
     user: Annotated["User", strawberry.lazy("graph.users.types")] | None = link(
         "user_id",
         user_loaders.load_visible_users_by_id,
         lazy_view_factory("graph.users.types", "User"),
-        description="One account.",
+        description="User that the rule applies to. Null: the rule applies to others, or the "
+        "caller can't see the user.",
     )
-    tag: str | None = attribute_field("All accounts and addresses with this label, case folded.")
+    tag: str | None = attribute_field(
+        "Tag, case-folded: the rule applies to all users and addresses with the tag."
+    )
     domain: Domain | None = link(
         "domain_id",
         domain_loaders.load_visible_domains_by_id,
         Domain.from_row_or_none,
-        description="All addresses of a domain.",
+        description="Domain with all its addresses that the rule applies to. Null: the rule "
+        "applies to others, or the caller can't see the domain.",
     )
-    global_: bool = attribute_field("Everybody.", name="global")
+    global_: bool = attribute_field(
+        "True if the rule applies to every recipient of the platform.", name="global"
+    )
 
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
         "global_": DerivedField(
@@ -87,15 +93,17 @@ class SenderScope(View):
     }
 
 
-@strawberry.type(description="Mail of these senders is never spam, or always.")
+@strawberry.type(description="A rule that mail of some senders is never, or always, spam.")
 class SenderRule(NodeView):
-    action: SenderAction = attribute_field("What becomes of their mail.")
+    action: SenderAction = attribute_field("Treatment of mail from the senders.")
     pattern: str = attribute_field(
-        "An address, with any label where it has none; a domain; or *.domain, all below it."
+        "Senders that match: an address, which includes its subaddresses (RFC 5233) "
+        "if the pattern has none; a domain without its subdomains; or *.domain for "
+        "all subdomains."
     )
-    scope: SenderScope = attribute_field("For whom.")
-    comment: str | None = attribute_field("Remark.")
-    created_at: datetime = attribute_field("Creation.")
+    scope: SenderScope = attribute_field("Recipients that the rule applies to.")
+    comment: str | None = attribute_field("Comment on the rule. Null: none.")
+    created_at: datetime = attribute_field("Time when the rule was created.")
 
     load_batch = staticmethod(sender_rules.load_visible_rules_by_id)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
@@ -104,16 +112,21 @@ class SenderRule(NodeView):
     }
 
 
-@strawberry.input(one_of=True, description="For whom rules are.")
+@strawberry.input(one_of=True, description="Recipients that sender rules apply to.")
 class SenderScopeInput:
-    user: strawberry.Maybe[UserRef] = attribute_field("One account.")
+    user: strawberry.Maybe[UserRef] = attribute_field("User that the rules apply to.")
     tag: strawberry.Maybe[str] = attribute_field(
-        "All accounts and addresses with this label; for ADMIN."
+        "Tag: the rules apply to all users and addresses with it. Requires the role ADMIN."
     )
     domain: strawberry.Maybe[DomainRef] = attribute_field(
-        "All addresses of a domain that the viewer administers."
+        "Domain with all its addresses that the rules apply to. The caller must "
+        "administer the domain."
     )
-    global_: strawberry.Maybe[bool] = attribute_field("Everybody; true, for ADMIN.", name="global")
+    global_: strawberry.Maybe[bool] = attribute_field(
+        "Applies the rules to every recipient of the platform; must be true. "
+        "Requires the role ADMIN.",
+        name="global",
+    )
 
     async def resolve_owner(self, info: Info) -> RuleOwner:
         """Return the owner of the rules to create.
@@ -126,7 +139,7 @@ class SenderScopeInput:
             )
             return RuleOwner(user_id=row.id)
         if self.global_ and not self.global_.value:
-            text = "name somebody, or say true"
+            text = "Must be true, or name a user, tag or domain instead"
             raise InvalidInput(
                 text, constraint=ValidationConstraint.EXCLUSIVE, path=["scope", "global"]
             )
@@ -138,13 +151,17 @@ class SenderScopeInput:
         )
 
 
-@strawberry.input(description="Which rules.")
+@strawberry.input(description="Conditions on sender rules; all must hold.")
 class SenderRuleFilter(ConditionsInput):
-    user: UserRef | None = attribute_field("Of this account.", default=UNSET)
-    tag: str | None = attribute_field("For this label, in any case.", default=UNSET)
-    domain: DomainRef | None = attribute_field("Rules of this domain.", default=UNSET)
-    action: SenderAction | None = attribute_field("Only these.", default=UNSET)
-    query: str | None = attribute_field("Partial match of pattern or comment.", default=UNSET)
+    user: UserRef | None = attribute_field("User that the rules apply to.", default=UNSET)
+    tag: str | None = attribute_field("Tag that the rules apply to, in any case.", default=UNSET)
+    domain: DomainRef | None = attribute_field("Domain that the rules apply to.", default=UNSET)
+    action: SenderAction | None = attribute_field(
+        "Treatment of mail that the rules set.", default=UNSET
+    )
+    query: str | None = attribute_field(
+        "Part of the pattern or the comment, in any case.", default=UNSET
+    )
 
     async def resolve_conditions(self, info: Info) -> SenderRuleConditions:
         """Convert the filter to conditions of the resolvers.
@@ -170,15 +187,18 @@ class SenderRuleFilter(ConditionsInput):
 
 @strawberry.input(description="Input of senderRuleCreate.")
 class SenderRuleCreateInput(Options):
-    scope: SenderScopeInput = attribute_field("For whom.")
+    scope: SenderScopeInput = attribute_field("Recipients that the rules apply to.")
     action: SenderAction = attribute_field(
-        "What becomes of their mail; a rule that says other is turned."
+        "Treatment of mail from the senders. An existing rule with the same pattern "
+        "gets this action."
     )
     patterns: list[str] = attribute_field(
-        "Addresses, domains, *@domain, or *.domain for all below it; at most 100."
+        "Senders that match: addresses, domains (also written *@domain), or "
+        "*.domain for all subdomains; 1 to 100."
     )
     comment: str | None = attribute_field(
-        "Remark, at most 500 characters; absent = that of a rule there is stays.", default=UNSET
+        "Comment on the rules, at most 500 characters. Default: none; existing rules keep theirs.",
+        default=UNSET,
     )
 
 
@@ -195,15 +215,18 @@ class SenderRuleDeleteInput(Options):
 @strawberry.type(description="Payload of senderRuleCreate.")
 class SenderRulesPayload(MutationPayload):
     sender_rules: list[SenderRule] = attribute_field(
-        "Each once, in the order of patterns.", default_factory=list
+        "The created or changed rules, each once, in the order of the patterns.",
+        default_factory=list,
     )
 
 
 @strawberry.type
 class SenderRuleQuery:
     @query(
-        "By pattern: the own; for DOMAIN_ADMIN those of the domains, and of tags that accounts "
-        "there have, with SPAM_POLICY those of the accounts, too; for ADMIN all.",
+        "Returns the sender rules of the signed-in user. A DOMAIN_ADMIN also sees "
+        "the rules of administered domains and of tags of their users, and with the "
+        "permission SPAM_POLICY the rules of the users; an ADMIN sees all rules. In "
+        "alphabetical order of the patterns.",
         scope=Scope.READ,
     )
     async def sender_rules(
@@ -234,9 +257,10 @@ class SenderRuleQuery:
 @strawberry.type
 class SenderRuleMutation:
     @mutation(
-        "Makes rules, one for each pattern. A user's own with SPAM_POLICY; of others a "
-        "DOMAIN_ADMIN those of the domains and their accounts, an ADMIN all. At most 1,000 of an "
-        "account, tag or domain, and 10,000 for everybody.",
+        "Creates sender rules, one for each pattern, or changes existing ones. A "
+        "DOMAIN_ADMIN can do so for administered domains and their users, an ADMIN "
+        "for everyone. A user, tag or domain can have 1,000 rules, the platform "
+        "10,000.",
         **WRITE_GUARD,
     )
     async def sender_rule_create(

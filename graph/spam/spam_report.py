@@ -7,27 +7,35 @@ import strawberry
 from graph.types.errors import attribute_field
 
 
-@strawberry.type(description="A rule of a spam filter that fits.")
+@strawberry.type(description="A test of the spam filter that matched a message.")
 class SpamSymbol:
-    name: str = attribute_field("As the filter calls it.")
-    score: float = attribute_field("Points it gives; below 0 it speaks for the message.")
-    description: str | None = attribute_field("What it means.")
+    name: str = attribute_field("Name of the test in the spam filter.")
+    score: float = attribute_field(
+        "Points that the test adds to the spam score. Below 0: a sign of ham."
+    )
+    description: str | None = attribute_field(
+        "Description of the test. Null: the filter sent none."
+    )
 
 
-@strawberry.type(description="What scanners found in a message when it came in.")
+@strawberry.type(
+    description="Results of the spam filter and the virus scanner when a message arrived."
+)
 class SpamReport:
     score: float = attribute_field(
-        "Points: the more, the worse; 0 where only a virus was looked for."
+        "Spam score of the message; higher is worse. 0 if only the virus scanner ran."
     )
     required_score: float = attribute_field(
-        "From where the filter would have refused it for anybody."
+        "Spam score from which the filter recommends to reject a message."
     )
     action: str | None = attribute_field(
-        "Action that the filter recommends, in its own words, such as `add header`. Null if it "
-        "recommends none."
+        "Action that the filter recommends, in the filter's words, such as `add "
+        "header`. Null: none."
     )
-    symbols: list[SpamSymbol] = attribute_field("Rules that fit, the weightiest first, up to 100.")
-    virus: str | None = attribute_field("Name of a virus in it.")
+    symbols: list[SpamSymbol] = attribute_field(
+        "Tests that matched, highest weight first: at most 100."
+    )
+    virus: str | None = attribute_field("Name of the virus that was found. Null: none.")
 
     @classmethod
     def from_json_or_none(cls, stored_report: dict[str, Any] | None) -> Self | None:

@@ -41,27 +41,27 @@ if TYPE_CHECKING:
 
 
 @strawberry.type(
-    description="Export of a user as a file.", directives=[Auth(scope=Scope.MAIL_READ)]
+    description="An export of a user's data as a file.", directives=[Auth(scope=Scope.MAIL_READ)]
 )
 class UserExport(NodeView):
     user: Annotated["User", strawberry.lazy("graph.users.types")] | None = link(
         "user_id",
         user_loaders.load_visible_users_by_id,
         lazy_view_factory("graph.users.types", "User"),
-        description="Exported user.",
+        description="User whose data is exported.",
     )
     state: TaskState = link(
         "id", exports.load_export_states, lambda state: state, description="State of the export."
     )
     format: ExportFormat = attribute_field("Format of the file.")
-    created_at: datetime = attribute_field("Time of the request.")
+    created_at: datetime = attribute_field("Time when the export was requested.")
     expires_at: datetime | None = attribute_field("Time when the file is deleted.")
-    size: ByteSize | None = attribute_field("Size in bytes. Null until the file is complete.")
+    size: ByteSize | None = attribute_field("Size of the file. Null: the file is not complete.")
     task: Task | None = link(
         "task_id",
         tasks.load_visible_tasks_by_id,
         Task.from_row_or_none,
-        description="Task that writes the file. Null if the task was deleted.",
+        description="Task that writes the file. Null: the task was deleted.",
     )
 
     load_batch = staticmethod(exports.load_visible_exports_by_id)
@@ -70,7 +70,12 @@ class UserExport(NodeView):
         "format": DerivedField(("format",), ExportFormat),
     }
 
-    @field("Signed download URL. Null until the file is complete.", "user_id", "finished_at")
+    @field(
+        "Signed download URL of the file, valid for 15 to 20 minutes. Null: the "
+        "file is not complete.",
+        "user_id",
+        "finished_at",
+    )
     def url(self, info: Info) -> URL | None:
         if self.row.finished_at is None:
             return None
@@ -85,59 +90,63 @@ class UserExportInput(Options):
     )
     format: ExportFormat = attribute_field("Format of the file.", default=ExportFormat.EML_ZIP)
     filter: MessageFilter | None = attribute_field(
-        "Exports only matching messages. Default: all messages.", default=UNSET
+        "Conditions on the messages to export. Default: all messages.", default=UNSET
     )
     include_settings: bool = attribute_field(
-        "Exports settings, key-value entries and annotations too, if the credential may read "
-        "settings. Passwords of the user are never exported.",
+        "Exports settings, key-value entries and annotations too, if the credential "
+        "can read settings. MBOX files have no settings. Passwords of the user are "
+        "never exported.",
         default=True,
     )
     passphrase: str | None = attribute_field(
-        "Encrypts the passwords of connectors, which are left out without it. 12 to 1024 "
-        "characters. Needs the scope SETTINGS. It is never returned. It is deleted when the file "
-        "is complete.",
+        "Passphrase that encrypts the passwords of connectors: 12 to 1,024 "
+        "characters. Requires the scope SETTINGS. It is never returned, and deleted "
+        "when the file is complete. Default: these passwords are not exported.",
         default=UNSET,
     )
 
 
 @strawberry.type(description="Payload of userExport.")
 class UserExportPayload(MutationPayload):
-    user_export: UserExport | None = attribute_field("Queued export.", default=None)
+    user_export: UserExport | None = attribute_field(
+        "The new export, which a task completes.", default=None
+    )
 
 
-@strawberry.input(description="Input of userImport.")
+@strawberry.input(description="Input of userImport. Exactly one of archive and path is required.")
 class UserImportInput(Options):
     user: UserRef | None = attribute_field(
         "User who gets the imported data. Default: the signed-in user.", default=UNSET
     )
     archive: FileContent | None = attribute_field(
-        "File of userExport, an mbox, a ZIP of .eml files or a tar of a Maildir.",
+        "File of userExport, an mbox file, a ZIP of .eml files, or a tar of a Maildir.",
         default=UNSET,
     )
     encoding: ContentEncoding = attribute_field(
         "Encoding of `archive.text`.", default=ContentEncoding.UTF8
     )
     path: str | None = attribute_field(
-        "Path of an archive on the server, below the configured import folder, instead of "
-        "`archive`. Needs the role ROOT.",
+        "Path of an archive on the server, below the configured import folder. "
+        "Requires the role ROOT.",
         default=UNSET,
     )
     mailbox: MailboxRef | None = attribute_field(
-        "Mailbox for all messages. A mailbox named by its path is created if it does not exist. "
-        "Default: the mailboxes of the archive.",
+        "Mailbox for all messages. A mailbox named by its path is created if it "
+        "does not exist. Default: the mailboxes of the archive.",
         default=UNSET,
     )
     skip_known: bool = attribute_field(
         "Skips messages that the mailbox already contains byte for byte.", default=True
     )
     include_settings: bool = attribute_field(
-        "Imports settings, key-value entries and annotations too. Needs the scope SETTINGS.",
+        "Imports settings, key-value entries and annotations too, if the credential "
+        "has the scope SETTINGS. Otherwise the import leaves them out.",
         default=True,
     )
     passphrase: str | None = attribute_field(
-        "Passphrase of the export, for the passwords of connectors. Without it connectors are "
-        "imported inactive. Needs the scope SETTINGS. It is never returned. It is deleted when the "
-        "task ends.",
+        "Passphrase of the export, which decrypts the passwords of connectors. "
+        "Requires the scope SETTINGS. It is never returned, and deleted when the "
+        "task ends. Default: connectors are imported inactive.",
         default=UNSET,
     )
 
@@ -166,7 +175,11 @@ class UserImportInput(Options):
 
 @strawberry.type
 class ExportMutation:
-    @mutation("Exports a user to one file with a task.", scope=Scope.MAIL)
+    @mutation(
+        "Creates an export of a user, which a task writes to one file. A user can "
+        "have 2 unfinished exports; of finished ones, the newest 5 are kept.",
+        scope=Scope.MAIL,
+    )
     async def user_export(self, info: Info, input: UserExportInput) -> UserExportPayload:
         ctx = info.context
         owner = await load_named_user_id(info, input.user or None)
@@ -183,8 +196,9 @@ class ExportMutation:
         return UserExportPayload(user_export=UserExport.from_row_or_none(row))
 
     @mutation(
-        "Imports an archive into a user with a task. The result of the task contains the numbers "
-        "of stored, skipped and refused messages, with reasons.",
+        "Starts the import of an archive into a user's account, by a task. The "
+        "result of the task contains the numbers of stored, skipped and refused "
+        "messages, with reasons.",
         scope=Scope.MAIL,
     )
     async def user_import(self, info: Info, input: UserImportInput) -> TaskPayload:

@@ -155,8 +155,8 @@ VALUE_DESCRIPTIONS = {
         "UTF8": "Text in UTF-8.",
     },
     "DeletedMessageOrder": {
-        "DELETED_ASC": "By time of deletion, oldest first.",
-        "DELETED_DESC": "By time of deletion, newest first.",
+        "DELETED_ASC": "Sorted by time of deletion, oldest first.",
+        "DELETED_DESC": "Sorted by time of deletion, newest first.",
     },
     "DeliveryState": {
         "PENDING": "No attempt was made yet.",
@@ -236,9 +236,10 @@ VALUE_DESCRIPTIONS = {
         "PLATFORM": "The limit is the default of the platform.",
     },
     "MessageOrder": {
-        "RECEIVED_DESC": "By time of arrival, newest first.",
-        "RECEIVED_ASC": "By time of arrival, oldest first.",
-        "RELEVANCE": "By where the searched words occur: subject, people, file names, beginning "
+        "RECEIVED_DESC": "Sorted by time of arrival, newest first.",
+        "RECEIVED_ASC": "Sorted by time of arrival, oldest first.",
+        "RELEVANCE": "Sorted by where the searched words occur: subject, people, file names, "
+        "beginning "
         "of the text. Ranks the newest 500 matches. Requires a search with words.",
     },
     "FileAttachmentMode": {
@@ -408,54 +409,58 @@ VALUE_DESCRIPTIONS = {
         "FULL": "The limit is reached.",
     },
     "UserOrder": {
-        "USERNAME_ASC": "By user name, in ascending order. Case and dots are ignored.",
-        "USERNAME_DESC": "By user name, in descending order. Case and dots are ignored.",
-        "CREATED_ASC": "By time of creation, the oldest account first.",
-        "CREATED_DESC": "By time of creation, the newest account first.",
-        "STORAGE_USED_ASC": "By used storage, the smallest account first.",
-        "STORAGE_USED_DESC": "By used storage, the largest account first.",
-        "LAST_LOGIN_ASC": "By last sign-in, the oldest first. Accounts without one are first.",
-        "LAST_LOGIN_DESC": "By last sign-in, the latest first. Accounts without one are last.",
+        "USERNAME_ASC": "Sorted by user name, in ascending order. Case and dots are ignored.",
+        "USERNAME_DESC": "Sorted by user name, in descending order. Case and dots are ignored.",
+        "CREATED_ASC": "Sorted by time of creation, the oldest account first.",
+        "CREATED_DESC": "Sorted by time of creation, the newest account first.",
+        "STORAGE_USED_ASC": "Sorted by used storage, the smallest account first.",
+        "STORAGE_USED_DESC": "Sorted by used storage, the largest account first.",
+        "LAST_LOGIN_ASC": "Sorted by last sign-in, the oldest first. Accounts without one are "
+        "first.",
+        "LAST_LOGIN_DESC": "Sorted by last sign-in, the latest first. Accounts without one are "
+        "last.",
     },
     "AddressOrder": {
-        "ADDRESS_ASC": "By local part, in ascending order. Case and dots are ignored.",
-        "ADDRESS_DESC": "By local part, in descending order. Case and dots are ignored.",
-        "CREATED_ASC": "By time of creation, the oldest first.",
-        "CREATED_DESC": "By time of creation, the newest first.",
+        "ADDRESS_ASC": "Sorted by local part, in ascending order. Case and dots are ignored.",
+        "ADDRESS_DESC": "Sorted by local part, in descending order. Case and dots are ignored.",
+        "CREATED_ASC": "Sorted by time of creation, the oldest first.",
+        "CREATED_DESC": "Sorted by time of creation, the newest first.",
     },
     "AuditLogOrder": {
-        "CREATED_ASC": "By time of the mutation, the oldest first.",
-        "CREATED_DESC": "By time of the mutation, the newest first.",
+        "CREATED_ASC": "Sorted by time of the mutation, the oldest first.",
+        "CREATED_DESC": "Sorted by time of the mutation, the newest first.",
     },
     "DomainOrder": {
-        "NAME_ASC": "By domain name, in ascending order.",
-        "NAME_DESC": "By domain name, in descending order.",
-        "CREATED_ASC": "By time of creation, the oldest first.",
-        "CREATED_DESC": "By time of creation, the newest first.",
-        "USER_COUNT_ASC": "By number of users, the smallest first.",
-        "USER_COUNT_DESC": "By number of users, the largest first.",
+        "NAME_ASC": "Sorted by domain name, in ascending order.",
+        "NAME_DESC": "Sorted by domain name, in descending order.",
+        "CREATED_ASC": "Sorted by time of creation, the oldest first.",
+        "CREATED_DESC": "Sorted by time of creation, the newest first.",
+        "USER_COUNT_ASC": "Sorted by number of users, the smallest first.",
+        "USER_COUNT_DESC": "Sorted by number of users, the largest first.",
     },
     "FilterOrder": {
-        "CREATED_ASC": "By time of creation, the oldest first.",
-        "CREATED_DESC": "By time of creation, the newest first.",
-        "POSITION_ASC": "By `position`, the filter that runs first is first. In a list of all "
+        "CREATED_ASC": "Sorted by time of creation, the oldest first.",
+        "CREATED_DESC": "Sorted by time of creation, the newest first.",
+        "POSITION_ASC": "Sorted by `position`, the filter that runs first is first. In a list of "
+        "all "
         "users it needs the condition `user`.",
-        "POSITION_DESC": "By `position`, the filter that runs last is first. In a list of all "
+        "POSITION_DESC": "Sorted by `position`, the filter that runs last is first. In a list of "
+        "all "
         "users it needs the condition `user`.",
     },
     "QuarantineOrder": {
-        "RECEIVED_ASC": "By arrival, the oldest message first.",
-        "RECEIVED_DESC": "By arrival, the newest message first.",
-        "SCORE_ASC": "By spam score, the lowest first.",
-        "SCORE_DESC": "By spam score, the highest first.",
-        "SIZE_ASC": "By size, the smallest message first.",
-        "SIZE_DESC": "By size, the largest message first.",
+        "RECEIVED_ASC": "Sorted by arrival, the oldest message first.",
+        "RECEIVED_DESC": "Sorted by arrival, the newest message first.",
+        "SCORE_ASC": "Sorted by spam score, the lowest first.",
+        "SCORE_DESC": "Sorted by spam score, the highest first.",
+        "SIZE_ASC": "Sorted by size, the smallest message first.",
+        "SIZE_DESC": "Sorted by size, the largest message first.",
     },
     "QueueEntryOrder": {
-        "CREATED_ASC": "By time of submission, the oldest entry first.",
-        "CREATED_DESC": "By time of submission, the newest entry first.",
-        "SIZE_ASC": "By size of the message, the smallest first.",
-        "SIZE_DESC": "By size of the message, the largest first.",
+        "CREATED_ASC": "Sorted by time of submission, the oldest entry first.",
+        "CREATED_DESC": "Sorted by time of submission, the newest entry first.",
+        "SIZE_ASC": "Sorted by size of the message, the smallest first.",
+        "SIZE_DESC": "Sorted by size of the message, the largest first.",
     },
     "UserPermission": {
         "TEMPORARY_ADDRESSES": "Manages temporary addresses of the account.",

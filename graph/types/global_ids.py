@@ -97,7 +97,7 @@ def type_name_of(id: str) -> str:
     """Return the type name of a global ID. Raises InvalidInput for an unknown prefix."""
     if kind := TYPE_NAMES.get(id[:MAX_LENGTH].partition("_")[0]):
         return kind
-    raise InvalidInput("not an id of ours", constraint=ValidationConstraint.ID, path=["id"])
+    raise InvalidInput("Not a global ID", constraint=ValidationConstraint.ID, path=["id"])
 
 
 def decode(
@@ -117,7 +117,7 @@ def decode(
         pass
     full_path = [path] if isinstance(path, str) else path
     raise InvalidInput(
-        f"not the id of a {type_name}",
+        f"Not the global ID of a {type_name}",
         constraint=ValidationConstraint.ID,
         path=full_path,
         index=index,

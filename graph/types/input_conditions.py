@@ -55,14 +55,17 @@ def check_conditions(
     ]
     is_checked = isinstance(input_value, ConditionsInput)
     if is_checked and all(value is UNSET or value is None for _, _, value in values):
-        text = "name at least one condition, and all: true for everything where that is a field"
+        text = (
+            "At least one condition is required. To select everything, set `all: true` "
+            "if the input has it"
+        )
         raise InvalidInput(text, constraint=ValidationConstraint.REQUIRED, path=list(path))
     for name, input_name, value in values:
         at = (*path, input_name)
         if is_checked and name not in input_value.fields_with_empty_texts:
             _check_not_empty_text(value, at)
         if is_checked and is_negated and value == []:
-            text = "an empty list below `not` would select everything: leave the field out"
+            text = "An empty list below `not` would select everything: omit the field"
             raise InvalidInput(text, constraint=ValidationConstraint.REQUIRED, path=list(at))
         below = is_negated or input_name == NOT_FIELD
         if isinstance(value, list):
@@ -84,14 +87,14 @@ def _check_restrictions(input_value: Any, path: tuple[str, ...]) -> None:
             name in input_value.restriction_fields
             and (value.value if isinstance(value, Some) else value) == []
         ):
-            text = "an empty list would restrict nothing: say null, or leave the field out"
+            text = "An empty list would restrict nothing: use null or omit the field"
             raise InvalidInput(
                 text, constraint=ValidationConstraint.REQUIRED, path=[*path, input_name]
             )
 
 
 def _check_not_empty_text(condition: Any, path: tuple[str, ...]) -> None:
-    text = "at least 1 character; leave the field out to ask for nothing"
+    text = "At least 1 character. Omit the field for no condition"
     if condition == "":
         raise InvalidInput(text, constraint=ValidationConstraint.LENGTH, path=list(path))
     if isinstance(condition, list) and "" in condition:

@@ -41,13 +41,13 @@ from resolvers.idempotency import IdempotentRequest
 MAX_KEY_LENGTH = 128  # characters of an idempotency key
 MAX_TEXT_LENGTH = 255  # characters of a session ID or a reason
 MAX_ATOMIC_FIELDS = 25  # other requests wait for the end of an `@atomic` request
-ABORTED_MESSAGE = "given up with the other fields of this @atomic request"
+ABORTED_MESSAGE = "Rolled back with the other fields of this @atomic request"
 # Fields of payloads whose values are valid only if the mutation is stored.
 UNSTORED_PAYLOAD_FIELDS = {
     "challenge", "journal_cursor", "mobileconfig", "otpauth_url", "password", "qr_code",
     "recovery_codes", "secret", "seed", "token", "undo",
 }  # fmt: skip
-CONFLICT_MESSAGE = "others changed the same at the same time, twice: send it once more"
+CONFLICT_MESSAGE = "Concurrent requests changed the same objects twice: retry the request"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ class AtomicExclusion:
             and self.applies_to(input_value)
         ):
             raise InvalidInput(
-                f"{self.subject} is not repeated under a key",
+                f"{self.subject} can't have an idempotency key",
                 constraint=ValidationConstraint.UNSUPPORTED,
                 path=["options", "idempotencyKey"],
             )
@@ -173,11 +173,13 @@ class MutationExecution(FieldGuard):
         """
         batch.field_count += 1
         if batch.field_count > MAX_ATOMIC_FIELDS:
-            text = f"an @atomic request has at most {MAX_ATOMIC_FIELDS} fields"
+            text = f"An @atomic request has at most {MAX_ATOMIC_FIELDS} fields"
             raise InvalidInput(text, constraint=ValidationConstraint.MAX)
         batch.is_dry_run |= bool(input_value.options and input_value.options.validate_only)
         if self.atomic_exclusion and self.atomic_exclusion.applies_to(input_value):
-            refusal = Forbidden(f"{self.atomic_exclusion.subject} takes no part in @atomic")
+            refusal = Forbidden(
+                f"{self.atomic_exclusion.subject} can't be part of an @atomic request"
+            )
             batch.payloads_with_errors[key] = self._error_payload(refusal)
         return self.payload()
 
@@ -419,7 +421,7 @@ def _set_context_from_options(ctx: Context, options: MutationOptions) -> None:
     ):
         if text and (len(text) > limit or not text.isprintable()):
             raise InvalidInput(
-                f"at most {limit} printable characters",
+                f"At most {limit} printable characters",
                 constraint=ValidationConstraint.LENGTH,
                 path=["options", name],
             )

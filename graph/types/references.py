@@ -272,7 +272,7 @@ async def find_unchecked_message_id(
         text = ref.email_id.value
         if len(text) != 32 or not all(digit in "0123456789abcdef" for digit in text.lower()):  # noqa: PLR2004
             raise InvalidInput(
-                "an email ID has 32 hexadecimal digits",
+                "An EMAILID has 32 hexadecimal digits",
                 constraint=ValidationConstraint.ID,
                 path=[*full_path, "emailId"],
             )

@@ -62,11 +62,11 @@ def _parse_datetime(text: object) -> datetime:
     except ValueError:
         moment = None
     if moment is None or moment.tzinfo is None:
-        raise GraphQLError("not an RFC 3339 instant with an offset")
+        raise GraphQLError("Not an RFC 3339 instant with an offset")
     try:
         return moment.astimezone(UTC)
     except OverflowError as problem:
-        raise GraphQLError("an instant beyond the calendar") from problem
+        raise GraphQLError("The instant is out of range") from problem
 
 
 def validate_custom_data(value: object, path: str) -> dict[str, Any] | None:
@@ -91,7 +91,7 @@ def decode_cursor(text: object) -> StreamPositions:
 def _require_text(value: object) -> str:
     if isinstance(value, str):
         return value
-    raise GraphQLError("not text")
+    raise GraphQLError("Not a string")
 
 
 def _parse_ip_address(value: object) -> str:
@@ -105,7 +105,7 @@ def _parse_network(value: object) -> str:
     try:
         return str(ipaddress.ip_network(_require_text(value).strip(), strict=False))
     except ValueError as problem:
-        raise GraphQLError("not a network such as 192.0.2.0/24, nor an address") from problem
+        raise GraphQLError("Not a network such as 192.0.2.0/24, and not an IP address") from problem
 
 
 def _scalar_definition(

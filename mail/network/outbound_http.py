@@ -130,7 +130,7 @@ def parse_target(
         ascii_name = ascii_host(host)
     except (ValueError, idna.IDNAError):
         raise InvalidInput(
-            "not an address", constraint=ValidationConstraint.URL, path=error_path
+            "Not a URL", constraint=ValidationConstraint.URL, path=error_path
         ) from None
     if (
         parts.scheme not in DEFAULT_PORTS
@@ -138,10 +138,10 @@ def parse_target(
         or len(url) > MAX_URL_LENGTH
         or not url.isprintable()
     ):
-        text = f"http:// or https://, at most {MAX_URL_LENGTH} characters"
+        text = f"A URL with http:// or https://, at most {MAX_URL_LENGTH} characters"
         raise InvalidInput(text, constraint=ValidationConstraint.URL, path=error_path)
     if "@" in parts.netloc or parts.fragment or " " in url:
-        text = "without user, password and fragment"
+        text = "The URL can't contain a username, password or fragment"
         raise InvalidInput(text, constraint=ValidationConstraint.URL, path=error_path)
     require_public_host_name(ascii_name, allow_private=allow_private, error_path=error_path)
     request_path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
@@ -160,7 +160,7 @@ def require_public_host_name(host: str, *, allow_private: bool, error_path: Sequ
         f".{host}".endswith(PRIVATE_SUFFIXES) or (_is_ip_address(host) and is_private_address(host))
     ):
         raise InvalidInput(
-            "that is inside: use a public address",
+            "The host is in a private network: use a public address",
             constraint=ValidationConstraint.PRIVATE_NETWORK,
             path=error_path,
         )

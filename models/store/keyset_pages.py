@@ -50,7 +50,7 @@ class Cursor:
             return cls(name, _decode_sort_value(at), int(key))
         except (ValueError, OverflowError) as problem:
             raise InvalidInput(
-                "not a cursor of this list", constraint=ValidationConstraint.CURSOR, path=[path]
+                "Not a cursor of this list", constraint=ValidationConstraint.CURSOR, path=[path]
             ) from problem
 
 
@@ -118,17 +118,17 @@ class PageRequest:
         """Convert the page arguments of a client. Raises InvalidInput if they contradict."""
         if first is not None and last is not None:
             raise InvalidInput(
-                "ask for the first or the last, not both", constraint=ValidationConstraint.PAGE
+                "first and last can't be combined", constraint=ValidationConstraint.PAGE
             )
         back = last is not None
         if (after if back else before) is not None:
             raise InvalidInput(
-                "first goes with after, last with before", constraint=ValidationConstraint.PAGE
+                "after requires first, before requires last", constraint=ValidationConstraint.PAGE
             )
         count = last if last is not None else 20 if first is None else first
         if not 0 <= count <= MAX_PAGE_SIZE:
             raise InvalidInput(
-                f"ask for 0 to {MAX_PAGE_SIZE} at a time", constraint=ValidationConstraint.PAGE
+                f"A page has 0 to {MAX_PAGE_SIZE} items", constraint=ValidationConstraint.PAGE
             )
         name, text = ("before", before) if back else ("after", after)
         place = Cursor.parse(text, ordering, path=name) if text is not None else None

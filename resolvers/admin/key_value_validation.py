@@ -24,7 +24,9 @@ def validate_key(key: str) -> str:
     check_characters_and_length(key, "key")
     if not all(key.split("/")):
         raise InvalidInput(
-            "a key has no empty levels", constraint=ValidationConstraint.PATTERN, path=["key"]
+            "A key can't begin or end with a slash, or contain two slashes in a row",
+            constraint=ValidationConstraint.PATTERN,
+            path=["key"],
         )
     return key
 
@@ -33,13 +35,13 @@ def check_characters_and_length(text: str, field_name: str) -> None:
     """Raise InvalidInput if a text has control characters or more than MAX_KEY_BYTES bytes."""
     if _CONTROL_CHARACTERS.search(text):
         raise InvalidInput(
-            f"a {field_name} has no control characters",
+            f"A {field_name} can't contain control characters",
             constraint=ValidationConstraint.PATTERN,
             path=[field_name],
         )
     if len(text.encode()) > MAX_KEY_BYTES:
         raise InvalidInput(
-            f"a {field_name} has at most {MAX_KEY_BYTES} bytes",
+            f"A {field_name} has at most {MAX_KEY_BYTES} bytes",
             constraint=ValidationConstraint.MAX,
             path=[field_name],
         )
@@ -53,17 +55,17 @@ def check_key_limits(ctx: Context, key: str) -> None:
         ("levels", key.count("/") + 1, options.key_value_max_key_levels),
     ):
         if used > limit:
-            message = f"a key has at most {limit} {unit}"
+            message = f"A key has at most {limit} {unit}"
             raise LimitReached(message, limit=limit, used=used, path=["key"])
 
 
 def check_value(ctx: Context, value: str) -> None:
     """Raise InvalidInput if a value can't be stored, LimitReached if it is too large."""
     if _NOT_STORABLE.search(value):
-        message = "a value has no character that no store takes"
+        message = "A value can't contain NUL or unpaired surrogates"
         raise InvalidInput(message, constraint=ValidationConstraint.PATTERN, path=["value"])
     if (used := len(value.encode())) > (limit := ctx.environment.options.key_value_max_value_size):
-        message_of_limit = f"a value has at most {limit} bytes"
+        message_of_limit = f"A value has at most {limit} bytes"
         raise LimitReached(message_of_limit, limit=limit, used=used, path=["value"])
 
 
@@ -73,12 +75,10 @@ def expiry_time(ctx: Context, ttl: timedelta | None) -> datetime | None:
         return None
     shortest, longest = MIN_AND_MAX_TTL
     if ttl < shortest:
-        raise InvalidInput(
-            "it lasts a second at least", constraint=ValidationConstraint.MIN, path=["ttl"]
-        )
+        raise InvalidInput("At least 1 second", constraint=ValidationConstraint.MIN, path=["ttl"])
     if ttl > longest:
         raise InvalidInput(
-            f"it lasts {longest.days} days at most",
+            f"At most {longest.days} days",
             constraint=ValidationConstraint.MAX,
             path=["ttl"],
         )
@@ -90,7 +90,7 @@ def parse_whole_number(value: str) -> int:
     try:
         return quantities.parse_integer(value)
     except ValueError as problem:
-        message = "its value is no whole number below 2^53"
+        message = "The stored value is not an integer below 2^53"
         raise InvalidInput(
             message, constraint=ValidationConstraint.NUMBER, path=["key"]
         ) from problem

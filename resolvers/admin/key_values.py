@@ -196,14 +196,14 @@ def _check_list_conditions(ctx: Context, conditions: KeyValueListConditions) -> 
     check_characters_and_length(conditions.prefix, "prefix")
     if conditions.is_exact and not conditions.prefix:
         raise InvalidInput(
-            "say which key", constraint=ValidationConstraint.REQUIRED, path=["prefix"]
+            "A key is required", constraint=ValidationConstraint.REQUIRED, path=["prefix"]
         )
 
 
 def _require_known_store(ctx: Context, namespace: KeyValueNamespace) -> None:
     if namespace.store not in ctx.environment.options.key_value_stores:
         raise InvalidInput(
-            "there is no store of this name",
+            "There is no key-value store with this name",
             constraint=ValidationConstraint.UNKNOWN,
             path=["store"],
             allowed_values=ctx.environment.options.key_value_stores,
@@ -254,7 +254,7 @@ async def increment_value(
         number = (parse_whole_number(stored.value) if stored else 0) + delta
         if abs(number) >= quantities.INTEGER_LIMIT:
             constraint = ValidationConstraint.MAX if number > 0 else ValidationConstraint.MIN
-            raise InvalidInput("it would pass 2^53", constraint=constraint, path=["delta"])
+            raise InvalidInput("The result would reach 2^53", constraint=constraint, path=["delta"])
         expires_at = stored.expires_at if stored else None
         entry = _new_entry(ctx, namespace, key, stored, value=str(number), expires_at=expires_at)
         return await _store_entry(ctx, session, "keyValueIncrement", entry, stored)
@@ -416,7 +416,7 @@ async def _require_room(ctx: Context, entry: KeyValueEntry, stored: ColumnRow | 
     if stored is None and totals.many >= (limit := options.key_value_max_entries):
         raise LimitReached(f"at most {limit} entries", limit=limit, used=totals.many, path=["key"])
     if totals.bytes + difference > (limit := options.key_value_max_total_size):
-        message = f"keys and values have at most {limit} bytes together"
+        message = f"All keys and values of an owner have at most {limit} bytes"
         raise LimitReached(message, limit=limit, used=int(totals.bytes), path=["value"])
 
 

@@ -106,7 +106,7 @@ async def create_legal_hold(ctx: Context, new_legal_hold: NewLegalHold) -> int:
     now = ctx.environment.now()
     if not now < new_legal_hold.expires_at <= now + MAX_LEGAL_HOLD_TIME:
         raise InvalidInput(
-            "a legal hold ends in the future",
+            "The end of a legal hold is in the future and at most 36,500 days ahead",
             constraint=ValidationConstraint.RANGE,
             path=["expiresAt"],
         )
@@ -116,7 +116,9 @@ async def create_legal_hold(ctx: Context, new_legal_hold: NewLegalHold) -> int:
         and new_legal_hold.starts_at >= new_legal_hold.ends_at
     ):
         raise InvalidInput(
-            "the end comes after the start", constraint=ValidationConstraint.RANGE, path=["endsAt"]
+            "The end must be after the start",
+            constraint=ValidationConstraint.RANGE,
+            path=["endsAt"],
         )
     if new_legal_hold.reason and len(new_legal_hold.reason) > MAX_REASON_LENGTH:
         raise InvalidInput(

@@ -127,7 +127,9 @@ def validate_contact(value: str) -> str:
     """Return an e-mail address or "". Raises InvalidInput otherwise."""
     if not CONTACT_PATTERN.fullmatch(value):
         raise InvalidInput(
-            "an address, or nothing", constraint=ValidationConstraint.PATTERN, path=VALUE_PATH
+            "A mail address or an empty text",
+            constraint=ValidationConstraint.PATTERN,
+            path=VALUE_PATH,
         )
     return value
 
@@ -136,7 +138,7 @@ def normalize_delimiters(value: str) -> str:
     """Return the subaddress delimiters, each once. Raises InvalidInput if one is not allowed."""
     if not set(value) <= set(LABEL_DELIMITERS):
         raise InvalidInput(
-            f"only {' '.join(LABEL_DELIMITERS)}",
+            f"Only these characters: {' '.join(LABEL_DELIMITERS)}",
             constraint=ValidationConstraint.PATTERN,
             path=VALUE_PATH,
         )
@@ -147,7 +149,9 @@ def validate_rate(value: str) -> str:
     """Return a rate such as 100/HOUR or "". Raises InvalidInput otherwise."""
     if value and not RATE_PATTERN.fullmatch(value):
         raise InvalidInput(
-            "such as 100/HOUR, or nothing", constraint=ValidationConstraint.PATTERN, path=VALUE_PATH
+            "A rate such as 100/HOUR, or an empty text",
+            constraint=ValidationConstraint.PATTERN,
+            path=VALUE_PATH,
         )
     return value
 
@@ -172,7 +176,9 @@ def validate_whole_days(value: timedelta) -> timedelta:
     """Return a duration of whole days. Raises InvalidInput otherwise."""
     if value % DAY:
         raise InvalidInput(
-            "only whole days", constraint=ValidationConstraint.PATTERN, path=VALUE_PATH
+            "The duration must be a number of whole days",
+            constraint=ValidationConstraint.PATTERN,
+            path=VALUE_PATH,
         )
     return value
 
@@ -186,6 +192,6 @@ def convert_retry_delays(value: list[Any]) -> tuple[timedelta, ...]:
             f"queue.retryDelays: {problem}", constraint=ValidationConstraint.TYPE, path=VALUE_PATH
         ) from None
     if not durations or not all(timedelta(seconds=1) <= each <= 7 * DAY for each in durations):
-        message = "queue.retryDelays: one duration at least, each from a second to a week"
+        message = "queue.retryDelays: at least one duration, each from 1 second to 7 days"
         raise InvalidInput(message, constraint=ValidationConstraint.RANGE, path=VALUE_PATH)
     return durations

@@ -38,7 +38,7 @@ def validate_custom_value(value: object) -> SettingJson:
             f"at most {MAX_LIST_ITEMS} items", constraint=ValidationConstraint.MAX, path=VALUE_PATH
         )
     if not all(map(_is_storable_scalar, items)):
-        message = "a text, a number, true, false, or a list of these"
+        message = "A custom value is a string, number or boolean, or a list of these"
         raise InvalidInput(message, constraint=ValidationConstraint.TYPE, path=VALUE_PATH)
     if len(orjson.dumps(value)) > MAX_CUSTOM_VALUE_BYTES:
         raise InvalidInput(
@@ -74,7 +74,7 @@ def validate_setting_key(
     """
     if key in DEFINITIONS or (len(key) <= MAX_KEY_LENGTH and CUSTOM_KEY_PATTERN.fullmatch(key)):
         return key
-    message = f"there is no such setting; those of your own begin with {CUSTOM_PREFIX}"
+    message = f"There is no such setting. Custom settings begin with {CUSTOM_PREFIX}"
     if key in RENAMED_KEYS:
         message = rename_message(key)
     raise InvalidInput(message, constraint=ValidationConstraint.UNKNOWN, path=path, index=index)

@@ -227,7 +227,7 @@ async def _store_changes(ctx: Context, session: AsyncSession, change: _SettingsC
     """
     custom_keys = [key for key in change.values_after if key.startswith(CUSTOM_PREFIX)]
     if len(custom_keys) > MAX_CUSTOM_SETTINGS:
-        message = f"at most {MAX_CUSTOM_SETTINGS} settings of your own"
+        message = f"At most {MAX_CUSTOM_SETTINGS} custom settings"
         raise LimitReached(
             message, limit=MAX_CUSTOM_SETTINGS, used=MAX_CUSTOM_SETTINGS, path=["key"]
         )

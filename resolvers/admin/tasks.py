@@ -134,7 +134,7 @@ async def cancel_tasks(ctx: Context, ids: list[int]) -> None:
         if row is None:
             raise NotFound(str(task_id), path=["ids"], index=index)
         if row.kind in TASK_RUNNERS and not TASK_RUNNERS[row.kind].is_cancellable:
-            raise Forbidden("this task does not end half-way", path=["ids"])
+            raise Forbidden("A task of this kind can't be cancelled", path=["ids"])
     stream_ids = {_stream_of_task(row) for row in rows if row}
     async with ctx.write_session(*stream_ids) as session:
         connection = await session.connection()

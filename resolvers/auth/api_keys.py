@@ -151,7 +151,7 @@ def _inherit_limits_of_calling_key(calling_key: ColumnRow | None, new_key: NewAp
     if calling_key is None:
         return new_key
     if calling_key.read_only:
-        raise Forbidden("a key for reading makes no keys", requires="a key for writing")
+        raise Forbidden("A read-only API key can't create API keys", requires="a key for writing")
     if not set(new_key.operations or calling_key.operations) <= set(
         calling_key.operations or new_key.operations
     ):
@@ -171,13 +171,17 @@ def _inherit_limits_of_impersonation(ctx: Context, new_key: NewApiKey) -> NewApi
 
     Raises Forbidden or Invalid if the new key asks for more.
     """
-    text = "a key for another account has at most the {} of a token of userImpersonate"
+    text = "An API key for another user can't exceed the {} of a token of userImpersonate"
     if new_key.role is not Role.USER:
         raise Forbidden(text.format("role"), requires=Role.USER, path=["role"])
     if not expand_scopes(frozenset(new_key.scopes)) <= expand_scopes(IMPERSONATION_SCOPES):
         raise Forbidden(text.format("scopes"), requires="the account itself", path=["scopes"])
     if ctx.viewer.user_id == 0 and acting_key_id(ctx.viewer) is None:
-        raise Forbidden("a key for domains acts for no account", requires=Role.ADMIN, path=["user"])
+        raise Forbidden(
+            "An API key for domains can't create credentials for a user",
+            requires=Role.ADMIN,
+            path=["user"],
+        )
     max_expires_at = ctx.environment.now() + credential_makers.MAX_LIFETIME
     if new_key.expires_at and new_key.expires_at > max_expires_at:
         raise InvalidInput(
@@ -209,7 +213,10 @@ def _require_given_end_within(calling_key: ColumnRow, given_end: datetime | None
 
 def _calling_key_exceeded_error(limited_property: str, field: str) -> Forbidden:
     """Return the error for a key that would exceed the calling key."""
-    text = f"the {limited_property} of a key go no further than those of the key that asks"
+    text = (
+        f"The {limited_property} of an API key can't exceed "
+        f"the {limited_property} of the calling API key"
+    )
     return Forbidden(text, requires=f"a key with these {limited_property}", path=[field])
 
 
@@ -223,7 +230,9 @@ def _check_new_key_and_caller_role(
     with problems.collecting():
         if new_key.role is Role.PUBLIC:
             raise InvalidInput(
-                "a key needs a role", constraint=ValidationConstraint.ROLE, path=["role"]
+                "PUBLIC is not a role of API keys",
+                constraint=ValidationConstraint.ROLE,
+                path=["role"],
             )
     viewer.require(GuardRule(role=new_key.role, scope=Scope.FULL))
     with problems.collecting():
@@ -242,18 +251,20 @@ def _check_domain_restriction(ctx: Context, new_key: NewApiKey) -> None:
     viewer = ctx.viewer
     if new_key.domains:
         if new_key.role is Role.USER:
-            text = "a USER is in charge of no domain"
+            text = "An API key for domains needs the role DOMAIN_ADMIN or above"
             raise InvalidInput(text, constraint=ValidationConstraint.EXCLUSIVE, path=["domains"])
         if len(new_key.domains) > MAX_LIST_LENGTH:
             raise InvalidInput(
                 f"at most {MAX_LIST_LENGTH}", constraint=ValidationConstraint.MAX, path=["domains"]
             )
         if new_key.role.includes(Role.ADMIN) and new_key.user_id is not None:
-            text = "a key of an ADMIN for some domains belongs to nobody"
+            text = "An API key with the role ADMIN that is restricted to domains can't have a user"
             raise InvalidInput(text, constraint=ValidationConstraint.EXCLUSIVE, path=["user"])
     elif viewer.role is Role.DOMAIN_ADMIN and not viewer.user_id and new_key.role is not Role.USER:
         raise InvalidInput(
-            "say for which domains", constraint=ValidationConstraint.REQUIRED, path=["domains"]
+            "The domains of the API key are required",
+            constraint=ValidationConstraint.REQUIRED,
+            path=["domains"],
         )
 
 
@@ -270,7 +281,9 @@ def _check_name_networks_and_end(
     with problems.collecting():
         if change.expires_at and change.expires_at <= ctx.environment.now():
             raise InvalidInput(
-                "that is over already", constraint=ValidationConstraint.MIN, path=["expiresAt"]
+                "The time must be in the future",
+                constraint=ValidationConstraint.MIN,
+                path=["expiresAt"],
             )
     with problems.collecting():
         if len(change.allowed_ips or ()) > MAX_LIST_LENGTH:
@@ -284,7 +297,7 @@ def _check_name_networks_and_end(
                 ip_network(network)
             except ValueError:
                 raise InvalidInput(
-                    "not a network",
+                    "Must be an IP address or network",
                     constraint=ValidationConstraint.CIDR,
                     path=["allowedIps"],
                     index=index,
@@ -308,7 +321,9 @@ async def _require_permitted_owner_id(ctx: Context, new_key: NewApiKey) -> int |
         user_id = viewer.user_id
     if not user_id:
         raise InvalidInput(
-            "say whose key it is", constraint=ValidationConstraint.REQUIRED, path=["user"]
+            "The user of the API key is required",
+            constraint=ValidationConstraint.REQUIRED,
+            path=["user"],
         )
     statement = select(col(User.id), col(User.role), is_managed_user(ctx).label("free"))
     for user in await ctx.read(statement.where(col(User.id) == user_id, is_visible_user(ctx))):
@@ -449,7 +464,9 @@ async def update_api_keys(ctx: Context, ids: list[int], change: ApiKeyChange) ->
     changed_values = change.column_values
     if not changed_values:
         raise InvalidInput(
-            "say what is to change", constraint=ValidationConstraint.REQUIRED, path=["name"]
+            "At least one field is required",
+            constraint=ValidationConstraint.REQUIRED,
+            path=["name"],
         )
     if calling_key := await _load_calling_key(ctx):
         if change.allowed_ips is not None:
@@ -463,7 +480,7 @@ async def update_api_keys(ctx: Context, ids: list[int], change: ApiKeyChange) ->
         if row.maker and (
             change.removes_expiry or (change.expires_at and change.expires_at > max_expires_at)
         ):
-            text = "a key that was made for another account ends four hours after it was made"
+            text = "An API key for another user expires at most 4 hours after its creation"
             raise InvalidInput(text, constraint=ValidationConstraint.MAX, path=["expiresAt"])
     owner_ids = {row.user_id or 0 for row in rows}
     async with ctx.write_session(*(owner for owner in owner_ids if owner)) as session:
@@ -508,5 +525,7 @@ async def _require_changeable_keys(ctx: Context, ids: list[int]) -> list[ColumnR
         }
     statement = select(col(User.id)).where(col(User.id).in_(other_owner_ids), is_managed_user(ctx))
     if other_owner_ids and len(await ctx.read(statement)) < len(other_owner_ids):
-        raise Forbidden("a key of somebody above you", requires=Role.ROOT)
+        raise Forbidden(
+            "The user of the API key has a higher role than the caller", requires=Role.ROOT
+        )
     return list(keys_by_id.values())

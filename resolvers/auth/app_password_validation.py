@@ -70,7 +70,10 @@ def require_impersonation_scopes(scopes: Sequence[str]) -> list[str]:
     if AppPasswordScope.ALL in scopes:
         return sorted(ALL_SCOPES & expand_scopes(credential_makers.IMPERSONATION_SCOPES))
     if not set(map(Scope, scopes)) <= expand_scopes(credential_makers.IMPERSONATION_SCOPES):
-        text = "a password for another account has at most the scopes of a token of userImpersonate"
+        text = (
+            "An application password for another user can't exceed the scopes of a token of "
+            "userImpersonate"
+        )
         raise Forbidden(text, requires="the account itself", path=["scopes"])
     return list(scopes)
 
@@ -111,7 +114,9 @@ def stored_scopes(scopes: Collection[AppPasswordScope]) -> list[str]:
     """Return the scopes in stored form: ALL alone, if it is given or all others are."""
     if not scopes:
         raise InvalidInput(
-            "say what it is good for", constraint=ValidationConstraint.REQUIRED, path=["scopes"]
+            "At least one scope is required",
+            constraint=ValidationConstraint.REQUIRED,
+            path=["scopes"],
         )
     scope_set = set(scopes)
     if AppPasswordScope.ALL in scope_set or len(scope_set) == len(ALL_SCOPES):
@@ -125,12 +130,10 @@ def validated_lifetime_seconds(lifetime: timedelta | None) -> int | None:
         return None
     min_lifetime, max_lifetime = LIFETIME_RANGE
     if lifetime < min_lifetime:
-        raise InvalidInput(
-            "it lasts a minute at least", constraint=ValidationConstraint.MIN, path=["ttl"]
-        )
+        raise InvalidInput("At least 1 minute", constraint=ValidationConstraint.MIN, path=["ttl"])
     if lifetime > max_lifetime:
         raise InvalidInput(
-            f"it lasts {max_lifetime.days} days at most",
+            f"At most {max_lifetime.days} days",
             constraint=ValidationConstraint.MAX,
             path=["ttl"],
         )
@@ -141,13 +144,15 @@ def _validate_given_password(text: str) -> None:
     """Raise Invalid if a given password has another form or is easy to guess."""
     if not PASSWORD_PATTERN.fullmatch(text):
         raise InvalidInput(
-            f"exactly {LENGTH} lower-case letters of a to z",
+            f"Must be exactly {LENGTH} lower-case letters from a to z",
             constraint=ValidationConstraint.PATTERN,
             path=["password"],
         )
     if _is_weak(text):
         raise InvalidInput(
-            "too easy to guess", constraint=ValidationConstraint.WEAK, path=["password"]
+            "The password is too easy to guess",
+            constraint=ValidationConstraint.WEAK,
+            path=["password"],
         )
 
 

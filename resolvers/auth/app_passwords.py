@@ -227,7 +227,9 @@ async def create_app_password(
             async with session.begin_nested():
                 session.add(row)
         except IntegrityError as clash:  # once in twenty thousand, with 50 of them
-            raise Conflict("too like another: try once more", path=["password"]) from clash
+            raise Conflict(
+                "The password is too similar to another one of the user: retry", path=["password"]
+            ) from clash
         new_values = {"description": row.description, "scopes": row.scopes}
         admin_entry = NewAuditLogEntry(
             "appPasswordCreate", "AppPassword", row.id, user.domain_id, None, new_values
@@ -256,14 +258,18 @@ def _inherit_limits_of_impersonation(
     Invalid if more is asked for.
     """
     if not ctx.viewer.user_id and credential_makers.acting_key_id(ctx.viewer) is None:
-        raise Forbidden("a key for domains acts for no account", requires=Role.ADMIN, path=["user"])
+        raise Forbidden(
+            "An API key for domains can't create credentials for a user",
+            requires=Role.ADMIN,
+            path=["user"],
+        )
     scopes = require_impersonation_scopes(stored_scopes(new_password.scopes))
     lifetime = new_password.ttl or credential_makers.MAX_LIFETIME
     if lifetime > credential_makers.MAX_LIFETIME:
-        text = "an application password for another account lasts four hours at most"
+        text = "An application password for another user expires after at most 4 hours"
         raise InvalidInput(text, constraint=ValidationConstraint.MAX, path=["ttl"])
     if new_password.profile:
-        text = "a profile for devices needs a password that the account itself makes"
+        text = "A configuration profile can be created by the user alone"
         raise Forbidden(text, requires="the account itself", path=["profile"])
     return scopes, replace(new_password, ttl=lifetime)
 
@@ -309,7 +315,9 @@ async def update_app_passwords(
     if patch.active is not None:
         values["active"] = patch.active
     if not values:
-        raise InvalidInput("nothing is to be changed", constraint=ValidationConstraint.REQUIRED)
+        raise InvalidInput(
+            "At least one field is required", constraint=ValidationConstraint.REQUIRED
+        )
     owner_ids = await _load_owner_ids(ctx, ids)
     async with ctx.write_session(*owner_ids) as session:
         rows = await _load_locked_rows(ctx, session, ids)

@@ -115,7 +115,7 @@ def refuse_own_password(viewer: Viewer) -> Viewer:
     """Return the viewer. Raises Forbidden for a user's own password, which runs no documents."""
     is_own_password = viewer.token_id is viewer.api_key_id is viewer.app_password_id is None
     if viewer.user_id and is_own_password:
-        text = "this asks for a token, a key or an application password"
+        text = "GraphQL documents require an access token, an API key or an application password"
         raise Forbidden(text, requires="an application password")
     return viewer
 
@@ -123,7 +123,9 @@ def refuse_own_password(viewer: Viewer) -> Viewer:
 def refuse_operation_limited_key(viewer: Viewer) -> Viewer:
     """Return the viewer. Raises Forbidden for a key that is limited to some operations."""
     if viewer.allowed_operations:
-        raise Forbidden("this key is for some operations", requires="a key for all operations")
+        raise Forbidden(
+            "The API key is restricted to some operations", requires="a key for all operations"
+        )
     return viewer
 
 
@@ -315,17 +317,15 @@ def _validate_sign_in_request(
     """Validate a sign-in request and fill in its default lifetime. Raises Invalid."""
     idle_lifetime, path = sign_in_request.ttl, ["tokenTtl"]
     if sign_in_request.token and sign_in_request.scope is not Scope.FULL:
-        text = "only the scope FULL comes with a token"
+        text = "An access token requires the scope FULL"
         raise InvalidInput(text, constraint=ValidationConstraint.SCOPE, path=["token"])
     if idle_lifetime is None:
         return replace(sign_in_request, ttl=environment.options.tokens_idle_timeout)
     if idle_lifetime < MIN_TOKEN_LIFETIME:
-        raise InvalidInput(
-            "a token lasts a minute at least", constraint=ValidationConstraint.MIN, path=path
-        )
+        raise InvalidInput("At least 1 minute", constraint=ValidationConstraint.MIN, path=path)
     if idle_lifetime > (max_lifetime := environment.options.tokens_max_age):
         raise InvalidInput(
-            f"a token lasts {max_lifetime.days} days at most",
+            f"At most {max_lifetime.days} days",
             constraint=ValidationConstraint.MAX,
             path=path,
         )

@@ -101,10 +101,11 @@ def _credential_of_proof(
             environment, proof.app_password, user
         ):
             return credential
-        raise Forbidden("this application password is not for HTTP", requires=Scope.MAIL_READ)
+        raise Forbidden("The application password has no scope for HTTP", requires=Scope.MAIL_READ)
     if proof.kind is PasswordKind.TEMPORARY or user.second_factors or not user.webmail_access:
         raise Forbidden(
-            f"this account asks for {REQUIRED_CREDENTIAL} here", requires=REQUIRED_CREDENTIAL
+            f"Basic authentication of this user requires {REQUIRED_CREDENTIAL}",
+            requires=REQUIRED_CREDENTIAL,
         )
     viewer = Viewer(
         user.id,

@@ -43,7 +43,7 @@ async def create_impersonation_token(
     ttl = DEFAULT_IMPERSONATION_LIFETIME if ttl is None else ttl
     actor_id = require_user_id(ctx) if actor_key_id is None else None
     if not MIN_IMPERSONATION_LIFETIME <= ttl <= MAX_IMPERSONATION_LIFETIME:
-        text = "from a minute to four hours"
+        text = "Must be from 1 minute to 4 hours"
         raise InvalidInput(
             text,
             constraint=ValidationConstraint.MAX
@@ -52,11 +52,15 @@ async def create_impersonation_token(
             path=["ttl"],
         )
     if ctx.viewer.is_acting:
-        raise Forbidden("who acts as somebody acts as nobody else", requires=Scope.FULL)
+        raise Forbidden(
+            "A token of userImpersonate can't impersonate another user", requires=Scope.FULL
+        )
     user = await _load_user_to_impersonate(ctx, user_id)
     if user_id == actor_id:
         raise InvalidInput(
-            "that is yourself", constraint=ValidationConstraint.EXCLUSIVE, path=["user"]
+            "The user must be another one than the caller",
+            constraint=ValidationConstraint.EXCLUSIVE,
+            path=["user"],
         )
     async with ctx.write_session(user_id) as session:
         new_token = NewAccessToken(
@@ -88,6 +92,6 @@ async def _load_user_to_impersonate(ctx: Context, user_id: int) -> ColumnRow:
         if not row.free:
             raise Forbidden(f"this needs the role {row.role}", requires=row.role, path=["user"])
         if not row.open:
-            raise Conflict("the account is switched off", path=["user"])
+            raise Conflict("The user is disabled or suspended", path=["user"])
         return row
     raise NotFound(str(user_id), path=["user"])

@@ -39,7 +39,7 @@ async def end_sessions_and_return_usernames(
             tokens = delete(AccessToken).where(col(AccessToken.user_id).in_(user_ids))
             revoked_count = (await connection.execute(tokens)).rowcount
         if not (revoked_count or is_any_connected(user_ids) or ctx.environment.wakeups.is_shared):
-            raise ServiceUnavailable("nobody is connected", code=ErrorCode.NO_SESSION)
+            raise ServiceUnavailable("None of the users is connected", code=ErrorCode.NO_SESSION)
         for user_id in user_ids:
             detail = {"tokens": True} if revoke_tokens else {}
             await security_log.log_event(

@@ -200,23 +200,25 @@ def require_sign_in_allowed(
     if source is PasswordKind.TEMPORARY and user.temporary_from and now < user.temporary_from:
         raise Forbidden("the temporary password is not valid yet")
     if scope in user.disabled_scopes:
-        raise Forbidden(f"{scope} is switched off for this account", requires=scope)
+        raise Forbidden(f"{scope} is turned off for this user", requires=scope)
     allowed_networks = tuple(user.smtp_allowed_networks)
     if (
         scope is Scope.SMTP
         and allowed_networks
         and not is_in_networks(ctx.client_ip, allowed_networks)
     ):
-        raise Forbidden("SMTP is not open to this network", requires="smtpAllowedNetworks")
+        raise Forbidden("SMTP is not allowed from this network", requires="smtpAllowedNetworks")
     if scope is Scope.FULL:
         if sign_in_request.token and not user.webmail_access:
-            raise Forbidden("this account gets no token", requires="webmailAccess")
+            raise Forbidden("The user can't get an access token", requires="webmailAccess")
     elif proof.app_password is not None:
         if scope not in app_passwords.scopes_of_app_password(proof.app_password.scopes):
-            raise Forbidden(f"this application password is not for {scope}", requires=scope)
+            raise Forbidden(
+                f"The application password does not have the scope {scope}", requires=scope
+            )
     elif source is PasswordKind.TEMPORARY or user.second_factors:
         required = "an application password"
-        raise Forbidden(f"{scope} asks for {required} of this account", requires=required)
+        raise Forbidden(f"{scope} requires {required} for this user", requires=required)
 
 
 def sign_in_event(

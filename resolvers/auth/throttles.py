@@ -246,7 +246,7 @@ def _raise_if_throttled(exhausted: Sequence[ColumnRow], now: datetime) -> None:
 def _rate_limited_error(wait_ends: Sequence[datetime], now: datetime) -> RateLimited:
     """Return the error with the time until the last of these waits ends."""
     wait = max(wait_ends) - now
-    return RateLimited("too many failures, wait before the next try", retry_after=wait)
+    return RateLimited("Too many failed attempts: wait before the next one", retry_after=wait)
 
 
 async def delete_failures(ctx: Context, key: str) -> None:

@@ -176,7 +176,7 @@ def parse_exported_autoreply(exported: Mapping[str, Any]) -> dict[str, Any]:
         json_type: Any = JSON_TYPES.get(name, str)
         if value is not None and not isinstance(value, json_type):
             raise InvalidInput(
-                "not what it must be", constraint=ValidationConstraint.TYPE, path=[name]
+                "The value has the wrong type", constraint=ValidationConstraint.TYPE, path=[name]
             )
         if name.endswith("_at"):
             value = parse_timestamp(value)
@@ -184,7 +184,7 @@ def parse_exported_autoreply(exported: Mapping[str, Any]) -> dict[str, Any]:
             value = timedelta(seconds=max(0, min(value, int(MAX_INTERVAL.total_seconds()))))
         elif name == "addresses" and not all(isinstance(each, str) for each in value or ()):
             raise InvalidInput(
-                "not what it must be", constraint=ValidationConstraint.TYPE, path=[name]
+                "The value has the wrong type", constraint=ValidationConstraint.TYPE, path=[name]
             )
         columns[name] = bool(value) if name == "enabled" else value
     return columns
@@ -200,7 +200,9 @@ async def set_autoreplies(
     """
     if not columns:
         raise InvalidInput(
-            "change at least one thing", constraint=ValidationConstraint.REQUIRED, path=PATCH_PATH
+            "At least one field is required",
+            constraint=ValidationConstraint.REQUIRED,
+            path=PATCH_PATH,
         )
     problems = ErrorCollector()
     validated = validate_columns(columns, problems, PATCH_PATH)
@@ -267,7 +269,7 @@ async def _address_ids_of_single_user(
         )
     rows = await load_selected_users(ctx, selection)
     if len(rows) > 1:
-        address_text = "addresses are of one account only"
+        address_text = "Addresses can only be set for one user"
         raise InvalidInput(address_text, constraint=ValidationConstraint.EXCLUSIVE, path=path)
     address_ids = list[int]()
     for index, address_text in enumerate(address_texts):
@@ -280,7 +282,9 @@ async def _address_ids_of_single_user(
         if row is None or not rows or row.user_id != rows[0].id:
             raise NotFound(address_text, path=path, index=index)
         if "*" in row.local:
-            pattern_message = "a pattern takes its mail: give it an address of its own first"
+            pattern_message = (
+                "Mail to this address is received by a catch-all: create the address first"
+            )
             raise InvalidInput(
                 pattern_message, constraint=ValidationConstraint.PATTERN, path=path, index=index
             )

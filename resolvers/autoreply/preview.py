@@ -65,7 +65,7 @@ async def preview_autoreply(
     if preview_input.sender is None and not trigger.envelope_sender:
         if preview_input.message_id is None:
             raise InvalidInput(
-                "give a sender, or a message",
+                "sender or message is required",
                 constraint=ValidationConstraint.REQUIRED,
                 path=["sender"],
             )

@@ -65,7 +65,11 @@ def _validate_value(column: str, value: Any, path: Sequence[str]) -> Any:
         return value.strip() or None
     is_single_line = column.endswith("subject")
     if (_CONTROLS if is_single_line else _NOT_STORABLE).search(value):
-        message = "one line, without control characters" if is_single_line else "text has no NUL"
+        message = (
+            "A subject is one line without control characters"
+            if is_single_line
+            else "A text can't contain NUL"
+        )
         raise InvalidInput(message, constraint=ValidationConstraint.PATTERN, path=path)
     limit = MAX_SUBJECT_BYTES if is_single_line else MAX_TEXT_BYTES
     if len(value.encode()) > limit:
@@ -76,14 +80,14 @@ def _validate_value(column: str, value: Any, path: Sequence[str]) -> Any:
 def _validate_interval(interval: timedelta, path: Sequence[str]) -> int:
     if not HOUR <= interval <= MAX_INTERVAL:
         raise InvalidInput(
-            "from an hour to 366 days", constraint=ValidationConstraint.RANGE, path=path
+            "From 1 hour to 366 days", constraint=ValidationConstraint.RANGE, path=path
         )
     return int(interval.total_seconds())
 
 
 def _check_times(starts_at: datetime | None, ends_at: datetime | None, path: Sequence[str]) -> None:
     if starts_at and ends_at and ends_at <= starts_at:
-        message = "it ends before it begins"
+        message = "The end must be after the start"
         raise InvalidInput(message, constraint=ValidationConstraint.RANGE, path=[*path, "endsAt"])
 
 
@@ -120,7 +124,7 @@ def build_and_check_row(
     _check_times(values_of_row["starts_at"], values_of_row["ends_at"], path)
     texts = (values_of_row[name] for name in TEXT_COLUMNS if not name.endswith("subject"))
     if values_of_row["enabled"] and not any(text and text.strip() for text in texts):
-        message = "there is nothing to answer: give text or html"
+        message = "An enabled autoreply requires text or html"
         raise InvalidInput(message, constraint=ValidationConstraint.REQUIRED, path=[*path, "text"])
     return values_of_row | {"updated_at": now}
 

@@ -34,14 +34,14 @@ def check_and_select_revocable(ctx: Context, certificates: Sequence[ColumnRow]) 
     terms are not agreed to.
     """
     if len(certificates) > MAX_REVOCATIONS:
-        message = f"at most {MAX_REVOCATIONS} are revoked at a time"
+        message = f"At most {MAX_REVOCATIONS} certificates can be revoked at once"
         raise InvalidInput(message, constraint=ValidationConstraint.MAX, path=["ids"])
     if not ctx.environment.options.acme_terms_agreed:
-        message = "the terms of the authority are not agreed to: acme.termsAgreed"
+        message = "The terms of the authority are not agreed to: set acme.termsAgreed"
         raise Conflict(message, path=["revoke"])
     for index, row in enumerate(certificates):
         if row.chain and not row.acme_directory:
-            message = "ACME has not made it: whoever issued it can revoke it"
+            message = "The certificate was not issued by ACME, so that ACME can't revoke it"
             raise Conflict(message, path=["ids"], index=index)
     return [row for row in certificates if row.chain and row.not_after > ctx.environment.now()]
 
@@ -83,7 +83,9 @@ async def _revoke_certificate(
 def _revocation_error(
     certificate: ColumnRow, failure: AcmeError, revoked: Sequence[ColumnRow]
 ) -> RequestError:
-    message = f"{certificate.server_name} was not revoked, and nothing is deleted: {failure}"
+    message = (
+        f"{certificate.server_name} was not revoked, and no certificate was deleted: {failure}"
+    )
     if revoked:
         message += f"; revoked by now: {', '.join(one.server_name for one in revoked)}"
     if failure.code == acme_client.UNREASONABLE:

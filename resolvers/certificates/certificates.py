@@ -53,7 +53,7 @@ MAX_QUERY_LENGTH = 255  # characters
 MAX_DESCRIPTION_LENGTH = 500
 RENEWAL_TIME = timedelta(days=30)  # before the certificate expires
 RENEWAL_PART = 3  # for one valid less than 90 days this part of its lifetime
-NO_CERTIFICATE_TEXT = "send a certificate, or have it made: acme"
+NO_CERTIFICATE_TEXT = "A certificate is required, or acme: true"
 STATE_TERMS_NOT_AGREED = "waits: the terms of the authority are not agreed to (acme.termsAgreed)"
 STATE_WAITING = "waits for its turn"
 
@@ -203,7 +203,10 @@ async def set_certificate(
     async with ctx.write_session(PLATFORM) as session:
         row = await find_certificate_by_server_name(ctx, server_name)
         if (row and row.version) != (row_before and row_before.version):
-            raise Conflict("it was changed meanwhile: send it once more", path=["serverName"])
+            raise Conflict(
+                "Another request changed the certificate at the same time: retry",
+                path=["serverName"],
+            )
         certificate_id = row.id if row else await _new_id_unless_limit_reached(ctx)
         values = _changed_columns(ctx.environment, new_values, row, checked_certificate) | {
             "server_name": server_name
@@ -243,7 +246,7 @@ def _validate_values(new_values: CertificateValues) -> CertificateValues:
         message = f"at most {MAX_DESCRIPTION_LENGTH} printable characters"
         raise InvalidInput(message, constraint=ValidationConstraint.LENGTH, path=["description"])
     if new_values.acme_names and not new_values.acme:
-        message = "only what ACME makes is given names"
+        message = "acmeNames requires acme: true"
         raise InvalidInput(message, constraint=ValidationConstraint.ACME_ONLY, path=["acmeNames"])
     other_names = new_values.acme_names and tuple(
         pem_certificates.parse_additional_acme_names(name, new_values.acme_names)
@@ -278,7 +281,9 @@ def decrypt_private_key(environment: Environment, certificate: Any) -> str:
             certificate.private_key, encryption_context(certificate.id)
         )
     except DecryptionError:
-        raise ServiceUnavailable("its key cannot be opened: send one", component="vault") from None
+        raise ServiceUnavailable(
+            "The stored private key can't be decrypted: send a private key", component="vault"
+        ) from None
 
 
 def _changed_columns(
@@ -455,7 +460,7 @@ async def delete_certificates(
         rows = await _require_visible_certificates(ctx, ids)
         for index, row in enumerate(rows):
             if revoked_versions.get(row.id, row.version) != row.version:
-                message = "the one before was revoked, and another has come: send it once more"
+                message = "The certificate was revoked and replaced at the same time: retry"
                 raise Conflict(message, path=["ids"], index=index)
         connection = await session.connection()
         await connection.execute(delete(Certificate).where(col(Certificate.id).in_(ids)))
@@ -480,7 +485,7 @@ async def schedule_renewals_now(ctx: Context, ids: Sequence[int]) -> None:
         rows = await _require_visible_certificates(ctx, ids)
         for index, row in enumerate(rows):
             if not row.acme:
-                message = "it is not renewed by ACME: send another by certificateSet"
+                message = "ACME does not renew this certificate: replace it by certificateSet"
                 raise Conflict(message, path=["ids"], index=index)
         terms_agreed = ctx.environment.options.acme_terms_agreed
         state = {
@@ -517,7 +522,9 @@ async def _require_visible_certificates(ctx: Context, ids: Sequence[int]) -> lis
     require_all_found(ids, rows)
     if not rows:
         raise InvalidInput(
-            "name at least one", constraint=ValidationConstraint.REQUIRED, path=["ids"]
+            "At least one reference is required",
+            constraint=ValidationConstraint.REQUIRED,
+            path=["ids"],
         )
     return list(rows.values())
 

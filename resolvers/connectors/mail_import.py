@@ -196,7 +196,9 @@ async def _validate_source_account(
     path = ["source", "user"]
     if source_user_id in user_ids:
         raise InvalidInput(
-            "the mail is in this account already", constraint=ValidationConstraint.SELF, path=path
+            "Source and destination are the same account",
+            constraint=ValidationConstraint.SELF,
+            path=path,
         )
     require_readable_account(ctx, source_user_id)
     await load_managed_user(ctx, source_user_id, path="source")
@@ -219,7 +221,7 @@ async def _load_parent_paths_by_user(
     if parent_mailbox.path is not None:
         return dict.fromkeys(user_ids, paths.validate_path(parent_mailbox.path, input_path=path))
     if parent_mailbox.special_use is None and len(user_ids) > 1:
-        text = "for several accounts a folder goes by its path or role"
+        text = "For several users, refer to the mailbox by path or special use"
         raise InvalidInput(text, constraint=ValidationConstraint.UNSUPPORTED, path=path)
     reference_column = (
         "special_use"
@@ -253,7 +255,7 @@ async def _require_below_import_limit(ctx: Context, user_ids: Sequence[int]) -> 
     )
     used = max((row.many for row in await ctx.read(statement)), default=0)
     if used >= MAX_UNFINISHED_IMPORTS:
-        text = f"{MAX_UNFINISHED_IMPORTS} imports of an account wait or run"
+        text = f"At most {MAX_UNFINISHED_IMPORTS} unfinished imports of an account"
         raise LimitReached(text, limit=MAX_UNFINISHED_IMPORTS, used=used, path=["users"])
 
 

@@ -172,7 +172,7 @@ async def _update_connector(
     values["next_run_at"] = _next_run_at(row, values, now)
     if fields.get("user_id", row.user_id) != row.user_id:
         if row.run_id is not None:
-            raise Conflict("it runs: cancel the run first", path=["set", "user"])
+            raise Conflict("The connector is running: cancel the run first", path=["set", "user"])
         await _require_below_connector_limit(ctx, fields["user_id"])
         values["user_id"] = fields["user_id"]
         for table in (RemoteMailbox, ConnectorRun):  # they describe the mail of the previous user
@@ -195,7 +195,7 @@ def _require_password_for_new_server(
         new_values.get("security", row.security) is ConnectorSecurity.NONE is not row.security
     )
     if password is None and (is_other_server or loses_tls):
-        text = "the password has to be given once more for another server"
+        text = "Another server or user requires the password again"
         raise InvalidInput(text, constraint=ValidationConstraint.REQUIRED, path=["password"])
 
 
@@ -207,7 +207,7 @@ def _require_password_to_activate(
         return
     with contextlib.suppress(RemoteFailure):  # reported by the run
         if not credentials.decrypt_secret(environment, row.id, row.secret).get("password"):
-            text = "it has no password: give it one to switch it on"
+            text = "An active connector requires a password"
             raise InvalidInput(text, constraint=ValidationConstraint.REQUIRED, path=["password"])
 
 

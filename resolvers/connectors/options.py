@@ -103,7 +103,7 @@ def validate_options(
         used_names.add(name)
         if is_pop3 and name in IMAP_OPTIONS:
             raise InvalidInput(
-                f"{name} is of IMAP",
+                f"{name} requires IMAP",
                 constraint=ValidationConstraint.UNSUPPORTED,
                 path=INPUT_PATH,
                 index=index,

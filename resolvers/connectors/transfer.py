@@ -215,14 +215,14 @@ def _fields_from_record(record: ConnectorRecord) -> dict[str, Any]:
         if (value := record.get(name)) is None:
             if name in REQUIRED_FIELDS:
                 raise InvalidInput(
-                    "it is missing", constraint=ValidationConstraint.REQUIRED, path=[name]
+                    "The field is required", constraint=ValidationConstraint.REQUIRED, path=[name]
                 )
             continue
         is_number = kind in (int, timedelta)
         has_type = isinstance(value, int if is_number else kind)
         if not has_type or (is_number and (isinstance(value, bool) or not 0 <= value < MAX_NUMBER)):
             raise InvalidInput(
-                "not what it must be", constraint=ValidationConstraint.TYPE, path=[name]
+                "The value has the wrong type", constraint=ValidationConstraint.TYPE, path=[name]
             )
         fields[column] = timedelta(seconds=value) if kind is timedelta else value
     fields["protocol"] = _enum_member(ConnectorProtocol, fields["protocol"], "protocol")
@@ -261,5 +261,5 @@ def _check_text_fields(
         is_valid &= all(isinstance(value.get(name), str | None) for name in optional)
     if not is_valid:
         raise InvalidInput(
-            "not what it must be", constraint=ValidationConstraint.TYPE, path=[field_name]
+            "The value has the wrong type", constraint=ValidationConstraint.TYPE, path=[field_name]
         )

@@ -44,7 +44,9 @@ def validate_fields(
     all_fields = {**stored_fields, **values}
     if all_fields["protocol"] not in (ConnectorProtocol.IMAP, ConnectorProtocol.POP3):
         raise InvalidInput(
-            "IMAP or POP3", constraint=ValidationConstraint.UNSUPPORTED, path=["protocol"]
+            "The protocol must be IMAP or POP3",
+            constraint=ValidationConstraint.UNSUPPORTED,
+            path=["protocol"],
         )
     is_pop3 = all_fields["protocol"] is ConnectorProtocol.POP3
     values["custom_options"] = connector_options.validate_options(
@@ -71,24 +73,24 @@ def _check_combination(fields: Mapping[str, Any], options: Options) -> None:
         fields["security"] is ConnectorSecurity.NONE
         and not options.connectors_allow_private_networks
     ):
-        text = "without encryption only where MERGANSER_CONNECTORS_ALLOW_PRIVATE_NETWORKS is set"
+        text = "NONE requires the setting MERGANSER_CONNECTORS_ALLOW_PRIVATE_NETWORKS"
         raise InvalidInput(text, constraint=ValidationConstraint.SECURITY, path=["security"])
     is_pop3 = fields["protocol"] is ConnectorProtocol.POP3
     if is_pop3 and fields["auth_mechanism"] not in POP3_MECHANISMS:
-        text = f"POP3 takes {', '.join(sorted(POP3_MECHANISMS))}"
+        text = f"POP3 supports {', '.join(sorted(POP3_MECHANISMS))}"
         raise InvalidInput(
             text, constraint=ValidationConstraint.UNSUPPORTED, path=["authMechanism"]
         )
     if fields.get("oauth") and fields["auth_mechanism"] not in TOKEN_MECHANISMS:
-        text = f"of {' and '.join(sorted(TOKEN_MECHANISMS))} alone"
+        text = f"OAuth requires the mechanism {' or '.join(sorted(TOKEN_MECHANISMS))}"
         raise InvalidInput(text, constraint=ValidationConstraint.EXCLUSIVE, path=["oauth"])
     if is_pop3 and fields.get("mirror_deletes"):
-        text = "POP3 does not tell what was deleted by whom"
+        text = "mirrorDeletes requires IMAP"
         raise InvalidInput(
             text, constraint=ValidationConstraint.UNSUPPORTED, path=["mirrorDeletes"]
         )
     if fields.get("mirror_deletes") and fields.get("source_retention") is not None:
-        text = "what is deleted elsewhere after it came would be deleted here: one of both"
+        text = "mirrorDeletes can't be combined with sourceRetention"
         raise InvalidInput(text, constraint=ValidationConstraint.EXCLUSIVE, path=["mirrorDeletes"])
 
 
@@ -103,7 +105,7 @@ def _validate_host(value: str, options: Options) -> str:
         or not all(sign.isalnum() or sign in ".-:" for sign in host)
     ):
         raise InvalidInput(
-            "the name of a host, or its address",
+            "A host name or an IP address",
             constraint=ValidationConstraint.HOST,
             path=["host"],
         )
@@ -115,7 +117,11 @@ def _validate_host(value: str, options: Options) -> str:
 
 def _validate_port(value: int | None, _options: Options) -> int | None:
     if value is not None and not 0 < value < 1 << 16:
-        raise InvalidInput("1 to 65535", constraint=ValidationConstraint.RANGE, path=["port"])
+        raise InvalidInput(
+            "A port is a number from 1 to 65535",
+            constraint=ValidationConstraint.RANGE,
+            path=["port"],
+        )
     return value
 
 
@@ -166,7 +172,9 @@ def _validate_oauth(value: Mapping[str, Any] | None, options: Options) -> dict[s
         "https://"
     ):
         raise InvalidInput(
-            "https:// only", constraint=ValidationConstraint.URL, path=["oauth", "tokenUrl"]
+            "The URL must begin with https://",
+            constraint=ValidationConstraint.URL,
+            path=["oauth", "tokenUrl"],
         )
     for name, label in (("client_id", "clientId"), ("scope", "scope")):
         text = value.get(name) or ""
@@ -189,7 +197,7 @@ def _validate_target_domain(value: str | None, _options: Options) -> str | None:
         return ascii_host(value.strip())
     except (idna.IDNAError, UnicodeError):
         raise InvalidInput(
-            "no domain", constraint=ValidationConstraint.DOMAIN, path=["targetDomain"]
+            "Not a domain name", constraint=ValidationConstraint.DOMAIN, path=["targetDomain"]
         ) from None
 
 
@@ -249,7 +257,7 @@ def _validate_target_path(value: str | None, _options: Options) -> str | None:
 
 def _validate_rate(value: int | None, _options: Options) -> int | None:
     if value is not None and value < 1:
-        text = "at least 1 byte; null for unlimited"
+        text = "At least 1 byte per second; null is unlimited"
         raise InvalidInput(text, constraint=ValidationConstraint.MIN, path=["maxBytesPerSecond"])
     return value
 

@@ -126,7 +126,7 @@ async def add_part(ctx: Context, upload_id: int, part: StoredPart) -> None:
             return False
         statement = select(func.count()).where(col(UploadPart.upload_id) == upload_id)
         if (used := transaction.connection.execute(statement).scalar_one()) >= MOST_PARTS:
-            text = f"an upload has at most {MOST_PARTS} parts: send more bytes in each request"
+            text = f"At most {MOST_PARTS} parts of an upload: send more bytes in each request"
             raise LimitReached(text, limit=MOST_PARTS, used=used)
         transaction.connection.execute(
             insert(UploadPart), part.column_values(transaction.environment.new_id(), upload_id)

@@ -166,11 +166,13 @@ async def validate_and_build_share(ctx: Context, new: NewShare) -> FileShare:
     """
     owner_id, now = stored_files.require_writing_owner_id(ctx), ctx.environment.now()
     if new.mode is FileAttachmentMode.ATTACH:
-        text = "a link is LINK, READ_ONLY_LINK or WRITABLE_LINK"
+        text = "The mode must be LINK, READ_ONLY_LINK or WRITABLE_LINK"
         raise InvalidInput(text, constraint=ValidationConstraint.UNSUPPORTED, path=["mode"])
     if new.expires_at is not None and not now < new.expires_at <= now + MAX_LIFETIME:
         raise InvalidInput(
-            "a link ends in the future", constraint=ValidationConstraint.RANGE, path=["expiresAt"]
+            "The time must be in the future, at most 100 years from now",
+            constraint=ValidationConstraint.RANGE,
+            path=["expiresAt"],
         )
     require_found(
         await ctx.load(stored_files.load_own_files_by_id, new.file_id),
@@ -331,7 +333,7 @@ async def count_access_and_read_blob(ctx: Context, share: ColumnRow) -> ColumnRo
 def require_writable(share: ColumnRow) -> None:
     """Raise Forbidden if a link is read-only."""
     if share.mode is not FileAttachmentMode.WRITABLE_LINK:
-        raise Forbidden("this link is for reading only")
+        raise Forbidden("The link is read-only")
 
 
 async def replace_shared_file(

@@ -137,7 +137,7 @@ def require_writing_owner_id(ctx: Context) -> int:
     owner_id = require_user_id(ctx)
     ctx.viewer.require_scope(Scope.MAIL)
     if ctx.viewer.read_only:
-        raise Forbidden("this credential is for reading only", requires="a credential that writes")
+        raise Forbidden("The credential is read-only", requires="a credential that writes")
     return owner_id
 
 
@@ -300,7 +300,7 @@ def check_file_quota(
         raise LimitReached(f"at most {MAX_FILES} files", limit=MAX_FILES, used=many)
     limit, used = transaction.environment.options.files_quota, int(used) + int(copied)
     if limit and used + size > limit:
-        raise LimitReached(f"files have {limit} bytes in all", limit=limit, used=used)
+        raise LimitReached(f"At most {limit} bytes in all files of a user", limit=limit, used=used)
 
 
 def name_and_type_from_headers(
@@ -321,14 +321,14 @@ def _validated_name_and_type(
     name = uploads.filename_from_path(filename or "")
     if name is not None and not name.isprintable():
         raise InvalidInput(
-            "a name is printable", constraint=ValidationConstraint.PATTERN, path=["filename"]
+            "The name must be printable", constraint=ValidationConstraint.PATTERN, path=["filename"]
         )
     guessed_type = _MEDIA_TYPES.guess_type(name)[0] if name else None
     declared_type = (content_type or "").partition(";")[0].strip().lower()
     valid_type = uploads.media_type_or_default(declared_type) if declared_type else None
     if valid_type == DEFAULT_MEDIA_TYPE != declared_type:
         raise InvalidInput(
-            "not a media type", constraint=ValidationConstraint.PATTERN, path=["contentType"]
+            "Must be a media type", constraint=ValidationConstraint.PATTERN, path=["contentType"]
         )
     media_type = valid_type or guessed_type or default_type
     return name or _generated_filename(environment, media_type), media_type

@@ -103,9 +103,11 @@ def check_upload_limits(environment: Environment, waiting: ColumnRow, size: int)
     """Raise RateLimited at 100 waiting uploads, LimitReached if the new size exceeds 1 GiB."""
     if waiting.many >= MAX_UPLOADS:
         retry_after = max(waiting.first - environment.now(), timedelta(seconds=1))
-        raise RateLimited(f"{MAX_UPLOADS} uploads wait to be used", retry_after=retry_after)
+        raise RateLimited(
+            f"At most {MAX_UPLOADS} unused uploads of a user", retry_after=retry_after
+        )
     if waiting.bytes + size > MAX_TOTAL_BYTES:
-        text = f"uploads of {MAX_TOTAL_BYTES} bytes wait to be used"
+        text = f"At most {MAX_TOTAL_BYTES} bytes in unused uploads of a user"
         raise LimitReached(text, limit=MAX_TOTAL_BYTES, used=int(waiting.bytes))
 
 

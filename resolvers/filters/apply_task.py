@@ -58,7 +58,7 @@ async def queue_filter_run(
     """
     owner = require_user_id(ctx)
     if selector.users.is_given:
-        error_text = "filters are run on the mail of their own account"
+        error_text = "Filters and messages must belong to the signed-in user"
         raise InvalidInput(
             error_text, constraint=ValidationConstraint.EXCLUSIVE, path=["select", "users"]
         )

@@ -82,7 +82,7 @@ async def _run_on_stored_or_raw_message(
 ) -> Result:
     if (message_id is None) is (raw_message is None):
         raise InvalidInput(
-            "a message that is there, or raw",
+            "Exactly one of message and raw is required",
             constraint=ValidationConstraint.EXCLUSIVE,
             path=["message"],
         )
@@ -98,7 +98,9 @@ async def _run_on_stored_or_raw_message(
         message_bytes = raw_message.encode()
     except UnicodeEncodeError as half:
         raise InvalidInput(
-            "half a character", constraint=ValidationConstraint.UNICODE, path=["raw"]
+            "The text has an unpaired surrogate",
+            constraint=ValidationConstraint.UNICODE,
+            path=["raw"],
         ) from half
     max_bytes = ctx.environment.options.message_max_size
     check_limit(len(message_bytes), max_bytes, f"at most {max_bytes} bytes", path=["raw"])

@@ -149,7 +149,7 @@ async def update_filters(
     """
     if not new_values:
         raise InvalidInput(
-            "say what to change", constraint=ValidationConstraint.REQUIRED, path=["set"]
+            "At least one field is required", constraint=ValidationConstraint.REQUIRED, path=["set"]
         )
     visible_rows = await _load_visible_rows(ctx, filter_ids)
     require_all_found(filter_ids, {row.id for row in visible_rows})
@@ -290,7 +290,7 @@ def _validated_simple_columns(
     if values.get("position") is not None:
         if values["position"] not in POSITION_RANGE:
             raise InvalidInput(
-                "a number of 32 bits",
+                "The position must be a 32-bit integer",
                 constraint=ValidationConstraint.RANGE,
                 path=[*input_path, "position"],
             )

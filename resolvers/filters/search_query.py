@@ -34,7 +34,7 @@ def filter_tests_from_search_text(search_text: str, input_path: Sequence[str]) -
     """
     if not search_text.strip():
         raise InvalidInput(
-            "at least 1 character; null for no such test",
+            "At least 1 character; null removes the test",
             constraint=ValidationConstraint.LENGTH,
             path=input_path,
         )

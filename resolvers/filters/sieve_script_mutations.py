@@ -239,7 +239,7 @@ async def rename_script(
         for user, rows in changes.scripts_by_user.items():
             row = changes.require_script(user, selector)
             if new_name != row.name and new_name in rows:
-                raise Conflict("there is a script of this name", path=["newName"])
+                raise Conflict("The user has another script with this name", path=["newName"])
             if new_name != row.name:
                 changes.set_values(row, name=new_name, updated_at=now)
     return changes.script_ids_by_name(new_name)

@@ -118,7 +118,9 @@ def _selectors_from_paths(
     for one in [path_or_paths] if isinstance(path_or_paths, str) else path_or_paths:
         if one not in mailbox_paths:
             raise InvalidInput(
-                "there is no such folder", constraint=ValidationConstraint.UNKNOWN, path=input_path
+                "The mailbox does not exist",
+                constraint=ValidationConstraint.UNKNOWN,
+                path=input_path,
             )
     return (
         MailboxSelector(path=path_or_paths)
@@ -136,7 +138,7 @@ def _require_types(
         has_right_type = value is None or (kind is not None and isinstance(value, kind))
         if not has_right_type or (kind is int and isinstance(value, bool)):
             raise InvalidInput(
-                "not what it must be",
+                "The value has the wrong type",
                 constraint=ValidationConstraint.TYPE,
                 path=[*input_path, name],
             )
@@ -145,7 +147,7 @@ def _require_types(
 def _require_query_types(query: Any, input_path: Sequence[str], depth: int) -> None:
     if not isinstance(query, dict) or depth > MAX_DEPTH:
         raise InvalidInput(
-            "not what it must be", constraint=ValidationConstraint.TYPE, path=input_path
+            "The value has the wrong type", constraint=ValidationConstraint.TYPE, path=input_path
         )
     _require_types(query, QUERY_TYPES, input_path)
     for name, required_key, other_key in (("header", "key", "value"), ("regex", "pattern", "key")):
@@ -153,7 +155,7 @@ def _require_query_types(query: Any, input_path: Sequence[str], depth: int) -> N
             _require_types(part, {required_key: str, other_key: str}, [*input_path, name])
             if not isinstance(part.get(required_key), str):
                 raise InvalidInput(
-                    f"it has no {required_key}",
+                    f"The field {required_key} is required",
                     constraint=ValidationConstraint.TYPE,
                     path=[*input_path, name],
                 )
@@ -167,7 +169,7 @@ def _require_action_types(action: FilterRecord, input_path: Sequence[str]) -> No
     for name, value in action.items():
         if isinstance(value, list) and not all(isinstance(one, str) for one in value):
             raise InvalidInput(
-                "not what it must be",
+                "The value has the wrong type",
                 constraint=ValidationConstraint.TYPE,
                 path=[*input_path, name],
             )

@@ -67,7 +67,7 @@ def _validated_tests(
 ) -> dict[str, Any]:
     """Return the validated tests of a query. In nested queries, tests of None are removed."""
     if depth > MAX_DEPTH:
-        error_text = f"all, any and not go {MAX_DEPTH} levels deep"
+        error_text = f"Groups (all, any, not) are nested at most {MAX_DEPTH} levels deep"
         raise InvalidInput(error_text, constraint=ValidationConstraint.DEPTH, path=path)
     found: dict[str, Any] = {}
     for name, value in values.items():
@@ -123,7 +123,7 @@ def _validated_test(test_name: str, value: Any, path: InputPath) -> Any:
         return _validate_text(value, path)
     if test_name in ("larger", "smaller"):
         if not 0 < value < 1 << 63:
-            error_text = "at least 1 byte; null for no such test"
+            error_text = "At least 1 byte; null removes the test"
             raise InvalidInput(error_text, constraint=ValidationConstraint.RANGE, path=path)
         return int(value)
     if test_name == "header":
@@ -137,7 +137,7 @@ def _validate_text(text: str, path: InputPath) -> str:
     message_builder.validate_text(text, path, 4 * MAX_TEST_LENGTH)
     if not text.split() or len(text) > MAX_TEST_LENGTH:
         error_text = (
-            f"1 to {MAX_TEST_LENGTH} characters, and not blanks alone; null for no such test"
+            f"1 to {MAX_TEST_LENGTH} characters, not only white space; null removes the test"
         )
         raise InvalidInput(error_text, constraint=ValidationConstraint.LENGTH, path=path)
     return text
@@ -151,7 +151,7 @@ def _validated_header_test(values: InputValues, path: InputPath) -> dict[str, An
 def _validate_header_name(header_name: str, path: InputPath) -> str:
     limit = MAX_HEADER_NAME_LENGTH
     if len(header_name) > limit or not FIELD_NAME.fullmatch(header_name):
-        error_text = f"the name of a field has 1 to {limit} signs of ASCII, without blank and colon"
+        error_text = f"A field name has 1 to {limit} ASCII characters, without spaces and colons"
         raise InvalidInput(error_text, constraint=ValidationConstraint.PATTERN, path=[*path, "key"])
     return header_name
 
@@ -211,7 +211,9 @@ async def validated_merged_action(
     problems.raise_collected()
     found = {name: value for name, value in found.items() if value is not None}
     if not (found or to.targets):
-        raise InvalidInput("say what happens", constraint=ValidationConstraint.REQUIRED, path=path)
+        raise InvalidInput(
+            "At least one action is required", constraint=ValidationConstraint.REQUIRED, path=path
+        )
     return CheckedAction(found, to.targets, to.encrypted_relays, to.new_targets)
 
 
@@ -256,9 +258,7 @@ async def _require_target_mailbox_ids(
             refusal.index = index
             raise refusal
         if row.special_use in HOLDING_USES:  # messages are moved out of it later
-            error_text = (
-                "this mailbox holds snoozed or scheduled messages: nothing else is put there"
-            )
+            error_text = "This mailbox is reserved for snoozed or scheduled messages"
             raise InvalidInput(
                 error_text, constraint=ValidationConstraint.SPECIAL_USE, path=path, index=index
             )
@@ -290,7 +290,7 @@ def _validated_reply(values: InputValues, path: InputPath) -> dict[str, str]:
     message_builder.validate_text(text, [*path, "text"], MAX_REPLY_BYTES)
     message_builder.validate_text(html, [*path, "html"], MAX_REPLY_BYTES)
     if not (text.strip() or html.strip()):
-        error_text = "there is nothing to answer: give text or html"
+        error_text = "A reply requires text or html"
         raise InvalidInput(
             error_text, constraint=ValidationConstraint.REQUIRED, path=[*path, "text"]
         )
@@ -324,9 +324,7 @@ async def _validate_and_encrypt_targets(
     local_addresses = await resolve_addresses(ctx.environment, addresses, ctx.read)
     for index, text in enumerate(targets.shown_targets):
         if text in local_addresses and local_addresses[text].user_id == filter_state.user_id:
-            error_text = (
-                "a filter does not send on to its own account: mailbox and copyTo store there"
-            )
+            error_text = "A filter can't forward to its own account: use mailbox or copyTo"
             raise InvalidInput(
                 error_text, constraint=ValidationConstraint.SELF, path=path, index=index
             )
@@ -352,5 +350,5 @@ def require_filter_fits_into_script(
         filter_compiler.script_from_filter(filter_id, stored_query, action_, ScriptNames(longest))
     )
     if len(script.encode()) > limits.MAX_SCRIPT_BYTES:
-        error_text = f"a filter has at most {limits.MAX_SCRIPT_BYTES} bytes, as Sieve writes it"
+        error_text = f"The Sieve form of a filter has at most {limits.MAX_SCRIPT_BYTES} bytes"
         raise InvalidInput(error_text, constraint=ValidationConstraint.MAX, path=["query"])

@@ -145,7 +145,7 @@ def _validate_change(
     for name, part in change.target.items():
         with problems.collecting():
             if name not in (*required, *optional):
-                text = f"a channel of the kind {change.kind} has none"
+                text = f"A channel of the kind {change.kind} does not have this field"
                 raise InvalidInput(text, constraint=ValidationConstraint.EXCLUSIVE, path=[name])
             if part is not None:
                 target_parts[name] = _validate_target_part(ctx, change.kind, name, part)
@@ -161,7 +161,7 @@ def _validate_change(
     with problems.collecting():
         if change.mailbox_refs is not None and len(change.mailbox_refs) > MAX_MAILBOXES:
             raise InvalidInput(
-                f"at most {MAX_MAILBOXES} folders",
+                f"At most {MAX_MAILBOXES} mailboxes",
                 constraint=ValidationConstraint.MAX,
                 path=["mailboxes"],
             )
@@ -177,15 +177,13 @@ def _validate_target_part(ctx: Context, kind: PushKind, name: str, part: Any) ->
             or not part.isascii()
             or not part.isprintable()
         ):
-            text = f"1 to {MAX_CREDENTIAL_LENGTH} printable characters of ASCII"
+            text = f"1 to {MAX_CREDENTIAL_LENGTH} printable ASCII characters"
             raise InvalidInput(text, constraint=ValidationConstraint.FORMAT, path=[name])
         return part
     if kind is PushKind.WEB_PUSH:
         return web_push.validate_subscription(part, allow_private=private)
     if not isinstance(part, str):
-        raise InvalidInput(
-            "an address as text", constraint=ValidationConstraint.FORMAT, path=[name]
-        )
+        raise InvalidInput("A URL as a string", constraint=ValidationConstraint.FORMAT, path=[name])
     parse_target(part, allow_private=private, error_path=[name])
     return part
 
@@ -199,7 +197,9 @@ def _check_template(text: str | None, field_name: str, max_length: int) -> None:
         )
     if text is not None and not text.replace("\n", "").isprintable():
         raise InvalidInput(
-            "without control characters", constraint=ValidationConstraint.PATTERN, path=[field_name]
+            "Control characters are not allowed",
+            constraint=ValidationConstraint.PATTERN,
+            path=[field_name],
         )
 
 
@@ -310,7 +310,7 @@ def _merge_and_encrypt_target(
     for name in TARGET_PARTS[row["kind"]][0]:
         if name not in target_parts:
             raise InvalidInput(
-                f"a channel of this kind needs it: {name}",
+                f"A channel of this kind requires {name}",
                 constraint=ValidationConstraint.REQUIRED,
                 path=[name],
             )

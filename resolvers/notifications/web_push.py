@@ -108,23 +108,27 @@ def _decode_key(text: object, size: int, name: str) -> bytes:
 def validate_subscription(subscription: object, *, allow_private: bool) -> dict[str, Any]:
     """Return the known fields of a browser's push subscription. Raises Invalid if one is wrong."""
     if not isinstance(subscription, Mapping) or not isinstance(subscription.get("endpoint"), str):
-        text = "what PushSubscription.toJSON() says: endpoint and keys"
+        text = "A result of PushSubscription.toJSON(), with endpoint and keys"
         raise InvalidInput(text, constraint=ValidationConstraint.FORMAT, path=INPUT_PATH)
     keys = subscription.get("keys")
     if not isinstance(keys, Mapping):
         raise InvalidInput(
-            "there are no keys", constraint=ValidationConstraint.FORMAT, path=INPUT_PATH
+            "The subscription has no keys", constraint=ValidationConstraint.FORMAT, path=INPUT_PATH
         )
     endpoint = parse_target(
         subscription["endpoint"], allow_private=allow_private, error_path=INPUT_PATH
     )
     if not endpoint.uses_tls:
         raise InvalidInput(
-            "https only (RFC 8030, section 8)", constraint=ValidationConstraint.URL, path=INPUT_PATH
+            "The endpoint must begin with https:// (RFC 8030, section 8)",
+            constraint=ValidationConstraint.URL,
+            path=INPUT_PATH,
         )
     if ":" in endpoint.host:
         raise InvalidInput(
-            "a host by its name", constraint=ValidationConstraint.URL, path=INPUT_PATH
+            "The endpoint must contain a host name",
+            constraint=ValidationConstraint.URL,
+            path=INPUT_PATH,
         )
     point, auth = (
         _decode_key(keys.get("p256dh"), POINT_SIZE, "p256dh"),
@@ -136,7 +140,9 @@ def validate_subscription(subscription: object, *, allow_private: bool) -> dict[
         ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), point)
     except ValueError:
         raise InvalidInput(
-            "p256dh is no point of P-256", constraint=ValidationConstraint.FORMAT, path=INPUT_PATH
+            "p256dh is not a point of P-256",
+            constraint=ValidationConstraint.FORMAT,
+            path=INPUT_PATH,
         ) from None
     return {
         "endpoint": subscription["endpoint"],

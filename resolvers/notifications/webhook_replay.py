@@ -42,11 +42,11 @@ async def validated_replay_order(
             or not _covers_stream(webhook, key, domain_by_user.get(key))
             or position > row.last
         ):
-            text = "not a position of what this webhook is for"
+            text = "The cursor is not a position of a user or domain of this webhook"
             raise InvalidInput(text, constraint=ValidationConstraint.CURSOR, path=path)
         if position < row.gone:
             raise InvalidInput(
-                "the journal is not kept so far back",
+                "The events after this cursor are older than the retention of the journal",
                 constraint=ValidationConstraint.EXPIRED,
                 path=path,
             )

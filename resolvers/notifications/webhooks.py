@@ -231,7 +231,7 @@ async def _responsible_domain_id(ctx: Context, new: NewWebhook) -> int | None:
     """
     viewer = ctx.viewer
     if new.user_id and new.domain_id:
-        text = "a user or a domain, not both"
+        text = "user and domain can't be combined"
         raise InvalidInput(text, constraint=ValidationConstraint.EXCLUSIVE, path=["domain"])
     if new.user_id:
         statement = select(col(User.domain_id), is_managed_user(ctx).label("free"))
@@ -239,7 +239,7 @@ async def _responsible_domain_id(ctx: Context, new: NewWebhook) -> int | None:
         for row in rows:
             if viewer.role.includes(Role.ADMIN):
                 if not row.free:
-                    error_text = "this account is above yours"
+                    error_text = "The account has a higher role than yours"
                     raise Forbidden(error_text, requires=Role.ROOT, path=["user"])
                 return None if row.domain_id is None else int(row.domain_id)
             if row.free and row.domain_id in viewer.administered_domains:
@@ -251,7 +251,7 @@ async def _responsible_domain_id(ctx: Context, new: NewWebhook) -> int | None:
         if len(viewer.administered_domains) == 1:
             return min(viewer.administered_domains)
         raise InvalidInput(
-            "say for which domain", constraint=ValidationConstraint.REQUIRED, path=["domain"]
+            "A domain is required", constraint=ValidationConstraint.REQUIRED, path=["domain"]
         )
     return None
 
@@ -305,7 +305,7 @@ async def _require_not_above_viewer(ctx: Context, webhooks: Sequence[ColumnRow],
         return
     root_users = select(col(User.id)).where(col(User.id).in_(user_ids), col(User.role) == Role.ROOT)
     if await ctx.read(root_users):
-        error_text = "the webhook is of an account above yours"
+        error_text = "The webhook belongs to an account with a higher role than yours"
         raise Forbidden(error_text, requires=Role.ROOT, path=[path])
 
 

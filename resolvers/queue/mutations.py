@@ -151,7 +151,9 @@ async def _load_selected_entries(
     order = (col(Submission.created_at), col(Submission.id))
     rows = list(await ctx.read(statement.order_by(*order).limit(limit + 1)))
     if len(rows) > limit:
-        raise LimitReached(f"at most {limit} at once", limit=limit, used=len(rows), path=["filter"])
+        raise LimitReached(
+            f"At most {limit} queue entries at once", limit=limit, used=len(rows), path=["filter"]
+        )
     found_ids = {row.id for row in rows}
     for nth, entry_id in enumerate(selection.entry_ids or ()):
         if entry_id not in found_ids:

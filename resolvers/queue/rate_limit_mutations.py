@@ -147,7 +147,7 @@ async def reset_rate_limits(
 
 def _require_owner(owners: object) -> None:
     if not owners:
-        message = "name users or domains"
+        message = "Users or domains are required"
         raise InvalidInput(message, constraint=ValidationConstraint.REQUIRED, path=["users"])
 
 

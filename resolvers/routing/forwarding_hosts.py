@@ -34,7 +34,7 @@ def parse_network(text: str) -> str | None:
     except ValueError:
         return None
     if network.prefixlen < MIN_PREFIX_LENGTH[network.version]:
-        message = f"at least /{MIN_PREFIX_LENGTH[network.version]}"
+        message = f"The prefix length must be at least /{MIN_PREFIX_LENGTH[network.version]}"
         raise InvalidInput(message, constraint=ValidationConstraint.RANGE, path=["hostname"])
     ipv4_address = getattr(network.network_address, "ipv4_mapped", None)
     return str(ipv4_address) if ipv4_address else network_text(network)
@@ -57,7 +57,7 @@ async def create_or_update_forwarding_hosts(
     network = parse_network(name_or_network)
     if network is None:
         if ctx.is_writing:
-            raise Forbidden("a look-up in DNS takes no part in a unit")
+            raise Forbidden("A look-up in DNS is not possible inside @atomic")
         source_name = checked_domain(name_or_network, path="hostname")
         hosts = await find_networks(ctx.environment.options.dns_resolver, ascii_domain(source_name))
     else:
@@ -73,7 +73,9 @@ async def create_or_update_forwarding_hosts(
             if (row.source, row.filter_spam) != (source_name, filter_spam)
         ]
         if not new_hosts and not rows_to_update:
-            raise Conflict("all of its addresses are there already", path=["hostname"])
+            raise Conflict(
+                "All addresses of the host are forwarding hosts already", path=["hostname"]
+            )
         await require_room(ctx, FORWARDERS, len(new_hosts))
         common_values: dict[str, Any] = {"source": source_name, "filter_spam": filter_spam}
         ids_by_host = {host: ctx.environment.new_id() for host in new_hosts} | {

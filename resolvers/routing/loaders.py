@@ -153,7 +153,9 @@ async def load_visible_rows(
     require_all_found(ids, rows)
     if not rows:
         raise InvalidInput(
-            "name at least one", constraint=ValidationConstraint.REQUIRED, path=["ids"]
+            "At least one reference is required",
+            constraint=ValidationConstraint.REQUIRED,
+            path=["ids"],
         )
     return list(rows.values())
 

@@ -36,7 +36,7 @@ from resolvers.routing.loaders import (
 )
 
 DEFAULT_PORT = 25
-DESTINATION_EXISTS_TEXT = "there is one for this destination already"
+DESTINATION_EXISTS_TEXT = "Another record has the same destination"
 GRAPHQL_NAMES = {
     "next_hop": "nextHop",
     "lookup_mx": "lookupMx",
@@ -94,7 +94,7 @@ async def update_rows(
     """
     if not columns and password is None:
         raise InvalidInput(
-            "say what to change", constraint=ValidationConstraint.REQUIRED, path=["set"]
+            "At least one field is required", constraint=ValidationConstraint.REQUIRED, path=["set"]
         )
     table = core_table(routing_table.table)
     async with ctx.write_session(PLATFORM) as session:
@@ -103,7 +103,11 @@ async def update_rows(
             await session.connection(),
         )
         if "destination" in columns and len(before) > 1:
-            raise Conflict("only one can be for a destination", path=["destination"], index=1)
+            raise Conflict(
+                "Records can't share a destination: change one record at a time",
+                path=["destination"],
+                index=1,
+            )
         for row in before:
             values = _updated_columns(ctx, routing_table, row, columns, password)
             if values.get("destination", column_or_none(row, "destination")) != column_or_none(
@@ -134,7 +138,7 @@ async def delete_rows(ctx: Context, routing_table: RoutingTable, ids: Sequence[i
         table, connection = core_table(routing_table.table), await session.connection()
         if routing_table is RELAYS:
             if set(await _domain_ids_using_relay_hosts(ctx, routing_table, ids)) - set(domain_ids):
-                message = "a domain began to use it at this very moment: try again"
+                message = "A domain began to use the relay host at the same time: retry"
                 raise ServiceUnavailable(message, component="store")
             update_statement = update(Domain).where(col(Domain.relay_host_id).in_(ids))
             await connection.execute(
@@ -171,7 +175,9 @@ async def require_room(ctx: Context, routing_table: RoutingTable, new_count: int
     )
     if row.many + new_count > routing_table.max_rows:
         raise LimitReached(
-            f"at most {routing_table.max_rows}", limit=routing_table.max_rows, used=row.many
+            f"At most {routing_table.max_rows} records of this type",
+            limit=routing_table.max_rows,
+            used=row.many,
         )
 
 
@@ -268,7 +274,7 @@ def _validate_relay_host(values: dict[str, Any], problems: ErrorCollector) -> No
             relay = routing_validation.parse_host_and_port(values["host"], path=["host"])
             values["host"] = relay.host
             if relay.port is not None and values.setdefault("port", relay.port) != relay.port:
-                message = "the port is said twice, and differs"
+                message = "The port in `host` differs from `port`"
                 raise InvalidInput(
                     message, constraint=ValidationConstraint.EXCLUSIVE, path=["port"]
                 )
@@ -319,13 +325,13 @@ def _require_complete_credentials(
     keeps_password = bool(stored.get(HAS_PASSWORD_COLUMN)) and username is not None
     if password is not None and username is None:
         raise InvalidInput(
-            "a password needs a user name",
+            "A password requires a user name",
             constraint=ValidationConstraint.REQUIRES,
             path=["username"],
         )
     if username is not None and password is None and not keeps_password:
         raise InvalidInput(
-            "a user name needs a password",
+            "A user name requires a password",
             constraint=ValidationConstraint.REQUIRES,
             path=["password"],
         )
@@ -336,7 +342,7 @@ def _require_complete_credentials(
         for column in SERVER_COLUMNS[routing_table]
     )
     if changes_server:
-        message = "the password has to be given once more for another way"
+        message = "The password is required, since another server would receive the stored one"
         raise InvalidInput(message, constraint=ValidationConstraint.REQUIRED, path=["password"])
 
 

@@ -37,21 +37,23 @@ async def run_route_test(
     """
     if test_input.relay_host_id is not None and test_input.transport_id is not None:
         raise InvalidInput(
-            "one of both", constraint=ValidationConstraint.EXCLUSIVE, path=["transport"]
+            "Give a relay host or a transport, not both",
+            constraint=ValidationConstraint.EXCLUSIVE,
+            path=["transport"],
         )
     if (
         test_input.relay_host_id is None
         and test_input.transport_id is None
         and not test_input.recipient
     ):
-        message = "name a recipient, a relay host or a transport"
+        message = "A recipient, a relay host or a transport is required"
         raise InvalidInput(message, constraint=ValidationConstraint.REQUIRED, path=["recipient"])
     sender = validated_address(test_input.sender, path="sender") if test_input.sender else ""
     recipient = (
         validated_address(test_input.recipient, path="recipient") if test_input.recipient else None
     )
     if ctx.is_writing:
-        raise Forbidden("a try of a way out takes no part in a unit")
+        raise Forbidden("A route test is not possible inside @atomic")
     if is_dry_run:
         return RouteTestResult(is_accepted=True)
     with _test_slot(MAX_CONCURRENT_TESTS):
@@ -69,7 +71,7 @@ async def run_route_test(
 def _test_slot(limit: int) -> Generator[None]:
     """Hold one of the test slots of this process. Raises RateLimited if none is free."""
     if len(_RUNNING_TESTS) >= limit:
-        message = f"{limit} ways are being tried: try again"
+        message = f"{limit} route tests are running: retry"
         raise RateLimited(message, retry_after=timedelta(seconds=30))
     slot = object()
     _RUNNING_TESTS.add(slot)

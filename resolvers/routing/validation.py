@@ -33,14 +33,16 @@ MATCH_STRATEGIES = frozenset({"hostname", "nexthop", "dot-nexthop"})  # match st
 def validate_port(value: int, *, path: Sequence[str] = ("port",)) -> int:
     """Return the port number. Raises InvalidInput unless it is 1 to 65535."""
     if not 0 < value < PORT_LIMIT:
-        raise InvalidInput("1 to 65535", constraint=ValidationConstraint.RANGE, path=path)
+        raise InvalidInput(
+            "Must be from 1 to 65535", constraint=ValidationConstraint.RANGE, path=path
+        )
     return value
 
 
 def validate_host(text: str, *, path: Sequence[str]) -> str:
     """Return a host name in ASCII, or an IP address without brackets. Raises InvalidInput."""
     error = InvalidInput(
-        "the name of a host, or its address", constraint=ValidationConstraint.HOST, path=path
+        "Must be a host name or IP address", constraint=ValidationConstraint.HOST, path=path
     )
     text = text.strip()
     without_brackets = text[1:-1] if text.startswith("[") and text.endswith("]") else text
@@ -81,7 +83,9 @@ def parse_host_and_port(text: str, *, path: Sequence[str]) -> HostAndPort:
     match = _HOST_AND_PORT.fullmatch(text)
     if not match:
         raise InvalidInput(
-            "host, host:port or [host]:port", constraint=ValidationConstraint.HOST, path=path
+            "Must be host, host:port or [host]:port",
+            constraint=ValidationConstraint.HOST,
+            path=path,
         )
     port_number = None if match["port"] is None else validate_port(int(match["port"]), path=path)
     return HostAndPort(
@@ -99,7 +103,7 @@ def validate_next_hop(message: str, *, lookup_mx: bool, path: Sequence[str] = ("
     next_hop = parse_host_and_port(message, path=path)
     is_literal = _is_ip_address(next_hop.host)
     if lookup_mx and (next_hop.has_brackets or is_literal):
-        message = "with lookupMx it is a domain, without brackets"
+        message = "With lookupMx the next hop must be a domain without brackets"
         raise InvalidInput(message, constraint=ValidationConstraint.DOMAIN, path=path)
     is_bracketed = next_hop.has_brackets or ":" in next_hop.host
     host_text = f"[{next_hop.host}]" if is_bracketed else next_hop.host
@@ -136,7 +140,9 @@ def validate_destination(text: str, *, path: Sequence[str] = ("destination",)) -
 def _validate_regex(text: str, path: Sequence[str]) -> str:
     has_slashes = len(text) > 2 and text.endswith("/")  # noqa: PLR2004 - both slashes
     if not has_slashes or len(text) > MAX_REGEX_LENGTH or not text.isprintable():
-        message = f"/regular expression/, at most {MAX_REGEX_LENGTH} characters"
+        message = (
+            f"Must be a /regular expression/ of at most {MAX_REGEX_LENGTH} printable characters"
+        )
         raise InvalidInput(message, constraint=ValidationConstraint.PATTERN, path=path)
     with _errors_with_path(path):
         BoundedRegex(text[1:-1], allow_slashes=False)
@@ -161,7 +167,7 @@ def validate_tls_destination(text: str, *, path: Sequence[str] = ("destination",
 def _validate_domain(text: str, path: Sequence[str]) -> str:
     if _is_ip_address(text):
         raise InvalidInput(
-            "an address stands in brackets", constraint=ValidationConstraint.DOMAIN, path=path
+            "An IP address must be in brackets", constraint=ValidationConstraint.DOMAIN, path=path
         )
     with _errors_with_path(path):
         return checked_domain(text)
@@ -213,11 +219,11 @@ def validate_tls_parameters(
     if level is TlsPolicyLevel.FINGERPRINT:
         validators["match"] = lambda value: _validate_fingerprints(value, path)
         if "match" not in attributes:
-            message = "FINGERPRINT needs match= and fingerprints"
+            message = "FINGERPRINT requires match= with fingerprints"
             raise InvalidInput(message, constraint=ValidationConstraint.REQUIRED, path=path)
     for name in attributes:
         if name not in validators:
-            message = f"{level} takes {' and '.join(sorted(validators)) or 'none'}"
+            message = f"{level} allows the parameters {' and '.join(sorted(validators)) or 'none'}"
             raise InvalidInput(message, constraint=ValidationConstraint.UNSUPPORTED, path=path)
     normalized = (
         " ".join(f"{name}={validators[name](attributes[name])}" for name in sorted(attributes))
@@ -238,7 +244,7 @@ def _parse_attributes(text: str, path: Sequence[str]) -> dict[str, str]:
     for item in text.replace(",", " ").split():
         name, equals, value = item.partition("=")
         if not equals or not value or name in attributes:
-            message = "name=value, each name once, with spaces between them"
+            message = "Must be name=value, each name once, with spaces between them"
             raise InvalidInput(message, constraint=ValidationConstraint.PATTERN, path=path)
         attributes[name] = value
     return attributes
@@ -257,7 +263,9 @@ def _validate_match_names(text: str, path: Sequence[str]) -> str:
     names = [name for name in text.lower().split(":") if name]
     if not 0 < len(names) <= MAX_MATCHES:
         raise InvalidInput(
-            f"1 to {MAX_MATCHES} names", constraint=ValidationConstraint.MAX, path=path
+            f"match= must have 1 to {MAX_MATCHES} names",
+            constraint=ValidationConstraint.MAX,
+            path=path,
         )
     return ":".join(
         name if name in MATCH_STRATEGIES else _validate_match_name(name, path) for name in names
@@ -272,6 +280,8 @@ def _validate_match_name(name: str, path: Sequence[str]) -> str:
 def _validate_fingerprints(text: str, path: Sequence[str]) -> str:
     fingerprints = text.split("|")
     if len(fingerprints) > MAX_MATCHES or not all(map(_FINGERPRINT.fullmatch, fingerprints)):
-        message = f"1 to {MAX_MATCHES} fingerprints of SHA-256 in hex, with | between them"
+        message = (
+            f"match= must have 1 to {MAX_MATCHES} SHA-256 fingerprints in hex, with | between them"
+        )
         raise InvalidInput(message, constraint=ValidationConstraint.FINGERPRINT, path=path)
     return "|".join(fingerprints).replace(":", "").lower()

@@ -137,7 +137,7 @@ class IndexLookup(NamedTuple):
         """Return the query for the index. Raises Invalid if the filter requires no words."""
         sought = index_expression_of_conditions(self.conditions)
         if sought is None:
-            error_text = "the index is asked for words: this filter has none that must be there"
+            error_text = "The filter must require at least one word"
             raise InvalidInput(
                 error_text, constraint=ValidationConstraint.REQUIRED, path=["filter"]
             )

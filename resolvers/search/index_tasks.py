@@ -73,7 +73,7 @@ async def index_or_queue_unindexed_messages(
     if request.max_unindexed is not None:
         if request.max_unindexed < 0:
             raise InvalidInput(
-                "not below 0", constraint=ValidationConstraint.MIN, path=["maxRecent"]
+                "At least 0", constraint=ValidationConstraint.MIN, path=["maxRecent"]
             )
         order["without"] = await _load_crowded_mailbox_ids(ctx, order, request.max_unindexed)
     if not (request.always_queue or ctx.is_writing):
@@ -102,7 +102,7 @@ async def queue_rebuild(ctx: Context, user_selector: UserSelector) -> Task:
     if order["ids"] is None:
         going = select(col(Task.id)).where(col(Task.kind) == REBUILD, _is_unfinished_sql())
         if any(True for _ in await ctx.read(going)):
-            error_text = "the index is being made anew already: wait for that task, or cancel it"
+            error_text = "The index is already being rebuilt: wait for that task, or cancel it"
             raise Conflict(error_text, path=["users"])
     return await _insert_task(ctx, REBUILD, order, await _count_rows(ctx, _messages_query(order)))
 

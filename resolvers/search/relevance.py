@@ -36,7 +36,7 @@ async def read_page_by_relevance(
     """
     search_terms = required_terms(split_search_words(listings[0].conditions)[0])
     if not search_terms:
-        text = "the order RELEVANCE is for searches with words"
+        text = "The order RELEVANCE requires a search with words"
         raise InvalidInput(text, constraint=ValidationConstraint.ORDER, path=["orderBy"])
     newest = PageRequest(NEWEST_FIRST, MAX_RANKED_MESSAGES)
     ranked_listings = [
@@ -91,7 +91,7 @@ def _page_after_cursor(
     else:
         at = [nth for nth, row in enumerate(ranked_messages) if row.id == page_request.cursor.id]
         if not at:
-            text = "what the cursor names is not among the most relevant any more: begin anew"
+            text = "The cursor is no longer valid: start with the first page"
             raise InvalidInput(
                 text,
                 constraint=ValidationConstraint.CURSOR,

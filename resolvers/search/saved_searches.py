@@ -107,7 +107,7 @@ def require_countable_conditions(conditions: MessageConditions) -> None:
     for one in iterate_parts(conditions):
         for name in READ_FIELDS:
             if getattr(one, name) is not None:
-                text = "messages would be read for it at each count: use query, which is indexed"
+                text = "A saved search can't have this condition: use query, which is indexed"
                 raise InvalidInput(
                     text, constraint=ValidationConstraint.UNSUPPORTED, path=["filter", name]
                 )
@@ -161,13 +161,13 @@ async def update_saved_searches(
     """
     if change == SavedSearchChange():
         raise InvalidInput(
-            "say what to change", constraint=ValidationConstraint.REQUIRED, path=["set"]
+            "At least one field is required", constraint=ValidationConstraint.REQUIRED, path=["set"]
         )
     name = None
     if change.name is not None:
         name = _validate_name(change.name, path=["set", "name"])
         if len(set(search_ids)) > 1:
-            text = "several searches can't have one name"
+            text = "Several saved searches can't get the same name"
             raise InvalidInput(
                 text, constraint=ValidationConstraint.EXCLUSIVE, path=["set", "name"]
             )
@@ -235,7 +235,7 @@ async def _require_usable_filter(
 async def _require_free_name(ctx: Context, name: str, *, path: Sequence[str]) -> None:
     """Raise Conflict if the viewer has a saved search with this name, in any case."""
     if await load_ids_by_name(ctx, [name]):
-        raise Conflict("a saved search has this name", path=path)
+        raise Conflict("Another saved search has this name", path=path)
 
 
 def _validate_name(name: str, *, path: Sequence[str]) -> str:
@@ -243,7 +243,7 @@ def _validate_name(name: str, *, path: Sequence[str]) -> str:
     valid_name = sql_text.validate_text(name, max_length=MAX_NAME_LENGTH, path=path)
     if valid_name is None:
         raise InvalidInput(
-            "a search has a name", constraint=ValidationConstraint.REQUIRED, path=path
+            "A name is required", constraint=ValidationConstraint.REQUIRED, path=path
         )
     return valid_name
 
@@ -252,7 +252,7 @@ async def _require_room_for_saved_search(ctx: Context) -> None:
     """Raise LimitReached if the viewer has 100 saved searches."""
     (row,) = await ctx.read(select(func.count().label("many")).where(is_visible(ctx, SavedSearch)))
     if row.many >= MAX_SAVED_SEARCHES:
-        text = f"at most {MAX_SAVED_SEARCHES} searches are kept"
+        text = f"At most {MAX_SAVED_SEARCHES} saved searches"
         raise LimitReached(text, limit=MAX_SAVED_SEARCHES, used=row.many, path=["name"])
 
 

@@ -39,7 +39,7 @@ async def load_searched_user_ids(ctx: Context, user_selector: UserSelector) -> l
         error_text = f"at most {MAX_USERS} accounts at once: narrow the selection"
         raise LimitReached(error_text, limit=MAX_USERS, used=len(found), path=["users"])
     if set(found) - {ctx.viewer.user_id} and not can_see_managed_mail_records(ctx):
-        error_text = "records of other people's mail are for those who may act as them"
+        error_text = "Only administrators who may act as a user see records of the user's mail"
         raise Forbidden(error_text, requires="IMPERSONATE", path=["users"])
     return found
 
@@ -72,9 +72,9 @@ def require_known_mailboxes(conditions: MessageConditions, known: KnownMailboxes
             if getattr(name, by) is not None
         ]
         if known.isdisjoint(given):
-            error_text = f"there is no folder {str(name)[:80]!r}"
+            error_text = f"There is no mailbox {str(name)[:80]!r}"
             if name.id is not None:
-                error_text = "there is no folder with this id"
+                error_text = "There is no mailbox with this ID"
             raise InvalidInput(error_text, constraint=ValidationConstraint.MAILBOX, path=["query"])
 
 

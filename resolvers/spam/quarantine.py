@@ -128,7 +128,7 @@ async def _filter_conditions(
     if conditions.score_above is not None:
         if not -MAX_SCORE <= conditions.score_above <= MAX_SCORE:
             raise InvalidInput(
-                "no such score",
+                "The score must be between -1e9 and 1e9",
                 constraint=ValidationConstraint.RANGE,
                 path=["filter", "scoreAbove"],
             )

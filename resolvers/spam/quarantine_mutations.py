@@ -81,7 +81,7 @@ async def release_messages(
     """
     if len(item_ids) > MAX_RELEASED_MESSAGES:
         raise InvalidInput(
-            f"at most {MAX_RELEASED_MESSAGES} at once",
+            f"At most {MAX_RELEASED_MESSAGES} messages at once",
             constraint=ValidationConstraint.MAX,
             path=["ids"],
         )
@@ -129,7 +129,7 @@ def _require_release_rights(
 ) -> None:
     """Raise Forbidden if the viewer may not release a virus or create sender rules."""
     if ctx.viewer.role is Role.USER and any(row.virus for row in items):
-        text = "what holds a virus is let in by an administrator"
+        text = "A message with a virus can be released by an administrator alone"
         raise Forbidden(text, requires=Role.DOMAIN_ADMIN, path=["ids"])
     if options.allow_sender:
         with _errors_at_input_field("allowSender"):

@@ -23,7 +23,9 @@ async def set_spam_policy(
     """
     if not thresholds:
         raise InvalidInput(
-            "change at least one thing", constraint=ValidationConstraint.REQUIRED, path=["level"]
+            "At least one field is required",
+            constraint=ValidationConstraint.REQUIRED,
+            path=["level"],
         )
     paths = {"spam_level": "level", "junk_score": "junkScore", "reject_score": "rejectScore"}
     facts = dict(thresholds)
@@ -43,7 +45,7 @@ async def set_spam_policy(
                 )
             )
             if junk > reject:
-                text = f"mail is junk from {junk:g} on, and so not refused from {reject:g} on"
+                text = f"The reject score {reject:g} must not be below the junk score {junk:g}"
                 raise InvalidInput(
                     text, constraint=ValidationConstraint.RANGE, path=["rejectScore"]
                 )

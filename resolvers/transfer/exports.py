@@ -186,7 +186,11 @@ async def require_few_running_tasks(
     )
     ((running,),) = await ctx.read(statement.where(*conditions))
     if running >= max_running:
-        raise LimitReached(f"{max_running} of an account at once", limit=max_running, used=running)
+        raise LimitReached(
+            f"At most {max_running} unfinished tasks of this kind for a user",
+            limit=max_running,
+            used=running,
+        )
 
 
 @dataclass(frozen=True, slots=True)

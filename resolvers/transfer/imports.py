@@ -87,7 +87,7 @@ async def queue_import(ctx: Context, new_import: NewImport) -> Task:
         )
         != 1
     ):
-        text = "give the archive, or its path on the server: one of them"
+        text = "Exactly one of archive and path is required"
         raise InvalidInput(text, constraint=ValidationConstraint.EXCLUSIVE, path=["archive"])
     user_id = require_user_id(ctx) if new_import.user_id is None else new_import.user_id
     require_readable_account(ctx, user_id)
@@ -209,7 +209,7 @@ def _resolve_path_in_import_folder(
     """
     folder = environment.options.import_folder
     if folder is None:
-        raise Forbidden("no folder for imports is set: MERGANSER_IMPORT_FOLDER", path=path_in_input)
+        raise Forbidden("No import folder is set: MERGANSER_IMPORT_FOLDER", path=path_in_input)
     try:
         import_folder = folder.resolve(strict=True)
         path = (import_folder / relative_path).resolve(strict=True)
@@ -307,7 +307,9 @@ async def open_import_planner(
             and task_order["path"]
         ):
             raise InvalidInput(
-                "the file has changed since", constraint=ValidationConstraint.ARCHIVE, path=["path"]
+                "The file changed after the import began",
+                constraint=ValidationConstraint.ARCHIVE,
+                path=["path"],
             )
         start = checkpoint.get("begun") or ctx.environment.new_id()
         running = await import_writer.begin_import(

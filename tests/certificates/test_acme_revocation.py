@@ -155,7 +155,7 @@ async def test_failed_revocation_deletes_nothing(  # noqa: PLR0913, PLR0917 - a 
         (error,) = answer["errors"]
         assert (error["code"], error.get("constraint") or error["component"]) == (code, detail)
         assert error["message"].startswith(
-            f"{SERVER_NAME} was not revoked, and nothing is deleted: "
+            f"{SERVER_NAME} was not revoked, and no certificate was deleted: "
         )
         assert (answer["deletedIds"], answer["revokedIds"]) == ([], [])
         assert [
@@ -186,7 +186,7 @@ async def test_partial_revocation_is_reported_and_can_be_retried(
         (error,) = answer["errors"]
         assert error["code"] == "UNAVAILABLE"
         assert error["message"].startswith(
-            f"{OTHER_NAME} was not revoked, and nothing is deleted: "
+            f"{OTHER_NAME} was not revoked, and no certificate was deleted: "
         )
         assert error["message"].endswith(f"; revoked by now: {SERVER_NAME}")
         assert (await status_at_pebble(platform, certificates[0]))[0] == "Revoked"

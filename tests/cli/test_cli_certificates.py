@@ -34,7 +34,7 @@ def test_certificate_is_set_listed_renewed_and_deleted(shell: CommandLine, tmp_p
     )
     result = shell("certificate", "renew", SERVER_NAME)
     assert result.code == 1
-    assert "not renewed by ACME" in result.err
+    assert "does not renew this certificate" in result.err
     result = shell("certificate", "set", "other.example", "--acme")
     assert result.code == 0
     assert "none yet" in result.out

@@ -183,8 +183,8 @@ def test_connector_passwords_are_exported_with_passphrase(
 @pytest.mark.parametrize(
     ("arguments", "stdin", "error_text"),
     [
-        (("export", "a.zip"), "short", "passphrase: 12 to 1024 characters"),
-        (("import", "a.zip"), "", "passphrase: 12 to 1024 characters"),
+        (("export", "a.zip"), "short", "passphrase: Must have 12 to 1024 characters"),
+        (("import", "a.zip"), "", "passphrase: Must have 12 to 1024 characters"),
         (("export", "a.mbox"), PASSPHRASE, "these are left out"),
         (("export", "a.zip", "--no-settings"), PASSPHRASE, "these are left out"),
         (("import", "a.zip", "--no-settings"), PASSPHRASE, "these are left out"),

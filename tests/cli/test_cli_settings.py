@@ -63,10 +63,10 @@ def test_unset_deletes_custom_setting(shell: CommandLine) -> None:
         (("set", KEY, "many"), "value: submission.maxRecipients: not a whole number"),
         (("set", KEY, "0"), "is 1 at least"),
         (("set", "tokens.idleTimeout", "soon"), "not an ISO 8601 duration"),
-        (("set", "nothing", "1"), "key: there is no such setting"),
-        (("unset", "nothing"), "keys: there is no such setting"),
+        (("set", "nothing", "1"), "key: There is no such setting"),
+        (("unset", "nothing"), "keys: There is no such setting"),
         (("set", KEY, "5", "--reason", "a\tb"), "--reason: at most 255 printable"),
-        (("set", "custom.a", "{}"), "value: a text, a number"),
+        (("set", "custom.a", "{}"), "value: A custom value is"),
         (("set", "custom.a", "[" * 100_000), "at most 4096 bytes"),
     ],
 )

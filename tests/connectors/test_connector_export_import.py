@@ -227,7 +227,7 @@ async def test_connector_without_password_is_enabled_with_a_password(
     ((connector_id,), *_) = await select_rows(
         bob.environment, "SELECT id FROM connectors WHERE user_id = :u ORDER BY id", u=bob.user.id
     )
-    with pytest.raises(InvalidInput, match="it has no password"):
+    with pytest.raises(InvalidInput, match="An active connector requires a password"):
         await connector_mutations.update_connectors(
             client_context(bob), [connector_id], {"active": True}, None
         )
@@ -320,7 +320,7 @@ async def test_task_fails_if_its_passphrase_cannot_be_decrypted(
         pass
     task = await load_task(ada, payload["userExport"]["task"]["id"])
     assert (task["state"], task["error"]) == (
-        "FAILED", "it cannot be opened any more: begin anew"
+        "FAILED", "The passphrase can't be decrypted any more: start again"
     )  # fmt: skip
 
 

@@ -239,7 +239,7 @@ async def test_field_not_allowed_in_atomic_is_refused_before_any_runs(
         f"mutation @atomic {{ {entry_field('a', alias='a')} b: {field} {{ {PAYLOAD_ERRORS} }} }}"
     )
     assert error_codes_by_field(payloads) == {"a": ["ABORTED"], "b": ["FORBIDDEN_OPERATION"]}
-    assert "takes no part in @atomic" in payloads["b"]["errors"][0]["message"]
+    assert "can't be part of an @atomic request" in payloads["b"]["errors"][0]["message"]
     assert await ada.environment.database.read(select(col(Throttle.key))) == []
     assert await load_key_values(ada) == {}
 

@@ -75,11 +75,11 @@ async def test_search_text_is_combined_with_other_conditions(ada: GraphQLClient)
 
 
 INVALID_QUERIES = [
-    ("", "LENGTH", "at least 1 character"),
+    ("", "LENGTH", "At least 1 character"),
     ('subject:bill from:"x', "SYNTAX", "'from' at 14: a quotation mark that is not closed"),
     ("form:ann", "SYNTAX", "'form' at 1: there is no such key"),
     ("subject:" + "x" * 256, "SYNTAX", "1 to 255 characters"),
-    ("-(" * 7 + "a" + ")" * 7, "SYNTAX", "all, any and not go 5 levels deep"),
+    ("-(" * 7 + "a" + ")" * 7, "SYNTAX", "Groups (all, any, not) are nested at most 5 levels deep"),
     ("a b c d e f g h i j k l m", "MAX", "at most 100 tests and groups"),
     ("from:ann mailbox:Work", "UNSUPPORTED", f"'mailbox:Work' at 10: {NOT_AT_DELIVERY_MESSAGE}"),
     ("in:trash", "UNSUPPORTED", f"'in:trash' at 1: {NOT_AT_DELIVERY_MESSAGE}"),

@@ -132,9 +132,9 @@ INVALID_SCRIPTS = [
     ('if header :contains "x" " " { stop; }', "LENGTH", "line 2, column 31: "),
     (f'if header :contains "x" "{"y" * 256}" {{ stop; }}', "LENGTH", "line 2, column 286: "),
     (f'if header "x" "{"y" * 199}" {{ stop; }}', "PATTERN", "line 2, column 219: "),
-    ('if size :over 1 { redirect "ada@example.org"; }', "SELF", "line 2, column 19: a filter does"),
+    ('if size :over 1 { redirect "ada@example.org"; }', "SELF", "line 2, column 19: A filter"),
     ('addflag "\\\\Deleted";', "PATTERN", "line 2, column 1: "),
-    ('vacation " ";', "REQUIRED", "line 2, column 1: there is nothing to answer"),
+    ('vacation " ";', "REQUIRED", "line 2, column 1: A reply requires"),
     ("redirect :copy \"a@b.example\";" + ''.join(
         f' redirect :copy "{local}@b.example";' for local in "bcde"), "MAX", "line 2, column 1: "),
     ("if not not not not not not not size :over 1 { stop; }", "DEPTH", "line 2, column 47: "),

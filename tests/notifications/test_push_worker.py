@@ -257,7 +257,9 @@ async def test_private_addresses_are_checked_when_contacted(
     await deliver_to_mailbox(ada, "Hello")
     await push_until_idle(make_push_worker(environment))
     assert receiver.requests == []
-    assert (await load_push_channel(ada))["lastError"] == "that is inside: use a public address"
+    assert (await load_push_channel(ada))[
+        "lastError"
+    ] == "The host is in a private network: use a public address"
     await create_push_channel(ada, kind="HTTP", endpoint="http://push.example.net/topic")
 
     async def resolve_to_loopback(_host: str, _port: int) -> list[str]:

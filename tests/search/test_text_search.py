@@ -114,15 +114,15 @@ VALID_PART_CASES: list[tuple[str, list[str], tuple[str, int, str]]] = [
     ("bill NOT", ["Lunch", "Bill"], ("NOT", 6, "it says not what")),
     ("bill -(is:od)", ["Lunch", "Bill"], ("is:od", 8, "it takes one of")),
     ("bill FROM", ["Lunch", "Bill"], ("FROM", 6, MISSING_VALUE)),
-    ("bill in:Wor", ["Lunch", "Bill"], ("in:Wor", 6, "there is no folder 'Wor'")),
-    ("bill -in:Wor", ["Lunch", "Bill"], ("-in:Wor", 6, "there is no folder 'Wor'")),
+    ("bill in:Wor", ["Lunch", "Bill"], ("in:Wor", 6, "There is no mailbox 'Wor'")),
+    ("bill -in:Wor", ["Lunch", "Bill"], ("-in:Wor", 6, "There is no mailbox 'Wor'")),
     ("bill uid:1:", ["Lunch", "Bill"], ("uid:1:", 6, "uids go with a mailbox")),
     ("bill uid:1: in:inbox", ["Lunch", "Bill"], ("uid:1:", 6, 'a set of numbers is like "1,3')),
-    ("bill thread:zz", ["Lunch", "Bill"], ("thread:zz", 6, "not the id of a Thread")),
+    ("bill thread:zz", ["Lunch", "Bill"], ("thread:zz", 6, "Not the global ID of a Thread")),
     (
         "bill emailid:12",
         ["Lunch", "Bill"],
-        ("emailid:12", 6, "an email ID has 32 hexadecimal digits"),
+        ("emailid:12", 6, "An EMAILID has 32 hexadecimal digits"),
     ),
     ("subject:bill !!! ???", ["Bill"], ("!!!", 14, "a search has words, in at most 1024")),
     ("a " * 40 + "is:unread", ["Duck", "Lunch", "Bill"], ("a", 1, "a search has at most 32 words")),
@@ -190,7 +190,7 @@ async def test_query_problem_shows_no_database_key(ada_with_messages: GraphQLCli
         await search_valid_part(
             ada_with_messages, f"bill mailboxid:{global_ids.encode('Mailbox', database_key)}"
         )
-    )[1][0][2] == ("there is no folder with this id")
+    )[1][0][2] == ("There is no mailbox with this ID")
 
 
 @pytest.mark.parametrize(
@@ -338,7 +338,7 @@ async def test_most_relevant_messages_come_first(
     )["messages"]
     assert [node["subject"] for node in previous_page["nodes"]] == ["Person"]
     answer = await ada_with_messages.execute(SEARCH_QUERY, query="is:unread", orderBy="RELEVANCE")
-    assert answer["errors"][0]["message"] == "the order RELEVANCE is for searches with words"
+    assert answer["errors"][0]["message"] == "The order RELEVANCE requires a search with words"
 
 
 async def test_admin_searches_metadata_of_several_users(

@@ -84,7 +84,7 @@ def validate_foreign_hash(password_hash: str, *, path: Sequence[str] = ("passwor
         if match is None:
             continue
         if not hash_format.is_affordable(match):
-            text = "to check a password against this hash would cost too much"
+            text = "The cost parameters of the hash are too high"
             raise InvalidInput(text, constraint=ValidationConstraint.HASH_COST, path=path)
         if not hash_format.is_usable(match):
             raise unknown_hash_format(path)
@@ -94,7 +94,7 @@ def validate_foreign_hash(password_hash: str, *, path: Sequence[str] = ("passwor
 
 def unknown_hash_format(path: Sequence[str]) -> InvalidInput:
     """Return the error for a hash that can't be checked."""
-    text = "not a hash of PBKDF2, bcrypt, MD5, SHA or DES crypt, or Argon2"
+    text = "Must be a hash of PBKDF2, bcrypt, MD5, SHA or DES crypt, or Argon2"
     return InvalidInput(text, constraint=ValidationConstraint.PASSWORD_HASH, path=path)
 
 

@@ -36,7 +36,7 @@ MAX_THREAD_HASHES = 2  # hashes of the thread at once
 MAX_EXPECTED_WAIT = 5.0  # seconds until a hash is expected to end; a longer wait is refused
 HASH_TIMEOUT = 8.0  # seconds for an accepted hash: an operation times out after 10
 INITIAL_HASH_SECONDS = 0.2  # seconds of a hash, until one was measured
-BUSY_TEXT = "too many are signing in"
+BUSY_TEXT = "Too many sign-ins at present: retry"
 
 Arguments = ParamSpec("Arguments")
 HashResult = TypeVar("HashResult")

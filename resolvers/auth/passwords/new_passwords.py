@@ -48,7 +48,7 @@ async def validate_new_password(
     path = [*path_prefix, "password"]
     if new_password.is_hash:
         if not new_password.allow_unsafe:
-            text = "nobody can tell of a hash whether its password is known"
+            text = "A hash can't be checked against breached passwords: omit this field"
             raise InvalidInput(
                 text, constraint=ValidationConstraint.EXCLUSIVE, path=[*path_prefix, "allowUnsafe"]
             )

@@ -31,7 +31,7 @@ def validate_password(
     """Return the password in normalized form. Raises Invalid if it is malformed or too short."""
     if not password:
         raise InvalidInput(
-            "a password cannot be empty", constraint=ValidationConstraint.MIN, path=path
+            "A password must not be empty", constraint=ValidationConstraint.MIN, path=path
         )
     if len(password) > MAX_LENGTH:
         raise InvalidInput(
@@ -39,7 +39,9 @@ def validate_password(
         )
     if not is_possible_password(password):
         raise InvalidInput(
-            "no NUL, and whole characters only", constraint=ValidationConstraint.PATTERN, path=path
+            "Must not contain NUL or unpaired surrogates",
+            constraint=ValidationConstraint.PATTERN,
+            path=path,
         )
     if len(normalized := _normalize(password)) < min_length:
         raise InvalidInput(

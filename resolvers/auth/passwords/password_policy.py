@@ -40,7 +40,9 @@ class EffectivePasswordPolicy:
             password, path=path, min_length=self.min_length
         )
         if count_character_classes(normalized) < self.min_classes:
-            text = f"lower case, upper case, digits, others: at least {self.min_classes} of these"
+            text = (
+                f"At least {self.min_classes} of the classes lower case, upper case, digits, others"
+            )
             raise InvalidInput(text, constraint=ValidationConstraint.CHARACTER_CLASSES, path=path)
 
 

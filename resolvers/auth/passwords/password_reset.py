@@ -28,7 +28,7 @@ async def set_temporary_password(ctx: Context, user_id: int, starts_at: datetime
         text = f"at most {MAX_START_DELAY.days} days from now"
         raise InvalidInput(text, constraint=ValidationConstraint.MAX, path=["startsAt"])
     if user_id == ctx.viewer.user_id:
-        raise Forbidden("your own password you change by userUpdate", path=["user"])
+        raise Forbidden("Use userUpdate to change the caller's password", path=["user"])
     valid_from = max(now, starts_at or now)
     policy = await ctx.load(password_policy.load_policies_of_users, user_id)
     password = new_passwords.generate_password(ctx.environment, policy)

@@ -85,13 +85,15 @@ async def _require_proof_or_reason(ctx: Context, user: ColumnRow, proof: SecondF
     elif ctx.viewer.user_id != user.id:
         if not ctx.reason:
             raise InvalidInput(
-                "say why", constraint=ValidationConstraint.REQUIRED, path=["options", "reason"]
+                "A reason is required",
+                constraint=ValidationConstraint.REQUIRED,
+                path=["options", "reason"],
             )
     elif enabled_methods(user) == [CUSTOM]:
-        text = "the application that checks this factor has to do it"
+        text = "The application that checks this factor must turn it off"
         raise Forbidden(text, requires=Role.DOMAIN_ADMIN)
     else:
-        raise AuthenticationFailed("prove a second factor that is on")
+        raise AuthenticationFailed("A proof of a second factor that is on is required")
 
 
 async def _require_proof_for_further_factor(
@@ -216,13 +218,13 @@ async def _disable_factors(
 def _require_enabled(user: ColumnRow, method: TwoFactorMethod) -> None:
     """Raise Conflict if the factor is off."""
     if method not in enabled_methods(user):
-        raise Conflict(f"{method} is not on")
+        raise Conflict(f"{method} is off")
 
 
 def _require_disabled(user: ColumnRow, method: TwoFactorMethod) -> None:
     """Raise Conflict if the factor is on."""
     if method in enabled_methods(user):
-        raise Conflict(f"{method} is on already")
+        raise Conflict(f"{method} is already on")
 
 
 async def _disable_factor(
@@ -320,7 +322,7 @@ async def prove_second_factor(
     """
     user = await _load_pending_or_managed_user(ctx, user_id)
     if not enabled_methods(user):
-        raise Conflict("no second factor is on")
+        raise Conflict("No second factor is on")
     await verify_and_use_up_second_factor(ctx, user, proof)
     if ctx.viewer.pending_user_id:
         async with ctx.write_session(user.id) as session:
@@ -358,7 +360,9 @@ async def create_webauthn_challenge(
     user = await _load_pending_or_managed_user(ctx, user_id)
     if ctx.viewer.pending_user_id:
         if ceremony is Ceremony.REGISTRATION:
-            raise Forbidden("sign in first, then add keys", requires=Role.USER)
+            raise Forbidden(
+                "A key can be registered after the sign-in is complete", requires=Role.USER
+            )
         ceremony = Ceremony.AUTHENTICATION
     return await webauthn.create_challenge_options(ctx, user, ceremony or Ceremony.REGISTRATION)
 
@@ -403,7 +407,7 @@ async def delete_webauthn_keys(ctx: Context, ids: Sequence[int], proof: SecondFa
         return
     if len({row.user_id for row in keys}) > 1:
         raise InvalidInput(
-            "keys of one account at a time",
+            "All keys must belong to one user",
             constraint=ValidationConstraint.UNSUPPORTED,
             path=["ids"],
         )
@@ -428,7 +432,7 @@ async def disable_all_factors(
     """
     user = await _load_managed_user_or_viewer(ctx, user_id)
     if not enabled_methods(user):
-        raise Conflict("no second factor is on")
+        raise Conflict("No second factor is on")
     await _require_proof_or_reason(ctx, user, proof)
     async with ctx.write_session(user.id) as session:
         user = await _reload_user(session, user)
@@ -476,7 +480,7 @@ async def renew_recovery_codes(ctx: Context, proof: SecondFactorProof) -> list[s
     """
     user = await _load_managed_user_or_viewer(ctx, require_user_id(ctx))
     if not _has_factor_with_recovery_codes(user):
-        raise Conflict("no second factor of ours is on")
+        raise Conflict("Neither TOTP nor WebAuthn is on")
     await _require_proof_or_reason(ctx, user, proof)
     async with ctx.write_session(user.id) as session:
         codes = await recovery_codes.replace_recovery_codes(ctx.environment, session, user.id)

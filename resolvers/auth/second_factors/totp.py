@@ -82,10 +82,10 @@ def decode_secret(text: str) -> bytes:
         secret = base64.b32decode(normalized + "=" * (-len(normalized) % 8))
     except (binascii.Error, ValueError) as problem:
         raise InvalidInput(
-            "a seed is base32", constraint=ValidationConstraint.BASE32, path=["seed"]
+            "The seed must be base32", constraint=ValidationConstraint.BASE32, path=["seed"]
         ) from problem
     if len(secret) not in IMPORTED_SECRET_SIZES:
-        text = f"a seed has {IMPORTED_SECRET_SIZES[0]} to {IMPORTED_SECRET_SIZES[-1]} bytes"
+        text = f"The seed must have {IMPORTED_SECRET_SIZES[0]} to {IMPORTED_SECRET_SIZES[-1]} bytes"
         raise InvalidInput(text, constraint=ValidationConstraint.LENGTH, path=["seed"])
     return secret
 
@@ -155,7 +155,7 @@ async def enable_pending_secret(
     environment, now = ctx.environment, ctx.environment.now()
     row = (await (await session.connection()).execute(_select_totp_row(user_id))).first()
     if row is None or row.pending is None or row.pending_at + PENDING_LIFETIME <= now:
-        raise Conflict("no new seed waits to be proved: set one up first", path=["token"])
+        raise Conflict("There is no unproved TOTP secret: call totpSetup first", path=["token"])
     digits = normalize_totp_code(code)
     step = (
         find_step_of_code(environment, _decrypt_secret(environment, row.pending, user_id), digits)

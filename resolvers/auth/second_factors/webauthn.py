@@ -46,7 +46,7 @@ MAX_CHALLENGES = 10  # of a user; the oldest are deleted
 MAX_KEYS = 20  # of a user
 MAX_NAME_LENGTH = 128  # characters of a name
 MAX_MEMBER_LENGTH = 32_768  # characters of one member of a response
-INVALID_RESPONSE_TEXT = "this is no answer to a challenge of ours"
+INVALID_RESPONSE_TEXT = "The response does not answer a valid challenge of this server"
 TRANSPORTS = frozenset({"ble", "cable", "hybrid", "internal", "nfc", "smart-card", "usb"})
 
 
@@ -98,7 +98,7 @@ def relying_party(options: Options) -> RelyingParty:
         origins = [f"{public_url.scheme}://{public_url.netloc}".lower()]
     host = options.webauthn_rp_id or public_url.hostname
     if not host or not origins:
-        text = "security keys need an address: set MERGANSER_PUBLIC_URL"
+        text = "WebAuthn requires a public URL: set MERGANSER_PUBLIC_URL"
         raise ServiceUnavailable(text, component="webauthn")
     return RelyingParty(host, origins)
 
@@ -271,7 +271,7 @@ async def store_key_and_delete_challenge(
         async with session.begin_nested():
             session.add(row)
     except IntegrityError as clash:
-        raise Conflict("this key is registered already", path=["response"]) from clash
+        raise Conflict("The key is already registered", path=["response"]) from clash
     return row
 
 
@@ -392,7 +392,7 @@ def _challenge_of_response(response: Mapping[str, Any]) -> str | None:
     ]
     if any(isinstance(part, str) and len(part) > MAX_MEMBER_LENGTH for part in members):
         raise InvalidInput(
-            "longer than any answer of a key",
+            "The response is longer than that of any authenticator",
             constraint=ValidationConstraint.MAX,
             path=["response"],
         )

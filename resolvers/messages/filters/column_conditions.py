@@ -95,7 +95,7 @@ def message_id_from_email_id(text: str, index: int) -> int:
             path=["filter", "emailIds"],
         )
     if not EMAIL_ID_PATTERN.fullmatch(text):
-        error_text = "an email ID has 32 hexadecimal digits"
+        error_text = "An EMAILID has 32 hexadecimal digits"
         raise InvalidInput(
             error_text,
             constraint=ValidationConstraint.PATTERN,

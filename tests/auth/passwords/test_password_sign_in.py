@@ -310,5 +310,5 @@ async def test_twelve_of_many_concurrent_guesses_are_checked(
     for number in range(checked_count, 12):
         with pytest.raises(AuthenticationFailed):
             await sign_in_environment.sign_in("ada", f"later guess {number}", ip=None)
-    with pytest.raises(RateLimited, match="too many failures"):
+    with pytest.raises(RateLimited, match="Too many failed attempts"):
         await sign_in_environment.sign_in("ada", ip=None)  # the correct password is refused too

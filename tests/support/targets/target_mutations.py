@@ -149,8 +149,8 @@ TARGET_ERROR_MEMBERS = {
 # Errors of checks that run after the target was accepted.
 LATER_ERRORS = {
     "domainDelete": "nobody deletes the own account",
-    "mailImport source": "the mail is in this account already",
-    "webauthnDelete": "prove a second factor that is on",
+    "mailImport source": "Source and destination are the same account",
+    "webauthnDelete": "A proof of a second factor that is on is required",
 }
 
 
