@@ -91,7 +91,7 @@ def _walk_outside_of_attached_messages(part: Message) -> Iterator[Message]:
 def _content_of_part(part: Message) -> Any:
     if part.get_content_type() != "message/rfc822":
         return part.get_payload(decode=True)
-    (message,) = part.get_payload()
+    message = part.get_payload(0)
     assert isinstance(message, Message)
     return message.as_bytes(policy=policy.compat32.clone(linesep="\r\n"))
 
