@@ -189,8 +189,6 @@ class MessageSendInput(MessageContentInput):
     mailbox: MailboxRef | None = attribute_field(
         "Folder for the copy; default that of the identity, else Sent.", default=strawberry.UNSET
     )
-    upload_only: bool = attribute_field("Store, do not send.", default=False)
-    is_draft: bool = attribute_field("Store as a draft, do not send.", default=False)
     send_at: datetime | None = attribute_field("Later.", default=strawberry.UNSET)
     undo_window: Duration | None = attribute_field(
         "Hold that long first.", default=strawberry.UNSET
@@ -248,8 +246,6 @@ async def _resolve_send_request(
             [recipient.address for recipient in envelope.to] if envelope.to else None,
         ),
         mailbox=mailbox_selector_from_ref(send_input.mailbox) if send_input.mailbox else None,
-        upload_only=send_input.upload_only,
-        is_draft=send_input.is_draft,
         send_at=value_or_none(send_input.send_at),
         undo_window=value_or_none(send_input.undo_window),
         request_dsn=send_input.request_dsn,

@@ -57,7 +57,8 @@ def replace_marked_parts_by_messages(
 ) -> bytes:
     """Replace each text part with a marker by a message/rfc822 part with the message.
 
-    `messages_by_marker` has pairs of marker and message; `raw` must be a message of our own.
+    `messages_by_marker` has pairs of marker and message; `raw` must be a message that
+    this platform has built.
     """
     for marker, message in messages_by_marker:
         at = raw.index(marker)
@@ -69,5 +70,7 @@ def replace_marked_parts_by_messages(
             count=1,
             flags=re.IGNORECASE,
         )
-        raw = raw[:start] + head + message + raw[at + len(marker) :]
+        # the text has a line end of its own before that of the boundary
+        rest = raw[at + len(marker) :].removeprefix(b"\r\n")
+        raw = raw[:start] + head + message + rest
     return raw

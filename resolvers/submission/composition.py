@@ -110,13 +110,12 @@ async def read_account(ctx: Context, user_id: int) -> ColumnRow:
 
 
 async def resolve_sender_fields(
-    ctx: Context, account: ColumnRow, fields: MessageFields, *, must_be_allowed: bool = True
+    ctx: Context, account: ColumnRow, fields: MessageFields
 ) -> SenderFields:
     """Determine the sender of a message from its address, its identity, or the default identity.
 
-    With `must_be_allowed`, raises Forbidden if the account may not send as the address. Otherwise
-    any From address is accepted, without the fields of an identity. Raises Invalid if both an
-    address and an identity are given, and NotFound if the identity is not the account's.
+    Raises Forbidden if the account may not send as the address, Invalid if both an address and an
+    identity are given, and NotFound if the identity is not the account's.
     """
     if fields.from_ is not None and fields.identity is not None:
         text = "who it is from says from, or an identity: not both"
@@ -125,8 +124,6 @@ async def resolve_sender_fields(
         from_address = NamedAddress(
             message_builder.validate_address(fields.from_.address, "from"), fields.from_.name
         )
-        if not must_be_allowed:
-            return SenderFields(from_address, fields.reply_to or ())
         address_row = await authorize_sender(ctx, account, from_address.address, ["from"])
         identity = await identities.identity_of_sender(
             ctx, account, from_address.address, address_row
@@ -141,8 +138,7 @@ async def resolve_sender_fields(
         identity = await identities.default_identity(ctx, account)
     else:
         identity = await _read_own_identity(ctx, account, fields.identity)
-    if must_be_allowed:
-        await authorize_sender(ctx, account, identity.address, ["from"])
+    await authorize_sender(ctx, account, identity.address, ["from"])
     return _sender_fields_of_identity(
         NamedAddress(identity.address, identity.name), identity, fields
     )

@@ -33,7 +33,6 @@ from resolvers.submission.outgoing_messages import (
 from resolvers.submission.prepared_messages import (
     NO_FOLDER_WARNING,
     NO_ROOM_WARNING,
-    BccCopyRecipients,
     PreparedMessage,
     parse_scan_and_encrypt_message,
     read_bcc_copy_recipients,
@@ -65,8 +64,7 @@ ALL_SENT_ROWS = SentRowSelection()
 class SentMessage:
     """The submission and stored copy of a sent message, with warnings as pairs of code and text.
 
-    `submission` is None if the message was only stored. Both rows are None if they were not
-    requested.
+    Each row is None if it was not requested; `message` also if no copy was stored.
     """
 
     submission: ColumnRow | None
@@ -90,9 +88,9 @@ class _CopyMailboxGone(Exception):
 
 @dataclass(frozen=True, slots=True)
 class _StoredSubmission:
-    """The ids of a stored submission and copy. Each is None if there is none."""
+    """The ids of a stored submission and its copy. `message_id` is None without a copy."""
 
-    submission_id: int | None
+    submission_id: int
     message_id: int | None
     no_copy_reason: str
 
@@ -121,8 +119,7 @@ async def send_messages(
     """
     user_id = require_user_id(ctx)
     account = await composition.read_account(ctx, user_id)
-    if not request.is_only_stored:
-        await quota_limits.require_below_sending_limits(ctx, account)
+    await quota_limits.require_below_sending_limits(ctx, account)
     batch = await compose_messages(ctx, account, request, problems or ErrorCollector())
     stored_submissions = await store_submissions_and_copies(
         ctx, account, batch.messages, batch.shares
@@ -160,10 +157,10 @@ async def _load_optional_rows(
 
 async def store_submission_and_copy(
     ctx: Context, account: ColumnRow, composed: ComposedMessage
-) -> tuple[int | None, int | None]:
+) -> tuple[int, int | None]:
     """Store a copy of a message and queue it.
 
-    Returns the ids of the submission and the copy, or None.
+    Returns the ids of the submission and of the copy; None if no copy was stored.
 
     Raises the errors of `store_submissions_and_copies`.
     """
@@ -179,26 +176,17 @@ async def store_submissions_and_copies(
 ) -> list[_StoredSubmission]:
     """Store copies of messages, queue the messages, and insert the shares, in one transaction.
 
-    Raises Forbidden if the scanner rejects a message or the account may not send, OverQuota if a
-    message that is only stored does not fit, and RateLimited.
+    Raises Forbidden if the scanner rejects a message or the account may not send, and RateLimited.
     """
-    envelopes = [
-        (one.sender, one.recipients) for one in composed_messages if not one.request.is_only_stored
-    ]
-    copy_recipients, prepared_messages, is_retry = (
-        iter(await read_bcc_copy_recipients(ctx, account, envelopes)),
-        list[PreparedMessage](),
+    envelopes = [(one.sender, one.recipients) for one in composed_messages]
+    copy_recipients = await read_bcc_copy_recipients(ctx, account, envelopes)
+    prepared_messages, is_retry = (
+        [
+            await parse_scan_and_encrypt_message(ctx, account, one, recipients_of_copies)
+            for one, recipients_of_copies in zip(composed_messages, copy_recipients, strict=True)
+        ],
         False,
     )
-    for one in composed_messages:
-        recipients_of_copies = (
-            BccCopyRecipients(account.tenant_id)
-            if one.request.is_only_stored
-            else next(copy_recipients)
-        )
-        prepared_messages.append(
-            await parse_scan_and_encrypt_message(ctx, account, one, recipients_of_copies)
-        )
     while True:
         try:
             return await _store_prepared(ctx, account, prepared_messages, shares, is_retry=is_retry)
@@ -226,24 +214,21 @@ async def _store_prepared(
     outgoing = prepared_messages[0].request
 
     def write_rows(transaction: DatabaseTransaction) -> list[_StoredSubmission]:
-        leaving = [one for one in prepared_messages if not one.request.is_only_stored]
         check_may_send(transaction, account.id)
-        if leaving:
-            many = sum(len(one.recipients) for one in leaving)
-            quota_limits.count_against_recipient_limit(transaction, account.id, many)
+        recipient_count = sum(len(one.recipients) for one in prepared_messages)
+        quota_limits.count_against_recipient_limit(transaction, account.id, recipient_count)
         stored = _insert_rows(transaction, ctx, prepared_messages, stored_blobs)
-        if leaving:
-            rate_limits.count_against_sending_rates(transaction, account.id, len(leaving))
+        rate_limits.count_against_sending_rates(transaction, account.id, len(prepared_messages))
         return stored
 
-    if not shares and not (outgoing.source and not outgoing.is_only_stored):
+    if not shares and not outgoing.source:
         with quota_limits.convert_exceeded_limits(ctx):
             return await ctx.run_transaction(write_rows, account.id, *stream_ids)
     with quota_limits.convert_exceeded_limits(ctx):
         async with ctx.write_session(account.id, *stream_ids) as session:
             await file_shares.insert_shares(ctx, session, shares)
             stored = await ctx.environment.run_in_session(session, write_rows)
-            if outgoing.source and not outgoing.is_only_stored:
+            if outgoing.source:
                 await mark_source_message(ctx, session, outgoing.source)
     return stored
 
@@ -261,18 +246,11 @@ def _insert_rows(
         for prepared, (message_blobs, _), (copy, _) in zip(
             prepared_messages, stored_blobs, copies, strict=True
         )
-        if not prepared.request.is_only_stored
     ]
-    submission_ids = iter(
-        enqueue_messages(transaction, ctx, messages_to_queue) if messages_to_queue else ()
-    )
+    submission_ids = enqueue_messages(transaction, ctx, messages_to_queue)
     return [
-        _StoredSubmission(
-            None if one.request.is_only_stored else next(submission_ids),
-            inserted.message_id if inserted else None,
-            warning,
-        )
-        for one, (inserted, warning) in zip(prepared_messages, copies, strict=True)
+        _StoredSubmission(submission_id, inserted.message_id if inserted else None, warning)
+        for submission_id, (inserted, warning) in zip(submission_ids, copies, strict=True)
     ]
 
 
@@ -290,7 +268,6 @@ def _insert_copies(
     """Insert the copies. Returns each stored copy, or None with the text of the warning.
 
     Raises _CopyMailboxGone if a mailbox was just deleted; the transaction must be rolled back.
-    Raises OverQuota or NotFound if a message that is only stored can't be stored.
     """
     copies_to_insert = [
         InsertItem(one.copy, stored_blobs, one.copy_place)
@@ -298,16 +275,8 @@ def _insert_copies(
         if one.copy_place
     ]
     try:
-        inserted = iter(
-            _insert_as_quota_allows(
-                transaction,
-                copies_to_insert,
-                must_fit=any(one.request.is_only_stored for one in prepared_messages),
-            )
-        )
+        inserted = iter(_insert_as_quota_allows(transaction, copies_to_insert))
     except NotFound as error:
-        if prepared_messages[0].request.is_only_stored:
-            raise
         raise _CopyMailboxGone(copies_to_insert[0].placement.mailbox_id) from error
     return [
         (next(inserted), NO_ROOM_WARNING) if one.copy_place else (None, one.no_copy_reason)
@@ -316,23 +285,14 @@ def _insert_copies(
 
 
 def _insert_as_quota_allows(
-    transaction: DatabaseTransaction, items: Sequence[InsertItem], *, must_fit: bool
+    transaction: DatabaseTransaction, items: Sequence[InsertItem]
 ) -> list[InsertedMessage | None]:
-    """Insert messages; None for each that does not fit the quota.
-
-    With `must_fit`, raises OverQuota.
-    """
+    """Insert messages; None for each that does not fit the quota."""
     if not items:
         return []
     try:
         return [*insert_messages(transaction, items)]
     except OverQuota:  # raised before anything is written
-        if must_fit:
-            raise
         if len(items) == 1:
             return [None]
-    return [
-        one
-        for item in items
-        for one in _insert_as_quota_allows(transaction, [item], must_fit=must_fit)
-    ]
+    return [one for item in items for one in _insert_as_quota_allows(transaction, [item])]

@@ -79,14 +79,10 @@ class MailMergeEntry:
 
 @dataclass(frozen=True, slots=True)
 class SendRequest(MessageFields):
-    """A request to send or store a message."""
+    """A request to send a message."""
 
     envelope: EnvelopeOverride = EnvelopeOverride()
-    mailbox: mailbox_loaders.MailboxSelector | None = (
-        None  # None: that of the identity, or Drafts for a draft
-    )
-    upload_only: bool = False
-    is_draft: bool = False
+    mailbox: mailbox_loaders.MailboxSelector | None = None  # None: that of the identity, or Sent
     send_at: datetime | None = None
     undo_window: timedelta | None = None
     public_metadata: dict[str, Any] | None = None
@@ -99,11 +95,6 @@ class SendRequest(MessageFields):
     url_from_path: Callable[[str], str] = (
         _path_unchanged  # returns the URL of a path on this server
     )
-
-    @property
-    def is_only_stored(self) -> bool:
-        """True if the message is stored and not sent."""
-        return self.upload_only or self.is_draft
 
     @property
     def is_whole_message(self) -> bool:
@@ -164,10 +155,7 @@ async def compose_messages(
         problems.raise_collected()
         return ComposedBatch([await _complete_whole_message(ctx, account, request)])
     date = future_send_at(ctx.environment, request) or ctx.environment.now()
-    must_be_allowed = request.is_draft or not request.upload_only
-    sender_fields = await composition.resolve_sender_fields(
-        ctx, account, request, must_be_allowed=must_be_allowed
-    )
+    sender_fields = await composition.resolve_sender_fields(ctx, account, request)
     links = await file_attachments.prepare_links(ctx, request.files, request.url_from_path)
     base_draft = await composition.compose_draft(ctx, sender_fields, request, DraftBasis(date))
     drafts = _expand_merge_and_fill_templates(ctx, sender_fields, base_draft, request, problems)
@@ -202,8 +190,8 @@ def _check_combination(request: SendRequest) -> None:
             text = f"1 to {MAX_PER_MERGE} messages"
             raise InvalidInput(text, constraint=ValidationConstraint.MAX, path=["mailMerge"])
         lists = request.to, request.cc, request.bcc, request.envelope.recipients
-        if any(lists) or request.is_whole_message or request.is_only_stored:
-            text = "each message says to whom it goes, is written from fields, and is sent"
+        if any(lists) or request.is_whole_message:
+            text = "each message says to whom it goes, and is written from fields"
             raise InvalidInput(text, constraint=ValidationConstraint.EXCLUSIVE, path=["mailMerge"])
     if request.raw is not None and request.upload_id is not None:
         text = "give raw or rawUpload, one of them"
@@ -211,9 +199,6 @@ def _check_combination(request: SendRequest) -> None:
     if request.is_whole_message and (request.template is not None or request.encrypt):
         text = "a whole message goes as it is"
         raise InvalidInput(text, constraint=ValidationConstraint.EXCLUSIVE, path=["raw"])
-    if request.encrypt and request.is_only_stored:
-        text = "what is stored only is encrypted as the folder says"
-        raise InvalidInput(text, constraint=ValidationConstraint.EXCLUSIVE, path=["encrypt"])
 
 
 def _check_merge_limits(total_bytes: int, recipient_count: int, request: SendRequest) -> None:
@@ -356,11 +341,10 @@ async def _resolve_envelope(
         )
         recipients.setdefault(address.casefold(), address)
     max_recipients = ctx.environment.options.submission_max_recipients
-    if not request.is_only_stored:
-        check_limit(
-            len(recipients), max_recipients, f"more than {max_recipients} recipients", path=["to"]
-        )
-    if not recipients and not request.is_only_stored:
+    check_limit(
+        len(recipients), max_recipients, f"more than {max_recipients} recipients", path=["to"]
+    )
+    if not recipients:
         raise InvalidInput(
             "nobody to send it to", constraint=ValidationConstraint.REQUIRED, path=["to"]
         )
@@ -406,9 +390,6 @@ async def _complete_whole_message(
     Raises Forbidden for an author the account isn't.
     """
     raw = await message_import.bytes_of_complete_message(ctx, request.raw, request.upload_id)
-    if request.is_only_stored:
-        copy_mailbox = await _mailbox_for_copy(ctx, request, None)
-        return ComposedMessage(raw, "", [], copy_mailbox, request)
     scheduled_at = future_send_at(ctx.environment, request)
     date = scheduled_at or ctx.environment.now()
     message_id = new_message_id(ctx, (await composition.main_sender(ctx, account)).address)
@@ -429,21 +410,21 @@ async def _complete_whole_message(
 async def _mailbox_for_copy(
     ctx: Context, request: SendRequest, default_mailbox_id: int | None
 ) -> ColumnRow | None:
-    """Return the mailbox of the copy: the requested one, else the default one, Sent or Drafts.
+    """Return the mailbox of the copy: the requested one, else the default one, else Sent.
 
     Raises NotFound if the requested one does not exist.
     """
-    if default_mailbox_id is not None and not request.mailbox and not request.is_draft:
+    if default_mailbox_id is not None and not request.mailbox:
         (row,) = await mailbox_loaders.load_by_selectors(
             ctx, [(require_user_id(ctx), mailbox_loaders.MailboxSelector(id=default_mailbox_id))]
         )
         if row is not None:
             return row
-    special_use = SpecialUse.DRAFTS if request.is_draft else SpecialUse.SENT
-    mailbox_ref = request.mailbox or mailbox_loaders.MailboxSelector(special_use=special_use)
+    sent = mailbox_loaders.MailboxSelector(special_use=SpecialUse.SENT)
+    mailbox_ref = request.mailbox or sent
     (row,) = await mailbox_loaders.load_by_selectors(ctx, [(require_user_id(ctx), mailbox_ref)])
-    if row is None and (request.mailbox or request.is_only_stored):
-        raise NotFound(mailbox_ref.path or str(mailbox_ref.id or special_use), path=["mailbox"])
+    if row is None and request.mailbox:
+        raise NotFound(mailbox_ref.path or str(mailbox_ref.id or ""), path=["mailbox"])
     return row
 
 

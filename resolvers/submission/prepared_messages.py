@@ -63,33 +63,27 @@ async def parse_scan_and_encrypt_message(
 ) -> PreparedMessage:
     """Parse, scan and encrypt a message, and decide where its copy is stored.
 
-    Raises Forbidden if the scanner rejects it. Raises Unavailable if a message that is only stored
-    can't be encrypted; a copy is left out then.
+    Raises Forbidden if the scanner rejects it. A copy that can't be encrypted is left out.
     """
     raw, copy_mailbox, outgoing = composed.raw, composed.copy_mailbox, composed.request
     message = copy = await parse_storable_message(raw)
     if composed.readable_copy is not None:
         raw, copy = composed.readable_copy, await parse_storable_message(composed.readable_copy)
-    if not outgoing.is_only_stored:
-        await outgoing_scan.scan_and_require_sendable(
-            ctx, account, raw, composed.sender, composed.recipients
-        )
+    await outgoing_scan.scan_and_require_sendable(
+        ctx, account, raw, composed.sender, composed.recipients
+    )
     copy_place, no_copy_reason = None, NO_FOLDER_WARNING
     if copy_mailbox is not None:
         copy_place, no_copy_reason = (
             _placement_of_copy(ctx, composed, copy_mailbox),
             NO_ROOM_WARNING,
         )
-        if not outgoing.is_draft:
-            try:
-                copy = await openpgp_encryption.encrypt_if_required(
-                    ctx.environment, raw, copy, account, copy_mailbox
-                )
-            except ServiceUnavailable:  # never store it unencrypted
-                if outgoing.is_only_stored:
-                    raise
-                copy_place, no_copy_reason = None, UNUSABLE_KEY_WARNING
-            message = copy if outgoing.is_only_stored else message
+        try:
+            copy = await openpgp_encryption.encrypt_if_required(
+                ctx.environment, raw, copy, account, copy_mailbox
+            )
+        except ServiceUnavailable:  # never store it unencrypted
+            copy_place, no_copy_reason = None, UNUSABLE_KEY_WARNING
     sent_mailbox_id = None
     if copy_place is not None and is_held(ctx.environment, outgoing):
         sent_mailbox_id, copy_place = (
@@ -125,9 +119,8 @@ def _placement_of_copy(
         copy_mailbox.id,
         ctx.environment.now(),
         seen=True,
-        draft=outgoing.is_draft,
-        envelope_from=None if outgoing.is_only_stored else composed.sender,
-        envelope_to=() if outgoing.is_only_stored else composed.recipients,
+        envelope_from=composed.sender,
+        envelope_to=composed.recipients,
         public_metadata=outgoing.public_metadata,
         source=source_columns(outgoing.source),
         origin=ctx.origin,

@@ -43,7 +43,4 @@ def initial_schedule(environment: Environment, request: SendRequest) -> Submissi
 
 def is_held(environment: Environment, request: SendRequest) -> bool:
     """True if the message is sent later: at a scheduled time, or after its undo window."""
-    return (
-        not request.is_only_stored
-        and initial_schedule(environment, request).state is not SubmissionState.QUEUED
-    )
+    return initial_schedule(environment, request).state is not SubmissionState.QUEUED

@@ -146,8 +146,8 @@ async def test_deleted_messages_are_found_by_filters(
 async def test_archive_hides_drafts_and_messages_due_for_purge(
     archive_owner: GraphQLClient, clock: ManualClock
 ) -> None:
-    arguments = {"subject": "draft", "text": "x", "isDraft": True, "uploadOnly": True}
-    sent = await execute_mutation(archive_owner, "messageSend", "message { id }", **arguments)
+    draft = {"subject": "draft", "text": "x"}
+    sent = await execute_mutation(archive_owner, "draftSave", "message { id }", set=draft)
     await run_message_mutation(
         archive_owner, "messageDelete", select={"ids": [sent["message"]["id"]]}
     )

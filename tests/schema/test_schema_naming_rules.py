@@ -138,7 +138,6 @@ EXCEPTIONS: dict[str, dict[str, str]] = {  # by rule: the exceptions with their 
         "MailingList.unsubscribeOneClick": "the header field List-Unsubscribe-Post says it so",
         "Message.html(remoteImages:)": "asks for them",
         "MessageDeduplicateInput.byMessageId": ESTABLISHED_NAME,
-        "MessageSendInput.isDraft": ESTABLISHED_NAME,
         "PushChannel.passPriority": ESTABLISHED_NAME,
         "PushChannelSetInput.passPriority": ESTABLISHED_NAME,
         "QuarantineFilter.virus": ESTABLISHED_NAME,

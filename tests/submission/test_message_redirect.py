@@ -73,7 +73,11 @@ async def test_forwarded_message_is_unchanged(
     (stored,) = await list_messages(ada)
     assert stored["flags"] == ["$Forwarded"]
     kinds = {kind for kind, _ in await load_journal_entries(environment, ada.user.id, last)}
-    assert kinds == {EventType.SUBMISSION_CHANGED, EventType.MESSAGE_UPDATED}
+    assert kinds == {
+        EventType.SUBMISSION_CHANGED,
+        EventType.SUBMISSION_SENT,
+        EventType.MESSAGE_UPDATED,
+    }
 
 
 async def test_deleted_message_is_still_forwarded(

@@ -19,7 +19,6 @@ from models.errors import (
     Forbidden,
     InvalidInput,
     NotFound,
-    OverQuota,
     RequestError,
 )
 from models.events import wakeups
@@ -169,9 +168,6 @@ async def test_message_is_sent_without_copy_if_mailbox_was_deleted(
     changes = await environment.database.read(query)
     # the journal has no gaps
     assert sum(len(row.ids) for row in changes) == max(row.last for row in changes)
-    upload_only = replace(batch.messages[0], request=replace(outgoing, upload_only=True))
-    with pytest.raises(NotFound):
-        await submission_create.store_submissions_and_copies(ctx, account, [upload_only])
 
 
 @pytest.mark.parametrize(
@@ -181,7 +177,6 @@ async def test_message_is_sent_without_copy_if_mailbox_was_deleted(
         ({"from_": NamedAddress("nobody@example.org")}, ["from"]),
         ({"from_": NamedAddress("ada@example.com")}, ["from"]),
         ({"envelope": EnvelopeOverride("bob@example.org")}, ["envelope", "from"]),
-        ({"is_draft": True, "from_": NamedAddress("bob@example.org")}, ["from"]),
     ],
 )
 async def test_send_with_foreign_sender_is_forbidden(
@@ -272,22 +267,12 @@ async def test_message_over_quota_is_sent_without_copy(
     changes = await environment.database.read(query)
     # the journal has no gaps
     assert sum(len(row.ids) for row in changes) == max(row.last for row in changes)
-    with pytest.raises(OverQuota):
-        await send_outgoing_message(ada, upload_only=True)
 
 
 async def fill_quota(client: GraphQLClient) -> None:
     async with client.environment.write_session(client.user.id) as session:
         user_update = update(User).where(col(User.id) == client.user.id).values(quota=10)
         await session.exec(user_update)
-
-
-async def test_draft_is_stored_and_not_queued(ada: GraphQLClient, environment: Environment) -> None:
-    sent = await send_outgoing_message(ada, is_draft=True, to=[])
-    assert sent.message is not None
-    assert (sent.submission, sent.message.draft) == (None, True)
-    assert sent.message.mailbox_id == (await ada.load_mailbox("Drafts")).id
-    assert await count_rows(environment, Submission) == 0
 
 
 async def test_sent_copy_is_stored_in_given_mailbox(ada: GraphQLClient, bob: GraphQLClient) -> None:
@@ -483,7 +468,6 @@ async def test_failed_reply_does_not_mark_original(ada: GraphQLClient, bob: Grap
     ):
         with pytest.raises(RequestError):
             await send_reply(client, message_id, MessageRelationKind.REPLY, **extra)
-    await send_reply(ada, message_id, MessageRelationKind.REPLY, is_draft=True)
     assert not (await load_message(ada, message_id)).answered
 
 

@@ -23,6 +23,7 @@ from tests.support.mail_servers.scanner_servers import (
     rspamd_reply,
     run_scripted_server,
 )
+from tests.support.operations.message_sources import save_draft
 from tests.support.servers.webhook_receiver import WebhookReceiver, run_webhook_receiver
 
 MESSAGE_SEND = """mutation ($input: MessageSendInput!) { messageSend(input: $input) {
@@ -86,7 +87,7 @@ async def test_scanner_gets_sender_of_outgoing_message(
 
 async def test_draft_is_not_scanned(ada: GraphQLClient, rspamd: WebhookReceiver) -> None:
     rspamd.response = rspamd_reply(50.0)
-    assert not (await send_message(ada, isDraft=True))["errors"]
+    assert not (await save_draft(ada, **SEND_INPUT))["errors"]
     assert not rspamd.requests
     change_options(ada.environment, outbound_scan="off")
     assert not (await send_message(ada))["errors"]
@@ -95,7 +96,7 @@ async def test_draft_is_not_scanned(ada: GraphQLClient, rspamd: WebhookReceiver)
 
 async def test_submitted_draft_is_scanned(ada: GraphQLClient, rspamd: WebhookReceiver) -> None:
     rspamd.response = rspamd_reply(50.0)
-    draft = (await send_message(ada, isDraft=True))["message"]
+    draft = {"id": (await save_draft(ada, **SEND_INPUT))["message"]["id"]}
     answer = await execute_mutation(ada, "draftSend", "submission { id }", message=draft)
     assert [error["code"] for error in answer["errors"]] == ["FORBIDDEN_OPERATION"]
     assert await count_submissions_and_messages(ada.environment) == (0, 1)

@@ -20,7 +20,7 @@ from mail.queue import message_body as body
 from mail.smtp.smtp_server import SmtpListenerConfig
 from mail.smtp.submission_server import SubmissionListener as Listener
 from mail.tls.server_tls import CertificateFiles
-from models.auth.security_log import SecurityEvent
+from models.auth.security_log import AuthEventAction, SecurityEvent
 from models.messages.tables import Message
 from models.queue.tables import QueueEntry
 from models.runtime.environment import Environment
@@ -236,7 +236,7 @@ async def test_app_password_needs_smtp_scope(ada: GraphQLClient, client: SmtpTes
     )  # Failures are logged after the reply.
     rows = await ada.environment.database.read(
         select(col(SecurityEvent.protocol), col(SecurityEvent.result)).where(
-            col(SecurityEvent.action) == "authenticate"
+            col(SecurityEvent.action) == AuthEventAction.AUTHENTICATE
         )
     )
     assert {(row.protocol, row.result) for row in rows} == {

@@ -1,9 +1,10 @@
 """Messages that are uploaded by GraphQL and parsed by Python's email package."""
 
 import email
+from collections.abc import Iterator
 from email import policy
 from email.header import decode_header, make_header
-from email.message import EmailMessage
+from email.message import EmailMessage, Message
 from email.utils import getaddresses
 from typing import Any
 
@@ -71,11 +72,28 @@ async def load_attached_files(client: GraphQLClient, payload: Any) -> list[tuple
     return [
         (
             *(part.get_filename(), part.get_content_type(), part["Content-ID"]),
-            part.get_payload(decode=True),
+            _content_of_part(part),
         )
-        for part in (await parse_stored_message(client, payload)).walk()
+        for part in _walk_outside_of_attached_messages(await parse_stored_message(client, payload))
         if part.get_content_disposition()
     ]
+
+
+def _walk_outside_of_attached_messages(part: Message) -> Iterator[Message]:
+    """Yield the part and the parts in it, but not those of attached messages."""
+    yield part
+    if part.is_multipart() and part.get_content_type() != "message/rfc822":
+        for child in part.get_payload():
+            assert isinstance(child, Message)
+            yield from _walk_outside_of_attached_messages(child)
+
+
+def _content_of_part(part: Message) -> Any:
+    if part.get_content_type() != "message/rfc822":
+        return part.get_payload(decode=True)
+    message = part.get_payload(0)
+    assert isinstance(message, Message)
+    return message.as_bytes(policy=policy.compat32.clone(linesep="\r\n"))
 
 
 async def upload_bytes(client: GraphQLClient, content: bytes, **headers: str) -> str:
