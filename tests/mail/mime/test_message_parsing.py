@@ -2,6 +2,7 @@
 
 import asyncio
 import multiprocessing
+import time
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
@@ -416,13 +417,12 @@ async def test_large_message_does_not_block_event_loop() -> None:
         b"Content-Type: multipart/mixed; boundary=x", b"--x\r\n\r\n" + b"y\n--z\n" * 2_000_000
     )
     await read_message_facts(raw_message(b"Subject: warm", b"x" * (2 << 20)))
-    longest_pause = 0.0
-    loop = asyncio.get_running_loop()
+    longest_pause = 0.0  # seconds of CPU of this thread, so that other processes don't count
     read_task = asyncio.create_task(read_message_facts(raw))
     while not read_task.done():
-        started_at = loop.time()
+        started_at = time.thread_time()
         await asyncio.sleep(0.001)
-        longest_pause = max(longest_pause, loop.time() - started_at)
+        longest_pause = max(longest_pause, time.thread_time() - started_at)
     assert len((await read_task).structure.parts) == 1
     assert longest_pause < 0.5
     await close_readers()
