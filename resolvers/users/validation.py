@@ -23,6 +23,7 @@ MAX_NETWORKS = 100
 DEFAULT_SPAM_LEVEL = 50
 SCHEMA_PATHS = {  # of columns whose path is not their name in camel case
     "public_metadata": ("metadata",),
+    "second_factors": ("twoFactorMethods",),
     "received_per_hour": ("limits", "receivedPerHour"),
     "recipients_per_day": ("limits", "recipientsPerDay"),
     "forwards_per_day": ("limits", "forwardsPerDay"),

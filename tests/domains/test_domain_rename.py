@@ -13,7 +13,7 @@ from mail.storage import received_messages
 from models.addresses.tables import Address, AddressKind
 from models.domains.tables import Domain
 from models.errors import NotFound
-from models.events.event_types import EventType
+from models.events.event_types import USER_EVENT_TYPES, EventType
 from models.events.journal import PLATFORM, Stream
 from models.runtime.environment import Environment
 from models.store.columns import core_table
@@ -284,7 +284,7 @@ async def test_rename_of_large_domain_runs_constant_statements(
     entry_sizes = [
         len(ids)
         for kind, ids in await load_journal_entries(environment, domain_id)
-        if kind == "USER_UPDATED"
+        if kind in USER_EVENT_TYPES
     ]
     assert (sum(entry_sizes), entry_sizes[-1]) == (
         1 + 1 + 1 + 3001,

@@ -192,9 +192,9 @@ async def test_deleted_user_is_hidden_at_once_and_purged_by_a_task(
             Context(environment, Viewer(role=Role.ROOT)), [new_user.id]
         )
     )[0]
-    user_changes = [ids for kind, ids in await load_journal_entries(environment, PLATFORM)
-            if kind is EventType.USER_DELETED]  # fmt: skip
-    assert [ada.user.id] in user_changes
+    purged_ids = [ids for kind, ids in await load_journal_entries(environment, PLATFORM)
+            if kind is EventType.USER_PURGED]  # fmt: skip
+    assert [ada.user.id] in purged_ids
 
 
 async def test_repeated_delete_changes_the_time_of_the_same_task(

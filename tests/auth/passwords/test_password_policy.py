@@ -83,8 +83,8 @@ async def test_domain_policy_inherits_unset_values_from_platform(
     assert await load_policy() == [10, 2, None, None]
     log_query = "SELECT before, after FROM audit_log WHERE mutation = 'domainUpdate' ORDER BY id"
     logged = await select_rows(root.environment, log_query)
-    assert "password_min" in str(logged[0])
-    assert "password_classes" in str(logged[1])
+    assert "minLength" in str(logged[0])
+    assert "minClasses" in str(logged[1])
 
 
 async def test_domain_create_sets_password_policy(root: GraphQLClient) -> None:

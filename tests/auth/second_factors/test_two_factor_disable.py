@@ -33,8 +33,8 @@ async def test_admin_disables_all_factors_of_users(
     before_by_user_id = {
         user_id: str(before) for user_id, before in await select_rows(environment, log_query)
     }
-    assert "second_factors" in before_by_user_id[ada.user.id]
-    assert "second_factors" not in before_by_user_id[bob.user.id]
+    assert "twoFactorMethods" in before_by_user_id[ada.user.id]
+    assert "twoFactorMethods" not in before_by_user_id[bob.user.id]
     _, errors = await try_update_users(root, ada, disable2fa=True)  # no factor is enabled
     assert errors == []
 
