@@ -45,7 +45,7 @@ from resolvers.messages.filters.filter_conditions import MessageSelector
 TITLE = "live: far behind"
 JOURNAL_EVENTS = 2_000_000
 ROWS_PER_TRANSACTION = 5000  # must be even
-MODEL_TYPES = (EventType.MESSAGE_ADDED, EventType.MESSAGE_UPDATED)
+MODEL_TYPES = (EventType.MESSAGE_RECEIVED, EventType.MESSAGE_UPDATED)
 
 AdvanceProgress = Callable[[int], None]  # called with the number of new changes
 

@@ -178,7 +178,12 @@ class Webhook(NodeView):
     )
 
     load_batch = staticmethod(webhooks.load_visible_webhooks_by_id)
-    derived_fields: ClassVar[Mapping[str, DerivedField]] = {"id": global_id_field("Webhook")}
+    derived_fields: ClassVar[Mapping[str, DerivedField]] = {
+        "id": global_id_field("Webhook"),
+        "types": DerivedField(
+            ("types",), lambda types: None if types is None else [*map(EventType, types)]
+        ),
+    }
 
     @field(
         "Deliveries of this webhook, newest first: all pending ones, and the last 1,000 that were "

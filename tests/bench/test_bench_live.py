@@ -104,7 +104,10 @@ async def test_without_journal_omits_only_journal_entries(environment: Environme
         await received_messages.store_once_for_recipient(
             environment, message, recipient, "bob@example.com"
         )
-        conditions = col(Change.stream_id) == user.id, col(Change.type) == EventType.MESSAGE_ADDED
+        conditions = (
+            col(Change.stream_id) == user.id,
+            col(Change.type) == EventType.MESSAGE_RECEIVED,
+        )
         return [
             row.last
             for row in await environment.database.read(select(col(Change.last)).where(*conditions))

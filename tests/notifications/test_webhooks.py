@@ -421,11 +421,14 @@ async def test_webhooks_are_filtered_by_type_and_user(
     listing = "query ($f: WebhookFilter) { webhooks(filter: $f) { nodes { url } } }"
 
     async def list_hosts(**conditions: Any) -> list[str]:
-        webhooks = (await root(listing, f=conditions))["webhooks"]["nodes"]
+        webhooks = (await root(listing, f=conditions or None))["webhooks"]["nodes"]
         return [str(webhook["url"])[8:9] for webhook in webhooks]
 
     assert await list_hosts() == ["a", "b", "c"]
-    assert await list_hosts(type=None, user=None) == ["a", "b", "c"]
+    no_conditions: list[dict[str, Any]] = [{}, {"type": None, "user": None}]
+    for filter_input in no_conditions:
+        (error,) = (await root.execute(listing, f=filter_input))["errors"]
+        assert (error["path"], error["extensions"]["code"]) == (["webhooks"], "BAD_USER_INPUT")
     assert await list_hosts(type="USER_CREATED") == ["a", "b", "c"]
     assert await list_hosts(type="MESSAGE_ADDED") == ["a", "c"]
     assert await list_hosts(type="MESSAGE_MOVED") == ["c"]

@@ -58,7 +58,7 @@ async def test_password_change_ends_all_other_tokens(eve: GraphQLClient) -> None
     row = await load_user_row(eve.environment, eve)
     assert row.password_changed_at == eve.environment.now()
     events = await select_rows(
-        eve.environment, "SELECT action, result FROM auth_events WHERE action LIKE 'PASSWORD%'"
+        eve.environment, "SELECT action, result FROM auth_events WHERE action LIKE 'PASS%'"
     )
     assert events == [("PASSWORD_CHANGE", "SUCCESS")]
     assert (

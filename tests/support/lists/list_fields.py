@@ -46,7 +46,7 @@ PARENT_SELECTIONS = {
     ],
     "LegalHold": ["legalHolds(first: 12) { nodes { %s } }"],
     "Webhook": [
-        f'webhooks(first: 2, user: {{username: "{u}"}}) {{ nodes {{ %s }} }}'
+        f'webhooks(first: 2, filter: {{user: {{username: "{u}"}}}}) {{ nodes {{ %s }} }}'
         for u in ("ada", "bob")
     ],
     "Setting": [f'setting(key: "{key}") {{ %s }}' for key in SETTINGS],
@@ -68,8 +68,15 @@ MESSAGE_FILTERS = (
 ARGUMENT_VALUES = {
     "MessageFilter": MESSAGE_FILTERS,
     "UserSelection": ('{usernames: ["ada"]}', '{usernames: ["bob", "ada"]}'),
-    "Query.webhooks.type": ('"*"', '"MESSAGE_ADDED"', '"message*"'),
-    "Query.keyValues.store": ('"default"',),
+    "WebhookFilter": (
+        "{type: MESSAGE_ADDED}",
+        '{user: {username: "ada"}}',
+        '{type: MESSAGE_ADDED, user: {username: "bob"}}',
+    ),
+    "Query.keyValues.filter": (
+        '{store: "default"}',
+        '{store: "default", recursive: true, user: {username: "ada"}}',
+    ),
     "User.contactSuggestions.query": ('"a"', '"address1"'),
     "Query.messageTraceEvents.filter": (
         '{sender: "carol@example.com"}',

@@ -15,7 +15,7 @@ from models.admin.audit_log import AuditLogEntry
 from models.admin.key_values import KeyValueEntry
 from models.admin.legal_holds import HeldCopy, LegalHold, LegalHoldAccess
 from models.admin.settings import SettingChange
-from models.admin.tasks import Task
+from models.admin.tasks import Task, TaskKind
 from models.auth.credentials import ApiKey
 from models.auth.security_log import SecurityEvent
 from models.certificates import Certificate
@@ -38,7 +38,7 @@ from models.spam.quarantine import QuarantineItem
 from models.spam.sender_rules import SenderRule, place_of_domain
 from models.store.columns import UtcDateTime, core_table
 from models.submission.tables import Submission
-from models.users.tables import DeletedUser
+from models.users.tables import DeletedUser, DomainAdmin
 from resolvers.mailboxes import loaders as mailbox_loaders
 from resolvers.mailboxes.loaders import NewMailboxes
 from tests.conftest import (
@@ -337,6 +337,7 @@ async def _add_domain_and_platform_rows(environment: Environment, user: int) -> 
     domain_id = await _domain_id(environment, "example.org")
     other_domain_id = (await add_rows(environment, Domain, 2, name=lambda n: f"d{n}.example"))[0]
     users = [(await make_user(environment, f"user{number}")).id for number in range(ROWS_PER_LIST)]
+    await add_rows(environment, DomainAdmin, user_id=users.__getitem__, domain_id=domain_id)
     for owner_domain_id in (domain_id, other_domain_id):
         await add_rows(
             environment,
@@ -369,7 +370,7 @@ async def _add_domain_and_platform_rows(environment: Environment, user: int) -> 
     await add_rows(
         environment, RateLimitHold, id=users.__getitem__, until=FIRST_TIME + timedelta(days=9)
     )
-    await add_rows(environment, Task, user_id=user, kind="export")
+    await add_rows(environment, Task, user_id=user, kind=TaskKind.USER_EXPORT)
     for setting in SETTINGS:
         await add_rows(
             environment, SettingChange, key=setting, before={"value": 1}, after={"value": 2}

@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import insert, select, update
 from sqlmodel import SQLModel, col
 
+from graph.http.download_urls import attachment_id
 from graph.types import global_ids
 from graph.types.scalars import SCALARS, Cursor
 from mail.recipients import address_resolution
@@ -96,7 +97,9 @@ class TargetObjects:
     def evidence_words(self) -> list[str]:
         """Texts and ids that prove that a response has data of the account."""
         object_texts = [
-            self.text_by_name[name] for name in ("deleted", "draft") if name in self.text_by_name
+            self.text_by_name[name]
+            for name in ("deleted", "draft", "Attachment")
+            if name in self.text_by_name
         ]
         return [self.marker, *object_texts, *map(self.value, self.ids_by_kind)]
 
@@ -171,7 +174,7 @@ async def _store_messages(target: TargetObjects) -> tuple[int, int]:
     for name in ("kept", "draft", "archived"):
         sender = target.address if name == "draft" else "Carol <carol@example.com>"
         text = f"{target.marker} text {name}"
-        raw = raw_message(f"{target.marker} {name}", body=text, From=sender)
+        raw = _message_with_attachment(f"{target.marker} {name}", text, sender)
         inserted = await received_messages.store_once_for_recipient(
             environment,
             await received_messages.parse_storable_message(raw),
@@ -182,8 +185,22 @@ async def _store_messages(target: TargetObjects) -> tuple[int, int]:
     kept, draft, archived = stored
     target.ids_by_kind |= {"Message": kept, "DeletedMessage": archived}
     target.text_by_name["draft"] = str(global_ids.encode("Message", draft))
+    target.text_by_name["Attachment"] = str(attachment_id(kept, 0))
     await _change(target, draft, draft=True, seen=True)
     return kept, archived
+
+
+def _message_with_attachment(subject: str, text: str, sender: str) -> bytes:
+    boundary = "part-of-target"
+    body = (
+        f"--{boundary}\r\nContent-Type: text/plain\r\n\r\n{text}\r\n"
+        f"--{boundary}\r\nContent-Type: text/plain\r\n"
+        f"Content-Disposition: attachment; filename=notes.txt\r\n\r\n{text}\r\n--{boundary}--"
+    )
+    content_type = f'multipart/mixed; boundary="{boundary}"'
+    return raw_message(
+        subject, body=body, From=sender, MIME_Version="1.0", Content_Type=content_type
+    )
 
 
 async def _insert_mail_rows(target: TargetObjects, message: ColumnRow) -> None:
