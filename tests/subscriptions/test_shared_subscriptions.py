@@ -249,7 +249,7 @@ def test_after_variable_is_not_part_of_sharing_key() -> None:
     ctx = Context(cast("Environment", None), Viewer(7, Role.USER, frozenset({Scope.FULL})))
     spaced_query = CHANGES_SUBSCRIPTION.replace("after: $after", "after: $ after # $after\n")
     directive_query = CHANGES_SUBSCRIPTION.replace("($a", "($x: Boolean!, $a").replace(
-        "kind", "kind @skip(if: $x)"
+        "type", "type @skip(if: $x)"
     )
     for query, variables in (
         (CHANGES_SUBSCRIPTION, "{}"),

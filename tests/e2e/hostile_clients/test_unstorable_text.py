@@ -102,7 +102,6 @@ INPUTS_BY_MUTATION = {  # inputs of the mutation that is named before the dot
     "userRoleSet.domain": "users: {usernames: []}, role: DOMAIN_ADMIN, administers: [{name: $it}]",
     "authenticate.username": 'username: $it, password: "wrong"',
     "authenticate.password": 'username: "eve", password: $it',
-    "authenticate.protocol": 'username: "eve", password: "wrong", protocol: $it',
     "mailboxCreate.key": 'paths: ["Keyed"], options: {idempotencyKey: $it}',
     "mailboxCreate.session": 'paths: ["Session"], options: {sessionId: $it}',
     "mailboxCreate.reason": 'paths: ["Reason"], options: {reason: $it}',
