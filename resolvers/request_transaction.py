@@ -1,7 +1,7 @@
 """The transaction of a request, which nested transactions and loads share."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -75,7 +75,7 @@ class RequestTransaction:
                 self.lock_owner = None
 
     @contextmanager
-    def track_load(self) -> Iterator[None]:
+    def track_load(self) -> Generator[None]:
         """Make the end of the transaction wait for this load.
 
         A load runs on if the fields that wait for it are cancelled, and can use the session.

@@ -217,7 +217,7 @@ async def _mailbox_of_draft(
 def _with_complete_recipients(changes: DraftChanges) -> tuple[DraftChanges, list[int]]:
     """Return the changes without recipients in To with an incomplete address, and their numbers."""
     people: Sequence[NamedAddress] = changes.fields.get("to") or ()
-    dropped = [n for n, person in enumerate(people) if not _has_complete_address(person)]
+    dropped: list[int] = [n for n, person in enumerate(people) if not _has_complete_address(person)]
     if not dropped:
         return changes, []
     to = [person for n, person in enumerate(people) if n not in dropped]
