@@ -108,7 +108,7 @@ class SavedDraft:
 
 @dataclass(frozen=True, slots=True)
 class _ComposedDraft:
-    """The bytes of a draft, where it is stored, and the draft that it replaces."""
+    """The bytes of a draft, its mailbox, and the draft that it replaces."""
 
     raw: bytes
     mailbox: ColumnRow

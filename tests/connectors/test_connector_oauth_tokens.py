@@ -445,12 +445,14 @@ async def test_private_token_server_is_refused(
         await create_connector(ada, imap_server, token_server),
     )
     await update_connector_row(environment, connector_id, security=ConnectorSecurity.TLS)
-    assert "inside" in (await run_connector(environment, connector_id, allows_private=False)).error
+    refusal = "the server of tokens: The host is in a private network: use a public address"
+    run = await run_connector(environment, connector_id, allows_private=False)
+    assert run.error == refusal
     oauth = {**(await load_connector_row(environment, connector_id)).oauth}
     oauth["token_url"] = f"http://login.example.com:{token_server.port}/token"
     await update_connector_row(environment, connector_id, oauth=oauth)
     run = await run_connector(environment, connector_id, allows_private=False, resolve=resolve)
-    assert (run.stage, run.error) == ("LOGIN", "the server of tokens: the host is inside")
+    assert (run.stage, run.error) == ("LOGIN", refusal)
     assert (token_server.requests, imap_server.sessions) == ([], set())
     change_options(environment, connectors_allow_private_networks=False)
     fields = {
