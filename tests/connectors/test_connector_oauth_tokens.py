@@ -452,7 +452,7 @@ async def test_private_token_server_is_refused(
     oauth["token_url"] = f"http://login.example.com:{token_server.port}/token"
     await update_connector_row(environment, connector_id, oauth=oauth)
     run = await run_connector(environment, connector_id, allows_private=False, resolve=resolve)
-    assert (run.stage, run.error) == ("LOGIN", refusal)
+    assert (run.stage, run.error) == ("LOGIN", "the server of tokens: the host is inside")
     assert (token_server.requests, imap_server.sessions) == ([], set())
     change_options(environment, connectors_allow_private_networks=False)
     fields = {
