@@ -35,7 +35,7 @@ from bench.servers.merganser_process import (
     stop_process,
 )
 from bench.servers.ports import HOST
-from mail.storage import message_flags, message_opening
+from mail.storage import message_flags, message_open
 from merganser.server.environment_factory import open_environment, root_context
 from merganser.settings.settings import Settings
 from models.connectors import ConnectorProtocol, ConnectorSecurity
@@ -292,7 +292,7 @@ async def read_copied_messages(folder: Path) -> list[CopiedMessage]:
         paths = {mailbox.id: mailbox.path for mailbox in mailboxes}
         rows = await environment.database.read(select(*select_columns(Message, READ_COLUMNS)))
         for start in range(0, len(rows), READ_BATCH_SIZE):
-            for message in await message_opening.open_messages(
+            for message in await message_open.open_messages(
                 environment, rows[start : start + READ_BATCH_SIZE]
             ):
                 row, digest = message.row, sha256()

@@ -29,7 +29,7 @@ from bench.crashes.crash_rounds import (
 )
 from bench.load.sample_account import RECEIVER_ADDRESS, create_user
 from bench.servers.merganser_process import MerganserServer, run_consistency_check, run_with_timeout
-from mail.storage import message_opening
+from mail.storage import message_open
 from merganser.server.environment_factory import open_environment
 from merganser.settings.settings import Settings
 from models.messages.tables import Message
@@ -132,7 +132,7 @@ async def _stored_digests(environment: Environment) -> list[tuple[str, str]]:
     rows = await environment.database.read(statement.order_by(col(Message.id)))
     stored = []
     for start in range(0, len(rows), READ_BATCH_SIZE):
-        for message in await message_opening.open_messages(
+        for message in await message_open.open_messages(
             environment, rows[start : start + READ_BATCH_SIZE]
         ):
             raw = b"".join([chunk async for chunk in message.stream_raw()])

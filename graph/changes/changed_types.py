@@ -1,6 +1,7 @@
 """The GraphQL type of the object that an event is about."""
 
-from models.events.event_types import SECURITY_EVENT_TYPES, EventType
+from models.auth.security_log import SECURITY_EVENT_TYPES
+from models.events.event_types import EventType
 
 _TYPE_NAME_BY_PREFIX = {
     "MAILBOX_": "Mailbox",

@@ -1,6 +1,7 @@
 """IDs of attachments, and the paths and signed URLs of downloads."""
 
 import base64
+from collections.abc import Sequence
 from typing import Any
 
 import strawberry
@@ -24,10 +25,10 @@ def attachment_id(message_key: int, index: int) -> strawberry.ID:
     return strawberry.ID(f"{global_ids.PREFIXES['Attachment']}_{text}")
 
 
-def parse_attachment_id(id: str, *, path: str = "id", index: int | None = None) -> tuple[int, int]:
+def parse_attachment_id(id: str, *, path: str | Sequence[str] = "id") -> tuple[int, int]:
     """Return the message ID and the attachment number of a global ID.
 
-    Raises InvalidInput if the ID is malformed.
+    Raises InvalidInput with the path of the ID if it is malformed.
     """
     prefix, _, text = id[: global_ids.MAX_LENGTH].partition("_")
     try:
@@ -42,8 +43,9 @@ def parse_attachment_id(id: str, *, path: str = "id", index: int | None = None) 
             return key, number
     except ValueError:
         pass
+    full_path = [path] if isinstance(path, str) else path
     raise InvalidInput(
-        "not the id of an Attachment", constraint=ValidationConstraint.ID, path=[path], index=index
+        "not the id of an Attachment", constraint=ValidationConstraint.ID, path=full_path
     )
 
 

@@ -43,7 +43,7 @@ from graph.http.http_errors import (
     too_many_streams_rejection,
 )
 from graph.http.rate_budgets import payer_key
-from graph.subscriptions.result_pulling import pull_results
+from graph.subscriptions.result_pull import pull_results
 from graph.subscriptions.result_stream import was_refused_before_execution
 from graph.subscriptions.shared_subscriptions import SubscriptionGroups
 from graph.subscriptions.sse import (

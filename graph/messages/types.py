@@ -75,7 +75,6 @@ if TYPE_CHECKING:
     from graph.users.types import User
 
 filter_from_row = lazy_view_factory("graph.filters.types", "Filter")
-submission_from_row = lazy_view_factory("graph.submission.types", "Submission")
 
 
 @strawberry.type(description="SMTP recipient.")

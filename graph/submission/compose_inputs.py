@@ -191,17 +191,10 @@ def attachment_selection(
         return None
     if attachments.all:
         return AttachmentSelection(all_unrelated=attachments.all.value)
-    keys = []
-    for index, text in enumerate(attachments.ids.value if attachments.ids else ()):
-        try:
-            keys.append(parse_attachment_id(text))
-        except InvalidInput as error:
-            raise InvalidInput(
-                error.message,
-                constraint=ValidationConstraint.ID,
-                path=[*error_path, "ids"],
-                index=index,
-            ) from error
+    keys = [
+        parse_attachment_id(text, path=[*error_path, "ids", str(index)])
+        for index, text in enumerate(attachments.ids.value if attachments.ids else ())
+    ]
     return AttachmentSelection(ids=keys)
 
 

@@ -38,9 +38,8 @@ from graph.types.references import (
 )
 from graph.types.scalars import BigInt, validate_custom_data
 from mail.compose.message_builder import CustomHeader, Priority
-from models.errors import ErrorCollector, InvalidInput, NotFound
+from models.errors import ErrorCollector, NotFound
 from models.users.roles import Scope
-from models.validation_constraints import ValidationConstraint
 from models.warning_codes import WarningCode
 from resolvers.submission import draft_save
 from resolvers.submission.draft_save import DraftChanges, DraftSaveRequest
@@ -233,11 +232,8 @@ async def _draft_id(info: Info, ref: MessageRef | None, user_id: int | None) -> 
 
 def _attachment_key(ref: AttachmentRef, index: int) -> tuple[int, int]:
     """Return the message ID and the number of an attachment. Raises InvalidInput."""
-    try:
-        return parse_attachment_id(ref.id.value if ref.id else "")
-    except InvalidInput as error:
-        path = ["removeAttachments", str(index), "id"]
-        raise InvalidInput(error.message, constraint=ValidationConstraint.ID, path=path) from error
+    path = ["removeAttachments", str(index), "id"]
+    return parse_attachment_id(ref.id.value if ref.id else "", path=path)
 
 
 def _dropped_recipient_warnings(dropped_indexes: Sequence[int]) -> list[Warning]:

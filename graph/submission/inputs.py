@@ -12,7 +12,6 @@ from graph.files.references import FileRef
 from graph.files.types import FutureTimeInput
 from graph.http import download_urls
 from graph.submission.compose_inputs import MailAddressInput, named_addresses
-from graph.types import global_ids
 from graph.types.errors import attribute_field
 from graph.types.fields import Info
 from graph.types.object_references import id_from_ref
@@ -20,7 +19,6 @@ from graph.types.references import value_or_none
 from graph.types.scalars import validate_custom_data
 from models.errors import InvalidInput
 from models.files.tables import FileAttachmentMode
-from models.validation_constraints import ValidationConstraint
 from resolvers.submission.file_attachments import FIELD_NAME, StoredFileAttachment, UrlFromPath
 from resolvers.submission.outgoing_messages import MailMergeEntry
 
@@ -71,26 +69,6 @@ def file_attachments_from_inputs(
             StoredFileAttachment(key, mode, expires_at, value_or_none(file_input.password))
         )
     return attachments
-
-
-def file_attachments_from_ids(
-    file_global_ids: Sequence[strawberry.ID] | None,
-) -> list[StoredFileAttachment]:
-    """Return the stored files to attach. Raises Invalid if an ID is not one of a file."""
-    return [
-        StoredFileAttachment(_decode_file_id(text, ["files"], index))
-        for index, text in enumerate(file_global_ids or ())
-    ]
-
-
-def _decode_file_id(global_id: str, error_path: list[str], index: int) -> int:
-    """Return the row id of a file. Raises Invalid at `error_path` if it is not the ID of a file."""
-    try:
-        return global_ids.decode("File", global_id)
-    except InvalidInput as error:
-        raise InvalidInput(
-            error.message, constraint=ValidationConstraint.ID, path=error_path, index=index
-        ) from error
 
 
 def template_values(values: Any, error_path: str) -> dict[str, Any] | None:

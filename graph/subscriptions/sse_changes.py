@@ -16,7 +16,7 @@ from graph.http.http_errors import (
 )
 from graph.http.rate_budgets import payer_key
 from graph.http.upload_body import UploadService
-from graph.subscriptions.result_pulling import pull_results
+from graph.subscriptions.result_pull import pull_results
 from graph.subscriptions.result_stream import StreamResult
 from graph.subscriptions.shared_subscriptions import SubscriptionGroups
 from graph.subscriptions.sse import (

@@ -12,14 +12,14 @@ from sqlmodel import col
 
 from mail.queue.delivery_results import OPEN_STATES, state_from_deliveries
 from models.events import journal
-from models.events.event_types import EventType, submission_event_type
+from models.events.event_types import EventType
 from models.events.journal import PLATFORM, JournalEntry
 from models.events.wakeups import QUEUE
 from models.files.blobs import SubmissionBlob
 from models.queue.tables import DeliveryState, QueueEntry
 from models.runtime.environment import DatabaseTransaction
 from models.store.columns import ColumnRow, core_table
-from models.submission.tables import Submission, SubmissionState
+from models.submission.tables import Submission, SubmissionState, submission_event_type
 
 MAX_SUBMISSIONS = 500  # submissions in one transaction
 CANCELLED_VALUES = {
@@ -208,7 +208,7 @@ def _batched_journal_entries(
     """Journal entries for these submissions, each for at most `journal.LONGEST` ids."""
     ids_by_type: defaultdict[EventType, list[int]] = defaultdict(list)
     for key in submission_ids:
-        ids_by_type[submission_event_type(state_by_id[key].value)].append(key)
+        ids_by_type[submission_event_type(state_by_id[key])].append(key)
     for event_type, ids in ids_by_type.items():
         for start in range(0, len(ids), journal.MAX_IDS_PER_ROW):
             part_ids = ids[start : start + journal.MAX_IDS_PER_ROW]

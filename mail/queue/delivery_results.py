@@ -27,7 +27,6 @@ from mail.storage.received_messages import (
 )
 from mail.storage.storable_message import StorableMessage
 from models.errors import InvalidInput, OverQuota
-from models.events.event_types import submission_event_type
 from models.events.journal import JournalEntry
 from models.mailboxes.tables import Mailbox, SpecialUse
 from models.observability import metrics
@@ -36,7 +35,7 @@ from models.runtime.environment import DatabaseTransaction, Environment
 from models.runtime.options import Options
 from models.store.columns import core_table
 from models.store.prepared_statements import PreparedStatement, integer_parameter
-from models.submission.tables import Submission, SubmissionState
+from models.submission.tables import Submission, SubmissionState, submission_event_type
 
 log = logging.getLogger(__name__)
 
@@ -392,9 +391,7 @@ def refresh_submission_state(
     state = state_from_deliveries(
         [row.state for row in rows], rows[0].now, was_attempted=was_attempted
     )
-    entry = JournalEntry(
-        submission_event_type(state.value), [submission_id], {"state": state.value}
-    )
+    entry = JournalEntry(submission_event_type(state), [submission_id], {"state": state.value})
     _, journal_statements = transaction.lock_stream_and_plan_entry_statements(
         stream, [entry], at=changed_at
     )

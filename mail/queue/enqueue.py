@@ -22,7 +22,6 @@ from mail.storage.blobs.blob_writer import StoredMessageBlobs, insert_blob_rows
 from mail.storage.message_columns import content_columns
 from mail.storage.message_insert import InsertedMessage
 from mail.storage.storable_message import StorableMessage
-from models.events.event_types import submission_event_type
 from models.events.journal import PLATFORM, JournalEntry
 from models.events.wakeups import QUEUE
 from models.files.blobs import SubmissionBlob
@@ -33,7 +32,7 @@ from models.store.prepared_statements import (
     StatementWithValues,
     integer_parameter,
 )
-from models.submission.tables import Submission, SubmissionState
+from models.submission.tables import Submission, SubmissionState, submission_event_type
 from models.users.tables import User
 
 WAKE_UP_HORIZON = timedelta(
@@ -159,9 +158,7 @@ def enqueue_all(
         if submission.due_at - now < WAKE_UP_HORIZON:
             transaction.workers_to_wake.add(QUEUE)
     entries = [
-        JournalEntry(
-            submission_event_type(state.value), state_ids, {"state": state.value}, owner.origin
-        )
+        JournalEntry(submission_event_type(state), state_ids, {"state": state.value}, owner.origin)
         for state, state_ids in ids_by_state.items()
     ]
     stream = PLATFORM if owner.user_id is None else owner.user_id

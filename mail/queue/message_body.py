@@ -4,7 +4,7 @@ from contextlib import aclosing
 
 from mail.envelope.delivery_jobs import DeliveryJob
 from mail.queue.dsn_writer import MAX_HEADER_BYTES
-from mail.storage import message_opening
+from mail.storage import message_open
 from mail.storage.blobs.errors import CorruptBlob
 from mail.storage.message_content import StoredMessage, read_all
 from models.runtime.environment import Environment
@@ -14,7 +14,7 @@ STREAMING_MIN_BYTES = 1 << 20  # larger messages are streamed to other servers
 
 async def open_message(environment: Environment, job: DeliveryJob) -> StoredMessage:
     """Open the stored message of a job. Reading it raises Corrupt if it is damaged."""
-    return await message_opening.open_submission(environment, job.submission_id, job.blob_id)
+    return await message_open.open_submission(environment, job.submission_id, job.blob_id)
 
 
 async def read_message(environment: Environment, job: DeliveryJob) -> bytes:

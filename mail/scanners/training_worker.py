@@ -17,7 +17,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from mail.scanners.body_stream import ScanBody
 from mail.scanners.circuit_breaker import ScannerUnavailable
 from mail.scanners.rspamd_training import TRAINED_MESSAGES, train_or_refuse
-from mail.storage import message_opening
+from mail.storage import message_open
 from mail.storage.blobs.errors import CorruptBlob
 from models.errors import NotFound
 from models.events import wakeups
@@ -199,7 +199,7 @@ async def _readable_message_body(environment: Environment, message_id: int) -> S
     columns = (col(Message.id), col(Message.user_id), col(Message.blob_id), col(Message.structure))
     asked = select(*columns, col(Message.encrypted)).where(col(Message.id) == message_id)
     rows = [row for row in await environment.database.read(asked) if not row.encrypted]
-    found = await message_opening.open_messages(environment, rows)
+    found = await message_open.open_messages(environment, rows)
     try:
         return ScanBody(found[0].size, found[0].stream_raw) if found else None
     except CorruptBlob:  # already logged by the reader

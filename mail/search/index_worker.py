@@ -14,7 +14,7 @@ from mail.recipients import contacts
 from mail.recipients.contacts import MessageContacts
 from mail.search.tokenizer import MessageWords, index_values
 from mail.search.tokenizer import message_words as read_words
-from mail.storage import message_content, message_opening
+from mail.storage import message_content, message_open
 from models.events.wakeups import UNINDEXED
 from models.messages.tables import Message
 from models.runtime.environment import Environment
@@ -92,7 +92,7 @@ async def load_index_entries(
     With `is_reindex` contacts are not updated, since they were when it was first indexed.
     """
     dialect = environment.database.dialect
-    sources = await message_opening.open_messages(environment, rows, read_rows)
+    sources = await message_open.open_messages(environment, rows, read_rows)
     contact_updates = [NO_CONTACTS for _ in rows]
     if not is_reindex:
         contact_updates = await contacts.contacts_of_messages(
@@ -139,7 +139,7 @@ async def load_words(
 
     `read_rows` is the same parameter as of `message_content.sources`.
     """
-    sources = await message_opening.open_messages(environment, rows, read_rows)
+    sources = await message_open.open_messages(environment, rows, read_rows)
     return await _map_words(environment, rows, sources, lambda _, words: words)
 
 

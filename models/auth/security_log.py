@@ -144,6 +144,9 @@ _SECURITY_EVENT_TYPE_BY_ACTION = {  # by action and success of the entry of the 
     (AuthEventAction.API_KEY_UPDATE, True): EventType.API_KEY_UPDATED,
     (AuthEventAction.API_KEY_DELETE, True): EventType.API_KEY_DELETED,
 }
+SECURITY_EVENT_TYPES = frozenset(  # each is about an entry of the security log
+    {*_SECURITY_EVENT_TYPE_BY_ACTION.values(), EventType.SECURITY_EVENT}
+)
 
 
 def security_event_type(action: AuthEventAction, result: AuthEventResult) -> EventType:

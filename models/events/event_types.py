@@ -99,48 +99,11 @@ def _types_with_prefix(prefix: str) -> frozenset[EventType]:
     return frozenset(each for each in EventType if each.startswith(prefix))
 
 
-ADDED_MESSAGE_EVENT_TYPES = frozenset({EventType.MESSAGE_ADDED, EventType.MESSAGE_RECEIVED})
 SUBMISSION_EVENT_TYPES = _types_with_prefix("SUBMISSION_")
 ADDRESS_EVENT_TYPES = _types_with_prefix("ADDRESS_")
 USER_EVENT_TYPES = _types_with_prefix("USER_")
 DOMAIN_EVENT_TYPES = _types_with_prefix("DOMAIN_")
-SECURITY_EVENT_TYPES = frozenset(  # each is about an entry of the security log
-    {
-        EventType.SIGN_IN_SUCCEEDED,
-        EventType.SIGN_IN_FAILED,
-        EventType.IMPERSONATION_STARTED,
-        EventType.PASSWORD_CHANGED,
-        EventType.PASSWORD_RESET,
-        EventType.FORWARDING_CHANGED,
-        EventType.TOTP_ENABLED,
-        EventType.TOTP_DISABLED,
-        EventType.EXTERNAL_TWO_FACTOR_ENABLED,
-        EventType.EXTERNAL_TWO_FACTOR_DISABLED,
-        EventType.WEBAUTHN_REGISTERED,
-        EventType.WEBAUTHN_DELETED,
-        EventType.TWO_FACTOR_DISABLED,
-        EventType.RECOVERY_CODES_CREATED,
-        EventType.SESSION_TERMINATED,
-        EventType.TOKEN_REVOKED,
-        EventType.APP_PASSWORD_CREATED,
-        EventType.APP_PASSWORD_UPDATED,
-        EventType.APP_PASSWORD_DELETED,
-        EventType.API_KEY_CREATED,
-        EventType.API_KEY_UPDATED,
-        EventType.API_KEY_DELETED,
-        EventType.SECURITY_EVENT,
-    }
-)
 # Events that are not in the journal: only webhooks receive them.
 WEBHOOK_ONLY_EVENT_TYPES = frozenset(
     {EventType.PING, EventType.CHANGES_MISSED, EventType.FILTER_MATCHED}
 )
-
-
-def submission_event_type(state: str) -> EventType:
-    """Return the type of the event of a submission that reached a state."""
-    if state == "SENT":
-        return EventType.SUBMISSION_SENT
-    if state in ("PARTIAL", "FAILED"):
-        return EventType.SUBMISSION_BOUNCED
-    return EventType.SUBMISSION_CHANGED

@@ -5,6 +5,7 @@ from enum import StrEnum
 from sqlalchemy import Index, text
 from sqlmodel import Field
 
+from models.events.event_types import EventType
 from models.store.columns import (
     Int64,
     OptionalInt64,
@@ -29,6 +30,15 @@ class SubmissionState(StrEnum):
     PARTIAL = "PARTIAL"
     FAILED = "FAILED"
     CANCELLED = "CANCELLED"
+
+
+def submission_event_type(state: SubmissionState) -> EventType:
+    """Return the type of the event of a submission that reached a state."""
+    if state is SubmissionState.SENT:
+        return EventType.SUBMISSION_SENT
+    if state in {SubmissionState.PARTIAL, SubmissionState.FAILED}:
+        return EventType.SUBMISSION_BOUNCED
+    return EventType.SUBMISSION_CHANGED
 
 
 # The text is exactly that of the partial indexes: a parameter can't use them.

@@ -5,7 +5,8 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from models.events.event_types import SECURITY_EVENT_TYPES, USER_EVENT_TYPES, EventType
+from models.auth.security_log import SECURITY_EVENT_TYPES
+from models.events.event_types import USER_EVENT_TYPES, EventType
 from models.events.journal import JournalEvent, StreamPositions
 from models.mailboxes.shares import ShareRight, decode_rights
 from models.store.columns import ColumnRow

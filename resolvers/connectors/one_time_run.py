@@ -16,7 +16,7 @@ from sqlmodel import col
 from mail.archives.mail_sources import MailSource, inspect_mail_source, read_messages
 from mail.archives.source_message import SourceMessage, UnusableMessageError
 from mail.connectors.remote_server import ConnectorStage, RemoteFailure
-from mail.storage import message_flags, message_opening
+from mail.storage import message_flags, message_open
 from mail.storage.blobs.blob_writer import StoredMessageBlobs
 from mail.storage.blobs.errors import CorruptBlob
 from mail.storage.message_content import StoredMessage, read_all
@@ -193,7 +193,7 @@ async def _read_message_groups(
         }
         group, group_bytes = list[SourceMessage](), 0
         for row, stored in zip(
-            rows, await message_opening.open_messages(source_ctx.environment, rows), strict=True
+            rows, await message_open.open_messages(source_ctx.environment, rows), strict=True
         ):
             if (found := await _source_message_from_row(row, stored)) is None:
                 continue

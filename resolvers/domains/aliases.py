@@ -92,17 +92,6 @@ def _where_clauses(ctx: Context, query: str | None) -> list[ColumnElement[bool]]
     return [_is_visible_alias(ctx), matches]
 
 
-async def load_aliases_by_domain(ctx: Context, domain_ids: list[int]) -> list[list[ColumnRow]]:
-    """Load all alias domains of domains, ordered by name, in the order of the domains."""
-    statement = select(*select_columns(AliasDomain)).where(
-        col(AliasDomain.domain_id).in_(domain_ids), _is_visible_alias(ctx)
-    )
-    rows_by_domain: dict[int, list[ColumnRow]] = {key: [] for key in domain_ids}
-    for row in await ctx.read(statement.order_by(col(AliasDomain.alias))):
-        rows_by_domain[row.domain_id].append(row)
-    return [rows_by_domain[key] for key in domain_ids]
-
-
 async def create_alias(ctx: Context, new_alias: NewAliasDomain) -> AliasDomain:
     """Create an alias domain.
 
@@ -136,10 +125,12 @@ async def create_alias(ctx: Context, new_alias: NewAliasDomain) -> AliasDomain:
                 raise _unknown_domain(new_alias.domain)
             if await domain_loaders.find_domain_name_conflicts(session, alias, path="alias"):
                 raise Conflict(f"{alias} is taken", path=["alias"])
-            (existing,) = await load_aliases_by_domain(ctx, [domain.id])
-            if len(existing) >= MAX_ALIASES:
+            (existing,) = await ctx.read(
+                select(func.count().label("many")).where(col(AliasDomain.domain_id) == domain.id)
+            )
+            if existing.many >= MAX_ALIASES:
                 message = f"a domain has at most {MAX_ALIASES} aliases"
-                raise LimitReached(message, limit=MAX_ALIASES, used=len(existing), path=["domain"])
+                raise LimitReached(message, limit=MAX_ALIASES, used=existing.many, path=["domain"])
             session.add(alias_domain)
             await session.flush()
             changes = [(EventType.DOMAIN_UPDATED, [domain.id])]

@@ -48,8 +48,8 @@ async def load_visible_attachments(
     ctx: Context, attachment_keys: list[int]
 ) -> list[AttachmentRow | None]:
     """Load attachments by their keys, in this order. None if the viewer can't see one."""
-    places = [divmod(key, MAX_ATTACHMENTS) for key in attachment_keys]
-    message_ids = list({message_id for message_id, _ in places})
+    ids_and_indexes = [divmod(key, MAX_ATTACHMENTS) for key in attachment_keys]
+    message_ids = list({message_id for message_id, _ in ids_and_indexes})
     messages = zip(
         message_ids, await ctx.load_many(loaders.load_visible_by_ids, message_ids), strict=True
     )
@@ -60,7 +60,7 @@ async def load_visible_attachments(
     }
     missing_ids = [message_id for message_id in message_ids if message_id not in rows]
     rows |= await _load_quarantined_attachments(ctx, missing_ids)
-    return [_item_or_none(rows.get(message_id, ()), index) for message_id, index in places]
+    return [_item_or_none(rows.get(message_id, ()), index) for message_id, index in ids_and_indexes]
 
 
 async def _load_quarantined_attachments(

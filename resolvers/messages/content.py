@@ -23,7 +23,7 @@ from mail.storage.message_content import (
     StoredMessage,
     read_all,
 )
-from mail.storage.message_opening import (
+from mail.storage.message_open import (
     SELECT_LAYOUT_BLOB,
     layout_of_row,
     open_layouts,

@@ -13,7 +13,7 @@ from sqlmodel import col
 
 from mail.authentication.results_removal import own_authserv_ids, remove_own_results, remove_results
 from mail.search import index_worker
-from mail.storage import draft_replacement, message_opening, openpgp_encryption
+from mail.storage import draft_replacement, message_open, openpgp_encryption
 from mail.storage.blobs.blob_writer import BlobRowDeleted, StoredMessageBlobs
 from mail.storage.blobs.message_layout import NewBlob
 from mail.storage.draft_replacement import INPUT_PATH, EarlierDraft
@@ -334,7 +334,7 @@ async def open_own_draft(ctx: Context, message_id: int, path: Sequence[str]) -> 
     row = require_found(found, str(message_id), path=path)
     if not row.draft:
         raise Conflict("the message is not a draft", path=path)
-    (message,) = await message_opening.open_messages_unlogged(ctx.environment, [row], ctx.read)
+    (message,) = await message_open.open_messages_unlogged(ctx.environment, [row], ctx.read)
     return message
 
 

@@ -4,7 +4,8 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from models.events.event_types import SECURITY_EVENT_TYPES, EventType
+from models.auth.security_log import SECURITY_EVENT_TYPES
+from models.events.event_types import EventType
 from models.events.journal import JournalEvent, StreamPositions
 from models.store.columns import ColumnRow
 from models.users.tables import LimitKind, UsageLevel

@@ -11,7 +11,7 @@ from sqlmodel import col
 
 from mail import mime
 from mail.storage.blobs.errors import CorruptBlob
-from mail.storage.message_opening import open_messages
+from mail.storage.message_open import open_messages
 from mail.text.bounded_regex import BoundedRegex
 from models.events.event_types import EventType
 from models.events.journal import MAX_IDS_PER_ROW, Change, JournalEvent

@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from models.events.event_types import SECURITY_EVENT_TYPES, EventType
+from models.auth.security_log import SECURITY_EVENT_TYPES
+from models.events.event_types import EventType
 from models.store.columns import ColumnRow
 
 FACT_NAMES: Mapping[str, tuple[str, ...]] = {  # names in the journal, by prefix of the event type

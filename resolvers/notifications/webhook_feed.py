@@ -10,11 +10,10 @@ from sqlalchemy import and_, bindparam, func, literal, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlmodel import col
 
-from models.auth.security_log import SecurityEvent
+from models.auth.security_log import SECURITY_EVENT_TYPES, SecurityEvent
 from models.domains.tables import Domain
 from models.events.event_types import (
     DOMAIN_EVENT_TYPES,
-    SECURITY_EVENT_TYPES,
     USER_EVENT_TYPES,
     EventType,
 )

@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Select, false, func, select
 from sqlmodel import col
 
-from mail.storage import message_content, message_opening
+from mail.storage import message_content, message_open
 from mail.storage.message_content import StoredMessage
 from models.errors import InvalidInput
 from models.spam.quarantine import QuarantineItem
@@ -204,7 +204,7 @@ async def load_stored_messages(ctx: Context, item_ids: list[int]) -> list[Stored
         )
     )
     await log_content_read(ctx, {row.user_id for row in rows} - {ctx.viewer.user_id})
-    opened_ones = await message_opening.open_messages_unlogged(
+    opened_ones = await message_open.open_messages_unlogged(
         ctx.environment, rows, ctx.read, message_content.QUARANTINE_QUERIES
     )
     found = {each.row.id: each for each in opened_ones}

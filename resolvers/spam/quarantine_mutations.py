@@ -14,7 +14,7 @@ from mail.delivery.quarantine_release import PreparedRelease
 from mail.envelope.local_recipient import LocalRecipient
 from mail.recipients.address_resolution import ENCRYPTION_KEY
 from mail.scanners import training_worker
-from mail.storage import message_content, message_opening
+from mail.storage import message_content, message_open
 from mail.storage.blobs.blob_writer import BlobRowDeleted
 from mail.storage.message_content import read_all
 from models.errors import (
@@ -170,7 +170,7 @@ async def _prepare_release(
     ctx: Context, item: ColumnRow, user: ColumnRow, *, rewrite_blobs: bool
 ) -> PreparedRelease:
     """Read a quarantined message and store the blobs of its delivery."""
-    (opened,) = await message_opening.open_messages_unlogged(
+    (opened,) = await message_open.open_messages_unlogged(
         ctx.environment, [item], ctx.read, message_content.QUARANTINE_QUERIES
     )
     raw = await read_all(opened.stream_raw())

@@ -13,7 +13,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from mail.authentication.results_removal import own_authserv_ids, remove_results
 from mail.compose import message_builder
 from mail.compose.submission_repair import RepairedMessage, repair_message
-from mail.storage import draft_replacement, message_opening, openpgp_encryption
+from mail.storage import draft_replacement, message_open, openpgp_encryption
 from mail.storage.blobs.blob_writer import BlobRowDeleted, StoredMessageBlobs
 from mail.storage.draft_replacement import EarlierDraft
 from mail.storage.message_content import read_all
@@ -188,7 +188,7 @@ async def _repair_draft(ctx: Context, row: ColumnRow, date: datetime) -> Repaire
 
     Raises Invalid if that is impossible.
     """
-    (message,) = await message_opening.open_messages_unlogged(ctx.environment, [row], ctx.read)
+    (message,) = await message_open.open_messages_unlogged(ctx.environment, [row], ctx.read)
     raw = await read_all(message.stream_raw())
     raw = remove_results(raw, own_authserv_ids(ctx.environment.options))
     message_id = composition.new_message_id(ctx, row.from_address or "")
@@ -254,7 +254,7 @@ async def _sent_or_current_mailbox(
 async def _earlier_draft_from_row(
     ctx: Context, row: ColumnRow, *, must_be_draft: bool
 ) -> EarlierDraft:
-    (message,) = await message_opening.open_messages_unlogged(ctx.environment, [row], ctx.read)
+    (message,) = await message_open.open_messages_unlogged(ctx.environment, [row], ctx.read)
     readable = await message_import.draft_to_replace(ctx, message, INPUT_PATH)
     return EarlierDraft(
         row.id,
@@ -342,9 +342,7 @@ async def prepare_draft_restoration(
         col(Submission.user_id) == require_user_id(ctx),
     )
     submission = require_found(next(iter(await ctx.read(statement)), None), path=["token"])
-    content = await message_opening.open_submission(
-        ctx.environment, submission.id, submission.blob_id
-    )
+    content = await message_open.open_submission(ctx.environment, submission.id, submission.blob_id)
     message = await parse_storable_message(await read_all(content.stream_raw()))
     stored_blobs = await store_blobs(ctx.environment, submission.tenant_id, message)
     placement = MessagePlacement(

@@ -15,7 +15,7 @@ from mail.archives.json_lines import ExportedMessage, MessageRecord
 from mail.storage.blobs.errors import CorruptBlob
 from mail.storage.message_content import StoredMessage, read_all
 from mail.storage.message_flags import SYSTEM_FLAGS, imap_flags
-from mail.storage.message_opening import open_submission
+from mail.storage.message_open import open_submission
 from models.admin.key_values import KeyValueEntry
 from models.errors import NotFound
 from models.mailboxes.tables import Mailbox, MailboxAnnotation

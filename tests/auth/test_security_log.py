@@ -12,8 +12,7 @@ from sqlmodel import col
 
 from graph.types import global_ids
 from mail.maintenance import housekeeping
-from models.auth.security_log import AuthEventAction
-from models.events.event_types import SECURITY_EVENT_TYPES
+from models.auth.security_log import SECURITY_EVENT_TYPES, AuthEventAction
 from models.events.journal import Change
 from models.runtime.environment import CommittedOptions, Environment
 from models.users.roles import Role, Scope

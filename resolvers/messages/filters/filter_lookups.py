@@ -16,7 +16,7 @@ from mail import mime
 from mail.mailboxes import paths
 from mail.mime import ByteSource, ParsedPart
 from mail.search.index_worker import BATCH_SIZE, body_text
-from mail.storage import message_content, message_opening
+from mail.storage import message_content, message_open
 from mail.storage.blobs.errors import BytesInBlob, CorruptBlob
 from mail.storage.message_content import StoredMessage
 from models.errors import InvalidInput, LimitReached
@@ -231,7 +231,7 @@ async def _find_matching_ids_by_reading(
     found: dict[ReadCondition, list[int]] = {leaf: [] for leaf in read_conditions}
     for start in range(0, len(rows), BATCH_SIZE):
         some = rows[start : start + BATCH_SIZE]
-        stored = await message_opening.open_messages(
+        stored = await message_open.open_messages(
             ctx.environment, some, ctx.read, count_bytes_read=ctx.charge_bytes
         )
         examined = await message_content.examine_messages(

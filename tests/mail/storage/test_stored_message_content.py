@@ -21,7 +21,7 @@ from mail.storage.blobs.base64_offsets import Base64LineOffsets
 from mail.storage.blobs.errors import CorruptBlob
 from mail.storage.blobs.message_layout import BlobSpan
 from mail.storage.message_content import StoredMessage, read_all
-from mail.storage.message_opening import open_messages
+from mail.storage.message_open import open_messages
 from models.errors import NotFound
 from models.files.blobs import Blob, MessageBlob
 from models.messages.tables import Message

@@ -5,8 +5,12 @@ from typing import Any
 from sqlalchemy import select
 from sqlmodel import col
 
-from models.auth.security_log import AuthEventAction, AuthEventResult, SecurityEvent
-from models.events.event_types import SECURITY_EVENT_TYPES
+from models.auth.security_log import (
+    SECURITY_EVENT_TYPES,
+    AuthEventAction,
+    AuthEventResult,
+    SecurityEvent,
+)
 from models.events.journal import Change
 from models.runtime.environment import Environment
 from models.store.columns import select_columns

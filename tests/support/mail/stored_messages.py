@@ -6,7 +6,7 @@ from sqlalchemy import select
 from sqlmodel import col
 
 from mail.storage.message_content import read_all
-from mail.storage.message_opening import open_messages
+from mail.storage.message_open import open_messages
 from models.mailboxes.tables import Mailbox, SpecialUse
 from models.messages.tables import Message
 from models.runtime.environment import Environment

@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from typing import Any
 
-from models.events.event_types import SECURITY_EVENT_TYPES
+from models.auth.security_log import SECURITY_EVENT_TYPES
 from tests.support.stores.store_snapshot import StoreRows, changed_row_ids
 
 DELIVERY_COUNTERS = {  # columns that change with each delivery, without a journal entry

@@ -18,7 +18,7 @@ from mail.storage.blobs.object_stores import FolderStore, object_name, open_stor
 from mail.storage.blobs.tier_move import copy_blobs_to_tier, update_rows_of_moved_blobs
 from mail.storage.blobs.tiered_store import TieredStore
 from mail.storage.message_content import read_all
-from mail.storage.message_opening import open_messages
+from mail.storage.message_open import open_messages
 from models.files.blobs import Blob
 from models.messages.tables import Message
 from models.runtime.environment import Environment
